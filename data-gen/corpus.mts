@@ -1,0 +1,346 @@
+#!/usr/bin/env -S npx tsx
+// A corpus to back up: a tree with a realistic size mix, compressible and incompressible content and the awkward cases.
+// The same seed and size give byte-identical trees on any machine; snapshot-2 is snapshot-1 with a stated share changed.
+//
+//   npx tsx data-gen/corpus.mts --out ~/corpus-local --gib 10 --seed 1 --churn 3
+//
+// Writes OUT/snapshot-1, OUT/snapshot-2, OUT/manifest (type, mode, size, mtime and path of everything) and
+// OUT/corpus.json (what was asked for and made). The last lines are key=value.
+import { execFileSync } from 'node:child_process'
+import { createCipheriv, createHash } from 'node:crypto'
+import fs from 'node:fs'
+import { open } from 'node:fs/promises'
+import { dirname, join, resolve } from 'node:path'
+import { which } from '#lib/host.mts'
+import { optionHelp, parseOptions } from '#lib/options.mts'
+import { headerOf } from '#lib/prepare.mts'
+import { seeded } from '#lib/random.mts'
+import { bytes } from '#lib/terminal.mts'
+import { messageOf, UsageError } from '#lib/verdict.mts'
+
+const specs = {
+  help: { kind: 'flag', help: 'this text' },
+  out: { kind: 'path', help: 'directory to make; an earlier corpus there is replaced' },
+  gib: { kind: 'number', help: 'size of snapshot-1 in GiB', default: 1, above: true },
+  seed: { kind: 'number', help: 'same seed, same bytes', default: 1 },
+  churn: { kind: 'number', help: 'percent of the files that snapshot-2 changes; 0 makes no snapshot-2', default: 3 },
+  mix: { kind: 'string', help: 'file sizes', choices: ['mixed', 'large', 'small'], default: 'mixed' },
+  plain: { kind: 'flag', help: 'without the awkward cases' },
+  sha256: { kind: 'flag', help: 'also write OUT/manifest.sha256, for sha256sum --check in OUT' },
+} as const
+
+type Options = ReturnType<typeof parseOptions<typeof specs>>
+interface FilePlan {
+  path: string
+  size: number
+  text: boolean
+}
+
+const KiB = 1024
+const MiB = KiB * KiB
+/** Largest piece written at once. */
+const pieceBytes = 4 * MiB
+/** Modification times lie in the ten years before this (2024-01-01), in 1/1024 s, which a double holds exactly. */
+const newest = 1704067200
+const marker = 'corpus.json'
+
+/** Sizes by share of the bytes: [share, smallest, largest]. Backup tools meet many small files and a few huge ones. */
+const mixes = {
+  mixed: [
+    [0.04, 0.5 * KiB, 16 * KiB],
+    [0.26, 64 * KiB, 2 * MiB],
+    [0.7, 8 * MiB, 128 * MiB],
+  ],
+  large: [[1, 64 * MiB, 64 * MiB]],
+  small: [[1, 4 * KiB, 4 * KiB]],
+} as const
+
+/** A size between two, every doubling equally likely; without pow(), whose last bit differs between machines. */
+function logUniform(smallest: number, largest: number, random: () => number): number {
+  let octaves = 0
+  while (smallest * 2 ** (octaves + 1) <= largest) octaves++
+  const base = smallest * 2 ** Math.floor(random() * (octaves + 1))
+  return Math.min(largest, Math.round(base * (1 + random())))
+}
+
+/** Which files there are, decided before the first byte is written. */
+function planFiles(total: number, mix: keyof typeof mixes, random: () => number): FilePlan[] {
+  const files: FilePlan[] = []
+  for (const [share, smallest, largest] of mixes[mix]) {
+    let left = Math.round(total * share)
+    const cap = Math.max(smallest, Math.min(largest, Math.floor(total / 8)))
+    while (left > 0) {
+      const size = Math.min(left, logUniform(smallest, cap, random))
+      const text = random() < 0.4
+      const n = files.length
+      files.push({
+        path: `dir-${n % 23}/sub-${Math.floor(n / 23) % 19}/file-${n}.${text ? 'log' : 'bin'}`,
+        size,
+        text,
+      })
+      left -= size
+    }
+  }
+  return files
+}
+
+/** Log-like lines: a pool that compresses well, to be stamped so that no two chunks are the same. */
+function textPool(random: () => number): Buffer {
+  const words = Array.from({ length: 600 }, () =>
+    Array.from({ length: 3 + Math.floor(random() * 8) }, () =>
+      String.fromCharCode(97 + Math.floor(random() * 26)),
+    ).join(''),
+  )
+  let text = ''
+  while (text.length < MiB) text += `${words[Math.floor(random() * words.length)]} `
+  return Buffer.from(text.slice(0, MiB), 'latin1')
+}
+
+/** The content of a file, piece by piece: an AES-CTR key stream as it is, or stamped into text. */
+function* content(file: FilePlan, index: number, key: Buffer, pool: Buffer): Generator<Buffer> {
+  const iv = Buffer.alloc(16)
+  iv.writeUInt32BE(index, 0)
+  const stream = createCipheriv('aes-128-ctr', key, iv)
+  for (let at = 0; at < file.size; at += pieceBytes) {
+    const length = Math.min(pieceBytes, file.size - at)
+    if (!file.text) {
+      yield stream.update(zeros.subarray(0, length))
+      continue
+    }
+    const piece = Buffer.allocUnsafe(length)
+    const offset = (index * 7919 + at / KiB) % (MiB / 2)
+    for (let i = 0; i < length; i += MiB / 2) pool.copy(piece, i, offset, offset + MiB / 2)
+    const stamps = stream.update(zeros.subarray(0, Math.ceil(length / 32))).toString('latin1')
+    // 16 bytes of every 512 are unique: deduplication finds nothing, compression a lot.
+    for (let i = 0; i + 16 <= length; i += 512) piece.write(stamps.slice(i / 32, i / 32 + 16), i, 16, 'latin1')
+    yield piece
+  }
+}
+const zeros = Buffer.alloc(pieceBytes)
+
+async function writeFiles(
+  dir: string,
+  files: FilePlan[],
+  key: Buffer,
+  pool: Buffer,
+  random: () => number,
+): Promise<void> {
+  for (const parent of new Set(files.map((file) => dirname(file.path))))
+    fs.mkdirSync(join(dir, parent), { recursive: true })
+  for (const [index, file] of files.entries()) {
+    const path = join(dir, file.path)
+    if (file.size <= 64 * KiB) {
+      fs.writeFileSync(path, [...content(file, index, key, pool)][0] ?? '')
+    } else {
+      const handle = await open(path, 'w')
+      // The next piece is made while the last one is written.
+      let writing: Promise<unknown> = Promise.resolve()
+      for (const piece of content(file, index, key, pool)) {
+        await writing
+        writing = handle.write(piece)
+      }
+      await writing
+      await handle.close()
+    }
+    setTime(path, random)
+  }
+}
+
+function setTime(path: string, random: () => number): void {
+  const at = newest - Math.floor(random() * 315_360_000) + Math.floor(random() * 1024) / 1024
+  fs.utimesSync(path, at, at)
+}
+
+const run = (program: string, ...args: string[]) => execFileSync(program, args, { stdio: ['ignore', 'ignore', 'pipe'] })
+
+/** The cases that backup tools get wrong. Needs setfattr and setfacl; owners, ACLs and capabilities need root. */
+function writeAwkward(top: string, key: Buffer): void {
+  const dir = join(top, 'awkward')
+  const at = (name: string) => join(dir, name)
+  fs.mkdirSync(dir, { recursive: true })
+  const put = (name: string, text: string | Buffer = `${name}\n`) => {
+    fs.mkdirSync(dirname(at(name)), { recursive: true })
+    fs.writeFileSync(at(name), text)
+  }
+  for (const name of [
+    'with space',
+    'ünïcödé-日本語-🗄',
+    "quote'single",
+    'quote"double',
+    'back\\slash',
+    '-dash',
+    '$dollar `tick`',
+  ])
+    put(name)
+  put('new\nline')
+  put('empty', '')
+  put('n'.repeat(255))
+  put(`${'deep/'.repeat(60)}file`)
+  put('hard-1', key)
+  fs.mkdirSync(at('links'))
+  fs.linkSync(at('hard-1'), at('hard-2'))
+  fs.linkSync(at('hard-1'), at('links/hard-3'))
+  put('twin-1', 'same content, two files\n')
+  put('twin-2', 'same content, two files\n')
+  fs.symlinkSync('hard-1', at('links/to-file'))
+  fs.symlinkSync('../awkward', at('links/to-dir'))
+  fs.symlinkSync('/nowhere/at all', at('links/dangling'))
+  fs.mkdirSync(at('empty-dir'))
+  for (const mode of [0o000, 0o400, 0o777, 0o4755, 0o2755, 0o1644]) {
+    put(`mode-${mode.toString(8)}`)
+    fs.chmodSync(at(`mode-${mode.toString(8)}`), mode)
+  }
+  for (const [name, date] of [
+    ['mtime-ns', '2021-05-06 07:08:09.123456789 UTC'],
+    ['mtime-1969', '1969-07-20 20:17:40.000000001 UTC'],
+    ['mtime-2038', '2040-02-29 12:00:00 UTC'],
+  ] as const) {
+    put(name)
+    run('touch', '-d', date, at(name))
+  }
+  put('sparse', '')
+  fs.truncateSync(at('sparse'), 24 * MiB)
+  const handle = fs.openSync(at('sparse'), 'r+')
+  fs.writeSync(handle, key, 0, 16, 12 * MiB)
+  fs.closeSync(handle)
+  put('xattr')
+  run('setfattr', '-n', 'user.vykar-e2e', '-v', 'a value', at('xattr'))
+  run('setfattr', '-n', 'user.binary', '-v', '0x00ff10', at('xattr'))
+  run('setfattr', '-n', 'user.on-dir', '-v', 'dir', at('empty-dir'))
+  put('acl')
+  run('setfacl', '-m', 'u:12345:rw,g:54321:r', at('acl'))
+  if (process.getuid?.() !== 0) return settle(dir)
+  put('owner')
+  fs.chownSync(at('owner'), 12345, 54321)
+  fs.lchownSync(at('links/dangling'), 12345, 54321)
+  put('capability')
+  run('setcap', 'cap_net_bind_service=ep', at('capability'))
+  settle(dir)
+}
+
+/** One modification time for all that has none of its own: repeatable, and twins differ in nothing but their inode. */
+function settle(dir: string): void {
+  run('find', dir, '!', '-name', 'mtime-*', '-exec', 'touch', '-h', '-d', '@1600000000.25', '{}', '+')
+}
+
+/** snapshot-2: a copy in which a share of the files is rewritten, grown, cut, renamed or removed, and some are new. */
+function churn(
+  from: string,
+  to: string,
+  files: FilePlan[],
+  percent: number,
+  random: () => number,
+): Record<string, number> {
+  run('cp', '-a', '--reflink=auto', from, to)
+  const counts = { rewritten: 0, appended: 0, truncated: 0, renamed: 0, removed: 0, added: 0 }
+  const kinds = Object.keys(counts) as (keyof typeof counts)[]
+  const wanted = Math.max(1, Math.round((files.length * percent) / 100))
+  const pool = [...files]
+  for (let n = 0; n < wanted && pool.length; n++) {
+    const file = pool.splice(Math.floor(random() * pool.length), 1)[0]!
+    const path = join(to, file.path)
+    const kind = kinds[n % kinds.length]!
+    counts[kind]++
+    const fresh = Buffer.from(Array.from({ length: 4096 }, () => Math.floor(random() * 256)))
+    if (kind === 'rewritten') {
+      const handle = fs.openSync(path, 'r+')
+      // A write every 8 MiB: a change in the middle of large files, all of a small one.
+      for (let i = 0; i < file.size; i += 8 * MiB) fs.writeSync(handle, fresh, 0, Math.min(4096, file.size - i), i)
+      fs.closeSync(handle)
+    } else if (kind === 'appended') fs.appendFileSync(path, fresh)
+    else if (kind === 'truncated') fs.truncateSync(path, Math.floor(file.size / 2))
+    else if (kind === 'renamed') fs.renameSync(path, `${path}.renamed`)
+    else if (kind === 'removed') fs.rmSync(path)
+    else fs.writeFileSync(`${path}.added`, fresh)
+    for (const name of [path, `${path}.renamed`, `${path}.added`]) if (fs.existsSync(name)) setTime(name, random)
+  }
+  return counts
+}
+
+/** Directories get their times last and deepest first, since every entry made in one changes it. */
+function setDirectoryTimes(dir: string, random: () => number): void {
+  for (const entry of fs.readdirSync(dir, { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1)))
+    if (entry.isDirectory()) setDirectoryTimes(join(dir, entry.name), random)
+  setTime(dir, random)
+}
+
+/** Refuses what must not be written to or cannot hold the result; replaces an earlier corpus. */
+function takeDirectory(options: Options): string {
+  if (!options.out) throw new UsageError('--out DIR is needed: the directory to make')
+  const out = resolve(options.out)
+  const exists = fs.existsSync(out)
+  if (exists && !fs.statSync(out).isDirectory()) throw new UsageError(`--out ${out} is not a directory`)
+  const ours = ['snapshot-1', 'snapshot-2', 'manifest', 'manifest.sha256', marker]
+  const names = exists ? fs.readdirSync(out) : []
+  if (names.length && (!names.includes(marker) || names.some((name) => !ours.includes(name))))
+    throw new UsageError(`--out ${out} is not empty and was not made by this script: name another directory`)
+  fs.mkdirSync(out, { recursive: true })
+  for (const name of ours) fs.rmSync(join(out, name), { recursive: true, force: true })
+  const need = options.gib * 2 ** 30 * (options.churn > 0 ? 2 : 1)
+  const { bavail, bsize } = fs.statfsSync(out)
+  if (need * 1.05 > bavail * bsize) {
+    if (!exists) fs.rmdirSync(out)
+    throw new UsageError(
+      `--gib ${options.gib} needs ${bytes(need * 1.05)} in ${out}, which has ${bytes(bavail * bsize)} free`,
+    )
+  }
+  return out
+}
+
+async function main(options: Options): Promise<void> {
+  if (options.help) return console.log(`${headerOf(import.meta.filename)}\n\n${optionHelp(specs)}`)
+  const lacking = options.plain
+    ? []
+    : [
+        ['setfattr', 'attr'],
+        ['setfacl', 'acl'],
+      ].filter(([name]) => !which(name!))
+  if (lacking.length)
+    throw new UsageError(
+      `missing ${lacking.map(([name]) => name)}: apt-get install -y ${lacking.map(([, apt]) => apt).join(' ')}, or --plain`,
+    )
+  const start = performance.now()
+  const out = takeDirectory(options)
+  // Half-made corpora carry the marker too, so that the next call may replace them.
+  fs.writeFileSync(join(out, marker), '{"complete": false}\n')
+  const key = createHash('sha256').update(`vykar-e2e corpus ${options.seed}`).digest().subarray(0, 16)
+  const random = seeded(`corpus ${options.seed}`)
+  const files = planFiles(options.gib * 2 ** 30, options.mix as keyof typeof mixes, random)
+  const [first, second] = [join(out, 'snapshot-1'), join(out, 'snapshot-2')]
+  fs.mkdirSync(first)
+  await writeFiles(first, files, key, textPool(random), random)
+  if (!options.plain) writeAwkward(first, key)
+  const changed = options.churn > 0 ? churn(first, second, files, options.churn, random) : {}
+  for (const dir of [first, second]) if (fs.existsSync(dir)) setDirectoryTimes(dir, random)
+  run('sync', '-f', out)
+  const figures = {
+    out,
+    seed: options.seed,
+    target_bytes: Math.round(options.gib * 2 ** 30),
+    final_bytes: files.reduce((sum, file) => sum + file.size, 0),
+    files: files.length,
+    mix: options.mix,
+    churn_percent: options.churn,
+    ...changed,
+    awkward: !options.plain,
+    owners: process.getuid?.() === 0,
+    seconds: Number(((performance.now() - start) / 1000).toFixed(2)),
+  }
+  const list = "find snapshot-* -printf '%y %m %s %T@ %p\\0' | sort -z > manifest"
+  execFileSync('bash', ['-c', list], { cwd: out })
+  if (options.sha256)
+    execFileSync(
+      'bash',
+      ['-c', 'find snapshot-* -type f -print0 | sort -z | xargs -0 -r sha256sum > manifest.sha256'],
+      { cwd: out },
+    )
+  fs.writeFileSync(join(out, marker), `${JSON.stringify({ complete: true, ...figures }, null, 2)}\n`)
+  for (const [name, value] of Object.entries(figures)) console.log(`${name}=${value}`)
+}
+
+try {
+  await main(parseOptions(process.argv.slice(2), specs))
+} catch (error) {
+  console.error(`corpus: ${messageOf(error)}`)
+  process.exitCode = error instanceof UsageError ? 2 : 1
+}

@@ -1,0 +1,62 @@
+// Known gaps: which differences between source and restored tree vykar is known to make (configs/known-gaps.yaml).
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { parse } from 'yaml'
+import { root } from './prepare.mts'
+import type { GapSeen } from './report.mts'
+import { inRange } from './vykar.mts'
+
+/** How differences are found: diff for content, rsync for metadata, stat for allocated blocks. */
+export type Probe = 'diff' | 'rsync' | 'blocks'
+
+/** One difference: the line that shows it and the path it is about, relative to the tree. */
+export interface Difference {
+  probe: Probe
+  line: string
+  path: string
+}
+
+/** An entry of known-gaps.yaml. */
+export interface Gap {
+  id: string
+  versions: string
+  trigger: string
+  shows: Partial<Record<Probe, string>>
+  why: string
+}
+
+/** The gaps that a vykar version has. Throws Error where the file is malformed. */
+export function gapsOf(version: string, file = join(root, 'configs/known-gaps.yaml')): Gap[] {
+  const gaps = parse(readFileSync(file, 'utf8')) as Gap[]
+  for (const gap of gaps)
+    if (!gap?.id || !gap.versions || !gap.why || !gap.trigger || !gap.shows)
+      throw new Error(`${file}: gap ${gap?.id ?? '?'} lacks one of id, versions, trigger, shows, why`)
+  return gaps.filter((gap) => inRange(version, gap.versions))
+}
+
+/**
+ * Sets differences against known gaps.
+ * @param affected for each gap id the paths of the source that have its case
+ * @returns the differences that no gap explains, and each gap whose case the source has: seen, or fixed
+ */
+export function explain(
+  differences: Difference[],
+  gaps: Gap[],
+  affected: Map<string, Set<string>>,
+): { unexplained: Difference[]; seen: GapSeen[] } {
+  const counts = new Map<string, number>()
+  const unexplained = differences.filter(({ probe, line, path }) => {
+    const gap = gaps.find(
+      (g) => g.shows[probe] && affected.get(g.id)?.has(path) && new RegExp(g.shows[probe]!).test(line),
+    )
+    if (gap) counts.set(gap.id, (counts.get(gap.id) ?? 0) + 1)
+    return !gap
+  })
+  const seen = gaps
+    .filter((gap) => affected.get(gap.id)?.size)
+    .map((gap): GapSeen => {
+      const count = counts.get(gap.id) ?? 0
+      return { id: gap.id, state: count ? 'seen' : 'fixed', count, why: gap.why }
+    })
+  return { unexplained, seen }
+}

@@ -1,0 +1,140 @@
+// What a script needs on this host: why, which package brings it, and whether it is there.
+import { execFileSync, spawnSync } from 'node:child_process'
+import { accessSync, constants, readFileSync } from 'node:fs'
+import { arch, cpus, release, totalmem } from 'node:os'
+import { delimiter, isAbsolute, join, resolve } from 'node:path'
+import { UsageError } from './verdict.mts'
+
+/** A program a script needs. `apt` is the Debian/Ubuntu package; `install` the command where there is no package. */
+export interface Tool {
+  program: string
+  why: string
+  apt?: string
+  install?: string
+  /** Arguments that print a version. */
+  version?: string[]
+}
+
+/** Where vykar comes from: the installer its documentation names. */
+export const vykarInstall = 'curl -fsSL https://vykar.borgbase.com/install.sh | sh'
+
+/** Every program that scripts name in their `needs`. */
+export const tools = {
+  vykar: { program: 'vykar', why: 'the program under test', install: vykarInstall, version: ['--version'] },
+  diff: { program: 'diff', why: 'compares content', apt: 'diffutils', version: ['--version'] },
+  rsync: { program: 'rsync', why: 'compares metadata', apt: 'rsync', version: ['--version'] },
+  timeout: { program: 'timeout', why: 'bounds every command', apt: 'coreutils', version: ['--version'] },
+  time: { program: 'time', why: 'measures CPU time and peak memory', apt: 'time', version: ['--version'] },
+  flock: { program: 'flock', why: 'keeps two runs off one repository', apt: 'util-linux', version: ['--version'] },
+  setfattr: {
+    program: 'setfattr',
+    why: 'makes extended attributes in the corpus',
+    apt: 'attr',
+    version: ['--version'],
+  },
+  setfacl: { program: 'setfacl', why: 'makes ACLs in the corpus', apt: 'acl', version: ['--version'] },
+  setcap: { program: 'setcap', why: 'makes file capabilities in the corpus', apt: 'libcap2-bin' },
+} satisfies Record<string, Tool>
+export type ToolName = keyof typeof tools
+
+/** The path of an executable, searched along PATH (and sbin, which a plain user's PATH lacks); undefined when there is none. */
+export function which(program: string, path = process.env.PATH ?? ''): string | undefined {
+  const candidates = isAbsolute(program)
+    ? [program]
+    : [...path.split(delimiter), '/usr/local/sbin', '/usr/sbin', '/sbin'].map((dir) => join(dir, program))
+  return candidates.find((file) => {
+    try {
+      accessSync(file, constants.X_OK)
+      return true
+    } catch {
+      return false
+    }
+  })
+}
+
+/** A tool as found on this host; `remedy` is the command that installs it when it is missing. */
+export interface Found {
+  name: string
+  why: string
+  path?: string
+  version?: string
+  remedy: string
+}
+
+/** Looks a tool up and asks it for its version. */
+export function find(name: ToolName): Found {
+  const tool: Tool = tools[name]
+  const path = which(tool.program)
+  const remedy = tool.apt ? `apt-get install -y ${tool.apt}` : (tool.install ?? '')
+  let version: string | undefined
+  if (path && tool.version) {
+    const asked = spawnSync(path, tool.version, { encoding: 'utf8', timeout: 10_000 })
+    version = /\d+(\.\d+)+\S*/.exec(`${asked.stdout}${asked.stderr}`)?.[0]
+  }
+  return { name, why: tool.why, path, version, remedy }
+}
+
+/** The one command that installs all the packages of missing tools; empty when none of them is a package. */
+export function aptLine(missing: Found[]): string {
+  const packages = [...new Set(missing.map((f) => (tools[f.name as ToolName] as Tool).apt).filter(Boolean))]
+  return packages.length ? `apt-get install -y --no-install-recommends ${packages.join(' ')}` : ''
+}
+
+/** Whether this user may use sudo without being asked. */
+export const canSudo = (): boolean => spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status === 0
+
+/**
+ * Installs Debian packages, as root or through sudo -n. apt's output goes to this program's stderr.
+ * @throws Error when apt-get fails or there is no way to become root
+ */
+export function aptInstall(packages: string[]): void {
+  const sudo = process.getuid?.() === 0 ? [] : canSudo() ? ['sudo', '-n'] : undefined
+  if (!sudo) throw new Error(`not root and no passwordless sudo: run apt-get install ${packages.join(' ')} as root`)
+  const env = ['env', 'DEBIAN_FRONTEND=noninteractive']
+  const run = (...args: string[]) => {
+    const [program, ...rest] = [...sudo, ...env, 'apt-get', '-q', ...args]
+    execFileSync(program!, rest, { stdio: ['ignore', 2, 2] })
+  }
+  run('update')
+  run('install', '-y', '--no-install-recommends', ...packages)
+}
+
+/** Which vykar a run tests. */
+export interface VykarBinary {
+  path: string
+  version: string
+  /** It is test/standin/vykar.mts and says nothing about vykar. */
+  standin: boolean
+}
+
+/**
+ * Finds out what a `vykar` is by asking it.
+ * @param path the executable; looked up on PATH when it is only a name
+ * @throws UsageError when it cannot be run or does not answer as vykar does
+ */
+export function identifyVykar(path: string): VykarBinary {
+  const file = which(path.includes('/') ? resolve(path) : path)
+  if (!file) throw new UsageError(`--vykar ${path}: no such executable; name the vykar program itself`)
+  const asked = spawnSync(file, ['--version'], { encoding: 'utf8', timeout: 30_000 })
+  const version = /^vykar (\d+\.\d+\.\d+\S*)/m.exec(asked.stdout ?? '')?.[1]
+  if (!version)
+    throw new UsageError(
+      `--vykar ${path}: not vykar: \`${file} --version\` printed ${(asked.stdout ?? '').trim() || 'nothing'}`,
+    )
+  return { path: file, version, standin: /stand-in/.test(asked.stdout) }
+}
+
+/** What the report says about the machine. */
+export function describeHost(runtime: string): Record<string, string> {
+  const osRelease = readFileSync('/etc/os-release', 'utf8')
+  const fs = spawnSync('stat', ['-f', '-c', '%T', runtime], { encoding: 'utf8' }).stdout?.trim() ?? ''
+  return {
+    system: /^PRETTY_NAME="?([^"\n]*)/m.exec(osRelease)?.[1] ?? 'unknown',
+    kernel: `${release()} ${arch()}`,
+    cpu: `${cpus().length} × ${cpus()[0]?.model.trim() ?? 'unknown'}`,
+    memory: `${(totalmem() / 2 ** 30).toFixed(1)} GiB`,
+    'runtime file system': fs,
+    node: process.version,
+    user: process.getuid?.() === 0 ? 'root' : `uid ${process.getuid?.()}`,
+  }
+}

@@ -1,0 +1,200 @@
+// The report of one run: report.json, report.md, junit.xml, and a line per row in summary.csv.
+import { appendFileSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
+import { stringify } from 'csv-stringify/sync'
+import type { StepRecord } from './sh.mts'
+import { bytes, duration } from './terminal.mts'
+import type { Verdict } from './verdict.mts'
+
+/** A known gap as it showed in a row: `seen` with how many differences it explains, or `fixed`. */
+export interface GapSeen {
+  id: string
+  state: 'seen' | 'fixed'
+  count: number
+  why: string
+}
+
+/** What became of one repository × variant. */
+export interface RowReport {
+  repo: string
+  variant: string
+  verdict: Verdict
+  reason: string
+  seconds: number
+  steps: StepRecord[]
+  gaps: GapSeen[]
+  notes: string[]
+  facts: Record<string, string | number>
+  kept: string[]
+}
+
+/** report.json. The version in `schema` goes up when a field changes its meaning or goes away. */
+export interface RunReport {
+  schema: 'vykar-e2e/report/1'
+  scenario: string
+  runId: string
+  started: string
+  seconds: number
+  verdict: Verdict
+  reason: string
+  standin: boolean
+  seed: number
+  options: Record<string, unknown>
+  versions: Record<string, string>
+  host: Record<string, string>
+  steps: StepRecord[]
+  rows: RowReport[]
+  notes: string[]
+  leftBehind: string[]
+  transcript: string
+}
+
+const xml = (text: string) =>
+  text
+    .replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c]!)
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: XML 1.0 has no way to write them
+    .replace(/[\x00-\x08\x0b\x0c\x0e-\x1f]/g, '?')
+
+/** JUnit XML: FAIL is a failure, BLOCKED an error, SKIPPED skipped; case names are repository and variant only. */
+export function junit(report: RunReport): string {
+  const rows = casesOf(report)
+  const count = (verdict: Verdict) => rows.filter((row) => row.verdict === verdict).length
+  const cases = rows.map((row) => {
+    const name = row.variant ? `${row.repo} ${row.variant}` : row.repo
+    const tag = { FAIL: 'failure', BLOCKED: 'error', SKIPPED: 'skipped', PASS: '', DEMO: '' }[row.verdict]
+    const body = tag ? `<${tag} message="${xml(row.reason)}"/>` : ''
+    return `  <testcase classname="${xml(report.scenario)}" name="${xml(name)}" time="${row.seconds.toFixed(3)}">${body}</testcase>`
+  })
+  return `<?xml version="1.0" encoding="UTF-8"?>
+<testsuite name="${xml(report.scenario)}" tests="${rows.length}" failures="${count('FAIL')}" errors="${count('BLOCKED')}" skipped="${count('SKIPPED')}" time="${report.seconds.toFixed(3)}" timestamp="${report.started}">
+${cases.join('\n')}
+</testsuite>
+`
+}
+
+/** The rows, or one that stands for the run where it ended before any row, so that no run is without a line. */
+function casesOf(report: RunReport): Pick<RowReport, 'repo' | 'variant' | 'verdict' | 'reason' | 'seconds'>[] {
+  if (report.rows.length && report.rows.some((row) => row.verdict === report.verdict)) return report.rows
+  const { verdict, reason, seconds } = report
+  return [...report.rows, { repo: 'run', variant: '', verdict, reason, seconds }]
+}
+
+const cell = (text: unknown) => String(text).replaceAll('|', '\\|').replaceAll('\n', ' ')
+const table = (head: string[], rows: unknown[][]) =>
+  [head, head.map(() => '---'), ...rows].map((row) => `| ${row.map(cell).join(' | ')} |`).join('\n')
+
+function stepRows(steps: StepRecord[]): unknown[][] {
+  return steps.flatMap((step) => [
+    [`**${step.name}**`, step.verdict ?? '', duration(step.seconds), '', '', basename(step.log)],
+    ...step.commands.map((c) => [
+      `\`${c.command.length > 300 ? `${c.command.slice(0, 297)}…` : c.command}\``,
+      `exit ${c.code}`,
+      duration(c.seconds),
+      c.cpuSeconds === undefined ? 'not measured' : `${c.cpuSeconds.toFixed(2)} s`,
+      c.peakKiB === undefined ? 'not measured' : bytes(c.peakKiB * 1024),
+      '',
+    ]),
+  ])
+}
+
+/** report.md: the verdict first, then rows, what was noticed, the environment, and every step with its commands. */
+export function markdown(report: RunReport): string {
+  const demo = report.standin ? ' (stand-in: this says nothing about vykar)' : ''
+  const head = ['step and commands', 'result', 'wall', 'CPU', 'peak memory', 'log']
+  const list = (items: string[]) => (items.length ? items.map((item) => `- ${item}`).join('\n') : 'none')
+  const gaps = report.rows.flatMap((row) =>
+    row.gaps.map((gap) => [row.repo, row.variant, gap.id, gap.state, gap.count, gap.why]),
+  )
+  const facts = report.rows.flatMap((row) =>
+    Object.entries(row.facts).map(([name, value]) => [row.repo, row.variant, name, value]),
+  )
+  return [
+    `# ${report.verdict} ${report.scenario}${demo}`,
+    report.reason || 'Everything held.',
+    table(
+      ['repository', 'variant', 'verdict', 'reason', 'time'],
+      report.rows.map((row) => [row.repo, row.variant, row.verdict, row.reason, duration(row.seconds)]),
+    ),
+    `## Known gaps seen\n\n${gaps.length ? table(['repository', 'variant', 'gap', 'state', 'differences', 'why'], gaps) : 'none'}`,
+    facts.length ? `## Figures\n\n${table(['repository', 'variant', 'what', 'value'], facts)}` : '',
+    `## Notes\n\n${list([...report.notes, ...report.rows.flatMap((row) => row.notes.map((note) => `${row.repo} ${row.variant}: ${note}`))])}`,
+    `## Left behind or kept\n\n${list([...report.leftBehind, ...report.rows.flatMap((row) => row.kept)])}`,
+    `## Run\n\n${table(
+      ['what', 'value'],
+      [
+        ['run', report.runId],
+        ['started', report.started],
+        ['took', duration(report.seconds)],
+        ['seed', report.seed],
+        ...Object.entries(report.versions),
+        ...Object.entries(report.host),
+        ['options', JSON.stringify(report.options)],
+        ['by hand', report.transcript],
+      ],
+    )}`,
+    report.steps.length ? `## Steps before the rows\n\n${table(head, stepRows(report.steps))}` : '',
+    ...report.rows.map(
+      (row) => `## Steps: ${row.repo}${row.variant && ` ${row.variant}`}\n\n${table(head, stepRows(row.steps))}`,
+    ),
+  ]
+    .filter(Boolean)
+    .join('\n\n')
+    .concat('\n')
+}
+
+/** Puts a symlink in place, over an earlier one, in one step. */
+export function pointTo(link: string, target: string): void {
+  const fresh = `${link}.${process.pid}`
+  rmSync(fresh, { force: true })
+  symlinkSync(target, fresh)
+  renameSync(fresh, link)
+}
+
+/** Columns of summary.csv. */
+export const summaryColumns = [
+  'run_id',
+  'scenario',
+  'repo',
+  'variant',
+  'status',
+  'reason',
+  'seconds',
+  'vykar_version',
+  'report_path',
+]
+
+/**
+ * Writes the report's files below `<runtime>/reports/<name>/<run id>/`.
+ * @param final also append to summary.csv and move `latest`; false for the FAIL that stands there until the run ends
+ * @returns the path of report.md
+ */
+export function writeReport(runtime: string, report: RunReport, final: boolean): string {
+  const dir = join(runtime, 'reports', basename(report.scenario), report.runId)
+  mkdirSync(dir, { recursive: true })
+  const page = join(dir, 'report.md')
+  writeFileSync(join(dir, 'report.json'), `${JSON.stringify(report, null, 2)}\n`)
+  writeFileSync(page, markdown(report))
+  writeFileSync(join(dir, 'junit.xml'), junit(report))
+  if (!final) return page
+  pointTo(join(dirname(dir), 'latest'), report.runId)
+  const summary = join(runtime, 'reports', 'summary.csv')
+  const lines = casesOf(report).map((row) => [
+    report.runId,
+    report.scenario,
+    row.repo,
+    row.variant,
+    row.verdict,
+    row.reason,
+    row.seconds.toFixed(1),
+    report.versions.vykar ?? '',
+    page,
+  ])
+  try {
+    writeFileSync(summary, stringify([summaryColumns]), { flag: 'wx' })
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+  }
+  // One write: O_APPEND keeps the lines of two scripts apart.
+  appendFileSync(summary, stringify(lines))
+  return page
+}

@@ -1,0 +1,193 @@
+// The validation standard, once: what every scenario does to every repository besides its own procedure.
+import { existsSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { diskUsage } from './cleanup.mts'
+import { localDir, suiteHost } from './config.mts'
+import type { Values } from './options.mts'
+import type { commonOptions } from './prepare.mts'
+import type { RowScope } from './run.mts'
+import { $, DryEnd, type Output, scope } from './sh.mts'
+import { Mismatch, Refused } from './verdict.mts'
+import { checkLine, compactLine, parseBackup, parseList, type Snapshot } from './vykar.mts'
+
+/** What the validation standard itself needs on the host. */
+export const standardNeeds = ['vykar', 'diff', 'rsync', 'timeout', 'flock', 'setfattr', 'setfacl', 'setcap'] as const
+
+const absent = /no repository found at|repository not found at/
+
+/**
+ * The snapshots of a repository.
+ * @param repo a label of the config
+ * @returns undefined when there is no repository
+ */
+export async function snapshots(config: string, repo: string): Promise<Snapshot[] | undefined> {
+  const list = await $({ limit: '10m', expect: [0, 1] })`vykar --config ${config} list -R ${repo}`
+  if (list.code === 1 && absent.test(list.stderr)) return undefined
+  if (list.code !== 0) throw new Mismatch(`list failed: ${list.stderr.trim().split('\n').at(-1)}`)
+  return parseList(list.stdout)
+}
+
+/**
+ * The guard before a delete: a repository that cannot be read, or holds a snapshot of another host, may be somebody's.
+ * @throws Refused unless the user named it with --wipe-repo
+ */
+async function guard(config: string, repo: string): Promise<void> {
+  const { run, row, dry } = scope() as RowScope
+  const wipe = (run.options as Values<typeof commonOptions>)['wipe-repo'].includes(repo)
+  const refuse = (why: string) => {
+    if (!wipe)
+      throw new Refused(
+        `refused to delete ${row.repository.url}: ${why}; if it may go, name it with --wipe-repo ${repo}`,
+      )
+  }
+  let found: Snapshot[] | undefined
+  try {
+    found = await snapshots(config, repo)
+  } catch (error) {
+    if (error instanceof DryEnd) return
+    if (error instanceof Mismatch) return refuse(`it cannot be read (${error.message})`)
+    throw error
+  }
+  const foreign = found?.find((snapshot) => snapshot.host !== suiteHost)
+  if (foreign) refuse(`snapshot ${foreign.id} is of host ${foreign.host}, not of this suite`)
+  const base = localDir(run.plan.sample.repository(repo).url)
+  // A repository above ours: the sample's URL is itself somebody's.
+  if (!dry && base && existsSync(join(base, 'config')) && existsSync(join(base, 'snapshots')))
+    throw new Refused(`refused: ${base} in the sample is itself a repository; give label ${repo} a URL of its own`)
+}
+
+/** `delete`: a missing repository is not a failure, anything else is. */
+async function deleteRepository(config: string, repo: string): Promise<void> {
+  const gone = await $({
+    limit: '10m',
+    expect: [0, 1],
+  })`vykar --config ${config} delete -R ${repo} --yes-delete-this-repo`
+  if (gone.code === 1) gone.complained(absent)
+}
+
+/**
+ * Guard, `delete`, `init`. On PASS the repository goes again, on failure it stays for inspection.
+ * @throws Refused when the repository may be somebody's
+ */
+export async function freshRepository(config: string, repo: string): Promise<void> {
+  const { run, row } = scope() as RowScope
+  await guard(config, repo)
+  await deleteRepository(config, repo)
+  row.cleanup.add(
+    `repository ${row.repository.url}`,
+    async () => {
+      if (run.keep(`repository ${row.repository.url}, config ${row.config}`)) return
+      await deleteRepository(config, repo)
+      const dir = localDir(row.repository.url)
+      // delete leaves empty directories; anything else in them is a finding.
+      if (dir && existsSync(dir)) await $`find ${dir} -depth -type d -empty -delete && test ! -e ${dir}`
+    },
+    true,
+  )
+  // SFTP is known to hang: its init is bounded closely.
+  const limit = repo === 'sftp' ? '120s' : '10m'
+  await $({ limit })`vykar --config ${config} init -R ${repo}`
+}
+
+/**
+ * The backup's own words and `list` must agree: one new snapshot, under this label, with this id.
+ * @param backup the finished `vykar backup`, its stdout kept as `out`
+ * @param out the name under which the backup's stdout was kept
+ * @returns the snapshot's id
+ */
+export async function expectSnapshot(
+  config: string,
+  repo: string,
+  backup: Output,
+  { label, out = 'backup.out' }: { label: string; out?: string },
+): Promise<string> {
+  const { transcript, dry, dir } = scope()
+  const created = dry ? [] : parseBackup(backup.stdout)
+  if (!dry && created.length !== 1)
+    throw new Mismatch(`backup exited 0 but printed ${created.length} created snapshots instead of one`)
+  const id = created[0]?.id ?? '‹snapshot›'
+  transcript.bind('snapshot', id, `sed -n 's/^Snapshot created: //p' ${transcript.quote(join(dir, out))}`)
+  const list = await $({ limit: '10m', out: 'list.out' })`vykar --config ${config} list -R ${repo}`
+  transcript.line(`grep -q "^ *$snapshot " ${transcript.quote(join(dir, 'list.out'))}`)
+  if (dry) return id
+  const found = parseList(list.stdout)
+  const mine = found.find((snapshot) => snapshot.id === id)
+  if (!mine)
+    throw new Mismatch(`backup said ${id}, but list shows ${found.map((s) => s.id).join(', ') || 'no snapshot'}`)
+  if (mine.label !== label) throw new Mismatch(`list shows ${id} under the label ${mine.label} instead of ${label}`)
+  if (mine.host !== suiteHost) throw new Mismatch(`list shows ${id} of host ${mine.host} instead of ${suiteHost}`)
+  return id
+}
+
+/**
+ * `snapshot list` must name every path of the source and no other. A name with a newline breaks the line there, in both
+ * listings alike; FIFOs, sockets and devices are left to the comparison of the trees.
+ */
+export async function expectFiles(config: string, repo: string, id: string, source: string): Promise<void> {
+  await $({ limit: '10m' })`vykar --config ${config} snapshot list -R ${repo} ${id} > snapshot.list`
+  await $({ limit: '10m' })`find ${source} -mindepth 1 \( -type f -o -type d -o -type l \) -printf '%P\n' > source.list`
+  await $({ limit: '10m' })`diff <(sort source.list) <(sort snapshot.list)`
+}
+
+/** `restore` into an empty directory, which goes again on PASS. Returns the directory. */
+export async function restored(config: string, repo: string, id: string, name = 'restored'): Promise<string> {
+  const dir = join(scope().dir, name)
+  await $`mkdir ${dir}`
+  await $({ limit: '3600s' })`vykar --config ${config} restore -R ${repo} ${id} ${dir}`
+  return dir
+}
+
+/** `check` and `check --verify-data`: exit 0, no errors, and data that was really read. */
+export async function checked(config: string, repo: string): Promise<void> {
+  const quick = await $({ limit: '1800s', out: 'check.out' })`vykar --config ${config} check -R ${repo}`
+  const full = await $({ limit: '3600s', out: 'verify.out' })`vykar --config ${config} check -R ${repo} --verify-data`
+  for (const output of [quick, full]) {
+    const [, snapshotCount, , packs, chunks, verified] = output.must(checkLine, 'check printed no result')
+    output.must(/, 0 errors$/m, 'check exited 0 but counted errors')
+    if (snapshotCount === undefined) continue
+    if (snapshotCount === '0' || packs === '0')
+      throw new Mismatch(`check looked at ${snapshotCount} snapshots and ${packs} packs`)
+    // Chunks that several packs hold are verified once or more, never less than once each.
+    if (output === full && Number(verified) < Number(chunks))
+      throw new Mismatch(`check --verify-data verified ${verified} of ${chunks} chunks`)
+    if (/^\s*(error|corrupt|missing)\b/im.test(output.stderr))
+      throw new Mismatch(
+        `check exited 0 but complained: ${output.stderr.match(/^.*\b(error|corrupt|missing)\b.*$/im)?.[0]}`,
+      )
+  }
+}
+
+/** Nothing left behind in the repository: no lock, and, where its files can be seen, no lock or session file. */
+export async function nothingHeld(config: string, repo: string): Promise<void> {
+  const { row, dry } = scope() as RowScope
+  const dir = localDir(row.repository.url)
+  for (const kind of ['locks', 'sessions'])
+    if (!dry && dir && existsSync(join(dir, kind))) {
+      const files = readdirSync(join(dir, kind))
+      if (files.length) throw new Mismatch(`left behind in the repository: ${kind}/${files.join(', ')}`)
+    }
+  const locks = await $({ limit: '120s', out: 'locks.out' })`vykar --config ${config} break-lock -R ${repo}`
+  locks.must(/^No locks found\.$/m, 'a lock was left behind')
+}
+
+/**
+ * The end of a row: check, check --verify-data, `snapshot delete`, `compact`, the snapshot is gone, nothing is left.
+ * @param id the only snapshot of the repository
+ */
+export async function retire(config: string, repo: string, id: string): Promise<void> {
+  const { row, dry } = scope() as RowScope
+  await checked(config, repo)
+  const dir = localDir(row.repository.url)
+  const packs = dir && join(dir, 'packs')
+  const before = packs && !dry ? diskUsage(packs) : 0
+  await $({ limit: '600s' })`vykar --config ${config} snapshot delete -R ${repo} ${id}`
+  const compact = await $({ limit: '1800s', out: 'compact.out' })`vykar --config ${config} compact -R ${repo}`
+  const [, , deleted, freed] = compact.must(compactLine, 'compact printed no result')
+  if (freed === '0 B' || deleted === '0')
+    throw new Mismatch(`compact freed ${freed} after the only snapshot was deleted`)
+  if (packs && !dry && diskUsage(packs) > before / 2)
+    throw new Mismatch(`compact said it freed ${freed}, but ${packs} went from ${before} to ${diskUsage(packs)} bytes`)
+  const list = await $({ limit: '10m', out: 'gone.out' })`vykar --config ${config} list -R ${repo}`
+  list.must(/^No snapshots found\.$/m, `snapshot ${id} was deleted, but list still shows one`)
+  await nothingHeld(config, repo)
+}

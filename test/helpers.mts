@@ -1,0 +1,142 @@
+// What the tests share: the stand-in as one bundled file, a small corpus, a sandbox of its own for every run of a script.
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { buildSync } from 'esbuild'
+import type { RunReport } from '#lib/report.mts'
+
+export const root = resolve(import.meta.dirname, '..')
+const tsx = join(root, 'node_modules/.bin/tsx')
+
+/** Tests make their files here, on a real disk; gone when the test process ends. */
+export const scratch = mkdtempSync(join(process.env.VYKAR_E2E_TMP ?? tmpdir(), 'vykar-e2e-test-'))
+process.on('exit', () => {
+  spawnSync('chmod', ['-R', 'u+rwX', scratch])
+  rmSync(scratch, { recursive: true, force: true })
+})
+
+let standinFile: string | undefined
+/** The stand-in as an executable: bundled once, since tsx takes 0.3 s to start. */
+export function standin(): string {
+  if (standinFile) return standinFile
+  const dir = join(scratch, 'standin')
+  mkdirSync(dir)
+  buildSync({
+    entryPoints: [join(root, 'test/standin/vykar.mts')],
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    outfile: join(dir, 'vykar.mjs'),
+    banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);" },
+  })
+  standinFile = join(dir, 'vykar')
+  writeFileSync(standinFile, `#!/bin/sh\nexec '${process.execPath}' '${join(dir, 'vykar.mjs')}' "$@"\n`, {
+    mode: 0o755,
+  })
+  return standinFile
+}
+
+/** The real vykar where there is one on PATH. */
+export const real = spawnSync('sh', ['-c', 'command -v vykar'], { encoding: 'utf8' }).stdout.trim() || undefined
+/** Reason to skip a test that needs the real vykar; false where it is. */
+export const noReal = real ? false : 'vykar is not on PATH'
+
+/** Reason to skip a test that needs these programs; false where all are there. */
+export function lacking(...programs: string[]): string | false {
+  const gone = programs.filter((program) => spawnSync('sh', ['-c', `command -v ${program}`]).status !== 0)
+  return gone.length ? `missing: ${gone.join(', ')} (scripts/setup.mts installs them)` : false
+}
+
+let corpusDir: string | undefined
+/** A corpus of a few MiB with the awkward cases, made once for a test file. */
+export function smallCorpus(): string {
+  if (corpusDir) return corpusDir
+  corpusDir = join(scratch, 'corpus')
+  execFileSync(tsx, [join(root, 'data-gen/corpus.mts'), '--out', corpusDir, '--gib', '0.01', '--seed', '7'])
+  return corpusDir
+}
+
+/** A directory with a sample config and a runtime directory, that nothing else uses. */
+export interface Sandbox {
+  dir: string
+  runtime: string
+  sample: string
+}
+let sandboxes = 0
+export function sandbox(sample?: string): Sandbox {
+  const dir = join(scratch, `sandbox-${++sandboxes}`)
+  mkdirSync(dir)
+  const box = { dir, runtime: join(dir, 'runtime'), sample: join(dir, 'sample.yaml') }
+  writeFileSync(box.sample, sample ?? `repositories:\n  - label: local\n    url: ${dir}/repos\n`)
+  return box
+}
+
+/** A script that has ended: exit code, output, its last line and its report. */
+export interface Finished {
+  code: number | null
+  stdout: string
+  stderr: string
+  last: string
+  report?: RunReport
+  seconds: number
+}
+
+/** Environment of a script under test: a home of its own, nothing of an outer run. */
+export function cleanEnv(box: Sandbox, env: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
+  const { VYKAR_PASSPHRASE, VYKAR_E2E_RUN, CI, ...rest } = process.env
+  const standinDir = join(box.dir, 'standin')
+  return { ...rest, HOME: box.dir, VYKAR_STANDIN_DIR: standinDir, SABOTEUR_DIR: box.dir, ...env }
+}
+
+/** Starts a script in a sandbox. `ended` settles when it has ended; `child` can be signalled. */
+export function start(box: Sandbox, script: string, args: string[], env: NodeJS.ProcessEnv = {}) {
+  const begun = Date.now()
+  const file = script.startsWith('/') ? script : join(root, 'scripts', `${script}.mts`)
+  const common = ['--runtime', box.runtime, '--sample', box.sample]
+  // node itself, not the tsx launcher in front of it: signals must reach the script.
+  const child = spawn(
+    process.execPath,
+    ['--import', join(root, 'node_modules/tsx/dist/loader.mjs'), file, ...common, ...args],
+    {
+      env: cleanEnv(box, env),
+      cwd: box.dir,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    },
+  )
+  let [stdout, stderr] = ['', '']
+  child.stdout.on('data', (text) => {
+    stdout += text
+  })
+  child.stderr.on('data', (text) => {
+    stderr += text
+  })
+  const ended = new Promise<Finished>((settle) => {
+    child.on('close', (code) => {
+      const last = stdout.trimEnd().split('\n').at(-1) ?? ''
+      settle({ code, stdout, stderr, last, report: reportIn(stdout), seconds: (Date.now() - begun) / 1000 })
+    })
+  })
+  return { child, ended, printed: () => stdout }
+}
+
+/** The report that a script's output names. */
+function reportIn(stdout: string): RunReport | undefined {
+  const page = /^report (.*)$/m.exec(stdout)?.[1]
+  return page && existsSync(page) ? JSON.parse(readFileSync(page.replace(/\.md$/, '.json'), 'utf8')) : undefined
+}
+
+/** Runs a script to its end. */
+export const run = (box: Sandbox, script: string, args: string[], env: NodeJS.ProcessEnv = {}): Promise<Finished> =>
+  start(box, script, args, env).ended
+
+/** Processes that carry this sandbox in their environment. */
+export function processesIn(box: Sandbox): string[] {
+  const found = spawnSync('bash', ['-c', `grep -lz '^HOME=${box.dir}$' /proc/[0-9]*/environ 2>/dev/null`], {
+    encoding: 'utf8',
+  })
+  return found.stdout
+    .split('\n')
+    .filter(Boolean)
+    .map((file) => file.replace(/\/proc\/(\d+)\/environ/, '$1'))
+}

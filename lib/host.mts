@@ -119,7 +119,7 @@ export function identifyVykar(path: string): VykarBinary {
   const version = /^vykar (\d+\.\d+\.\d+\S*)/m.exec(asked.stdout ?? '')?.[1]
   if (!version)
     throw new UsageError(
-      `--vykar ${path}: not vykar: \`${file} --version\` printed ${(asked.stdout ?? '').trim() || 'nothing'}`,
+      `--vykar ${path}: not vykar: \`${file} --version\` printed ${(asked.stdout ?? '').split('\n')[0] || 'nothing'}`,
     )
   return { path: file, version, standin: /stand-in/.test(asked.stdout) }
 }

@@ -124,7 +124,7 @@ function checkRuntime(runtime: string): void {
  */
 export function apart(source: string, what: string, other: string): void {
   const real = (path: string) => join(realpathSync(existing(path)), relative(existing(path), path))
-  const [a, b] = [`${real(source)}/`, `${real(other)}/`]
+  const [a, b] = [source, other].map((path) => `${real(path)}/`.replace('//', '/')) as [string, string]
   if (a.startsWith(b) || b.startsWith(a))
     throw new UsageError(`source ${source} and ${what} ${other} must not lie inside each other: choose another`)
 }

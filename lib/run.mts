@@ -7,7 +7,7 @@ import { describeHost } from './host.mts'
 import { lock } from './lock.mts'
 import type { OptionSpecs, Values } from './options.mts'
 import { type commonOptions, type Plan, prepare, root, type ScenarioSpec, scenarioName } from './prepare.mts'
-import { end, processesOf } from './process.mts'
+import { end, processesOf, startTime } from './process.mts'
 import { pointTo, type RowReport, type RunReport, writeReport } from './report.mts'
 import { $, DryEnd, type Scope, type Shell, type StepRecord, within } from './sh.mts'
 import { Terminal } from './terminal.mts'
@@ -114,9 +114,13 @@ export class Run<O extends OptionSpecs> {
     delete this.env.VYKAR_PASSPHRASE
     if (spec.passphrase !== false) this.env.VYKAR_PASSPHRASE = process.env.VYKAR_PASSPHRASE || '123'
     this.env.PATH = `${join(this.dirs.work, 'bin')}:${this.env.PATH}:/usr/local/sbin:/usr/sbin:/sbin`
-    if (!this.dry) {
-      mkdirSync(this.dirs.logs, { recursive: true })
-      mkdirSync(join(this.dirs.work, 'bin'), { recursive: true })
+    try {
+      for (const dir of this.dry ? [] : [this.dirs.logs, join(this.dirs.work, 'bin')])
+        mkdirSync(dir, { recursive: true })
+    } catch (error) {
+      throw new UsageError(
+        `runtime directory ${plan.runtime} cannot be written (${messageOf(error)}): name another with --runtime`,
+      )
     }
     const passphrase =
       spec.passphrase === false
@@ -306,7 +310,10 @@ export class Run<O extends OptionSpecs> {
     if (this.interrupted) return
     this.interrupted = signal
     this.terminal.line(`${signal}: ending what runs, cleaning up`)
-    void end(() => processesOf(this.id), 2000).finally(() => this.abort(new Interrupted(signal)))
+    // Those that run now, and not what the cleanup starts meanwhile.
+    const running = processesOf(this.id)
+    const alive = () => running.filter((p) => startTime(p.pid) === p.start)
+    void end(alive, 2000).finally(() => this.abort(new Interrupted(signal)))
   }
 
   /** Runs the procedure and everything around it. Returns the exit code. */
@@ -356,7 +363,11 @@ export class Run<O extends OptionSpecs> {
     const left = await end(() => processesOf(this.id, true))
     for (const process of left) failures.push(`process ${process.pid} ${process.command}`)
     const keepsWork = report.rows.some((row) => row.kept.length) || (this.options as Values<typeof commonOptions>).keep
-    if (!keepsWork || this.interrupted) removeBelow(this.runtime, this.dirs.work)
+    try {
+      if (!keepsWork || this.interrupted) removeBelow(this.runtime, this.dirs.work)
+    } catch (error) {
+      failures.push(messageOf(error))
+    }
     report.leftBehind.push(...failures)
     if (failures.length) verdicts.push('FAIL')
     report.verdict = this.interrupted ? 'FAIL' : fold(verdicts)

@@ -2,8 +2,8 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { appendFileSync, closeSync, existsSync, openSync, readFileSync, readSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { quote, $ as zx } from 'zx'
-import type { Transcript } from './transcript.mts'
+import { $ as zx } from 'zx'
+import { quote, type Transcript } from './transcript.mts'
 import { Blocked, Interrupted, Mismatch } from './verdict.mts'
 
 /** What was run and what it cost; times in seconds, memory in KiB, undefined where GNU time is missing. */

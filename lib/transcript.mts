@@ -1,6 +1,6 @@
 // commands.sh: the run as a bash script that can be run again by hand, in a directory of its own.
 import { appendFileSync, writeFileSync } from 'node:fs'
-import { quote } from 'zx'
+import { quote as ansi } from 'zx'
 import type { CommandOptions } from './sh.mts'
 
 /** What is written instead of a real value, so that the script works elsewhere: a path prefix or a learned value. */
@@ -8,6 +8,13 @@ interface Variable {
   value: string
   name: string
   prefix: boolean
+}
+
+/** A word quoted for bash: plain single quotes where they do, ANSI-C quoting (`$'…'`) for the rest. */
+export function quote(word: string): string {
+  const quoted = ansi(word)
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what needs the other form
+  return quoted.startsWith('$') && !/['\x00-\x1f]/.test(word) ? `'${word}'` : quoted
 }
 
 /** Writes `commands.sh` line by line as the run goes; in a dry run it prints instead. */

@@ -2,12 +2,12 @@
 import { readFileSync } from 'node:fs'
 import { lstat } from 'node:fs/promises'
 import { join, relative } from 'node:path'
-import { quote } from 'zx'
 import { type Difference, explain, type Gap, gapsOf } from './gaps.mts'
 import type { Values } from './options.mts'
 import type { commonOptions } from './prepare.mts'
 import type { RowScope } from './run.mts'
 import { $, type Output, scope } from './sh.mts'
+import { quote } from './transcript.mts'
 import { Mismatch } from './verdict.mts'
 
 /** Holes that come back a little larger are the file system's business: 64 KiB, or a tenth. */

@@ -150,7 +150,9 @@ const secretKey = /pass(phrase|word|command)|secret|token|access_key/i
  * expands from the environment.
  */
 export function masked(config: string): string {
-  return config.replace(/^(\s*-?\s*)(\w+)(\s*:\s*)(\S.*)$/gm, (line, indent: string, key: string, colon: string) =>
-    secretKey.test(key) ? `${indent}${key}${colon}\${VYKAR_E2E_${key.toUpperCase()}}` : line,
+  return config.replace(
+    /^([ \t]*-?[ \t]*)(\w+)([ \t]*:[ \t]*)(\S.*)$/gm,
+    (line, indent: string, key: string, colon: string) =>
+      secretKey.test(key) ? `${indent}${key}${colon}\${VYKAR_E2E_${key.toUpperCase()}}` : line,
   )
 }

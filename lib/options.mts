@@ -76,7 +76,12 @@ export function parseOptions<S extends OptionSpecs>(
 ): Values<S> & { _: string[] } {
   const names = Object.keys(specs)
   const flags = names.filter((name) => specs[name]!.kind === 'flag')
-  const parsed = minimist(argv, {
+  // A negative number is the option's value, and to be refused as one; minimist would take it for an option.
+  const joined: string[] = []
+  for (const word of argv)
+    if (/^-\d/.test(word) && /^--[^=]+$/.test(joined.at(-1) ?? '')) joined.push(`${joined.pop()}=${word}`)
+    else joined.push(word)
+  const parsed = minimist(joined, {
     string: [...names.filter((name) => !flags.includes(name)), '_'],
     boolean: flags,
     unknown: (word) => {

@@ -47,6 +47,8 @@ export interface RunReport {
   notes: string[]
   leftBehind: string[]
   transcript: string
+  /** What the suite itself cost: seconds in which no command ran, and its own peak memory in KiB. */
+  harness: { seconds: number; peakKiB: number }
 }
 
 const xml = (text: string) =>
@@ -97,6 +99,22 @@ function stepRows(steps: StepRecord[]): unknown[][] {
   ])
 }
 
+/**
+ * Seconds of a run in which none of its commands ran: what the suite itself takes.
+ * @param seconds wall time of the whole run
+ */
+export function ownSeconds(report: Pick<RunReport, 'steps' | 'rows'>, seconds: number): number {
+  const steps = [...report.steps, ...report.rows.flatMap((row) => row.steps)]
+  const spans = steps.flatMap((s) => s.commands.map((c) => [c.at / 1000, c.at / 1000 + c.seconds] as const))
+  let [busy, until] = [0, 0]
+  // Commands of one step may run side by side: their time counts once.
+  for (const [from, to] of spans.sort((a, b) => a[0] - b[0])) {
+    busy += Math.max(0, to - Math.max(from, until))
+    until = Math.max(until, to)
+  }
+  return Math.max(0, seconds - busy)
+}
+
 /** report.md: the verdict first, then rows, what was noticed, the environment, and every step with its commands. */
 export function markdown(report: RunReport): string {
   const demo = report.standin ? ' (stand-in: this says nothing about vykar)' : ''
@@ -125,6 +143,7 @@ export function markdown(report: RunReport): string {
         ['run', report.runId],
         ['started', report.started],
         ['took', duration(report.seconds)],
+        ['of that the suite itself', `${duration(report.harness.seconds)}, ${bytes(report.harness.peakKiB * 1024)}`],
         ['seed', report.seed],
         ...Object.entries(report.versions),
         ...Object.entries(report.host),

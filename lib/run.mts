@@ -8,7 +8,7 @@ import { lock } from './lock.mts'
 import type { OptionSpecs, Values } from './options.mts'
 import { type commonOptions, type Plan, prepare, root, type ScenarioSpec, scenarioName } from './prepare.mts'
 import { end, processesOf, startTime } from './process.mts'
-import { pointTo, type RowReport, type RunReport, writeReport } from './report.mts'
+import { ownSeconds, pointTo, type RowReport, type RunReport, writeReport } from './report.mts'
 import { $, DryEnd, type Scope, type Shell, type StepRecord, within } from './sh.mts'
 import { Terminal } from './terminal.mts'
 import { Transcript, transcriptHeader } from './transcript.mts'
@@ -149,6 +149,7 @@ export class Run<O extends OptionSpecs> {
       notes: [...plan.notes],
       leftBehind: [],
       transcript: join(this.dirs.logs, 'commands.sh'),
+      harness: { seconds: 0, peakKiB: 0 },
     }
     this.aborted = new Promise((_, reject) => {
       this.abort = reject
@@ -338,6 +339,10 @@ export class Run<O extends OptionSpecs> {
     const verdict = await this.conclude(ended)
     this.transcript.end()
     this.report.seconds = (performance.now() - start) / 1000
+    this.report.harness = {
+      seconds: ownSeconds(this.report, this.report.seconds),
+      peakKiB: process.resourceUsage().maxRSS,
+    }
     const page = writeReport(this.runtime, this.report, true)
     pointTo(join(this.dirs.logs, '..', 'latest'), this.id)
     this.state.done()

@@ -10,6 +10,8 @@ import { Blocked, Interrupted, Mismatch } from './verdict.mts'
 export interface CommandRecord {
   command: string
   code: number
+  /** When it was started, in milliseconds since the epoch. */
+  at: number
   seconds: number
   cpuSeconds?: number
   peakKiB?: number
@@ -164,7 +166,7 @@ async function execute(options: CommandOptions, pieces: readonly string[], args:
   if (signal) throw new Interrupted(signal)
   const command = render(pieces, args, quote).trim()
   if (!options.unlisted) s.transcript.command(render(pieces, args, (word) => s.transcript.quote(word)).trim(), options)
-  const record: CommandRecord = { command, code: 0, seconds: 0 }
+  const record: CommandRecord = { command, code: 0, at: Date.now(), seconds: 0 }
   const kept = options.out !== undefined && !options.unlisted
   if (s.dry) return new Output(record, join(s.dir, options.out ?? ''), '', s, kept)
 

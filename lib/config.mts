@@ -84,6 +84,19 @@ export class Sample {
     return found
   }
 
+  /** Adds a repository that the sample does not have. */
+  adopt(repository: Repository): void {
+    if (!this.repositories.some((r) => r.label === repository.label)) this.repositories.push(repository)
+  }
+
+  /** A text value of a repository's entry, expanded; undefined where it has none. */
+  value(label: string, key: string): string | undefined {
+    const list = parse(this.text, this.file).get('repositories')
+    const items = isSeq(list) ? list.items.filter(isMap) : []
+    const found = items.find((item) => item.get('label') === label)?.get(key)
+    return found === undefined ? undefined : expand(String(found), process.env, this.file)
+  }
+
   /**
    * A run's config: the sample with the chosen repositories at their own URLs, the fragment's keys laid over it.
    * Comments and keys of the sample that are not replaced stay as they are.
@@ -102,6 +115,9 @@ export class Sample {
     const list = doc.get('repositories')
     if (!isSeq(list)) throw new UsageError(`${this.file}: \`repositories:\` must be a list`)
     list.items = list.items.filter((item) => isMap(item) && repositories.some((r) => r.label === item.get('label')))
+    for (const { label, url } of repositories)
+      if (!list.items.some((item) => isMap(item) && item.get('label') === label))
+        list.add(doc.createNode({ label, url }))
     for (const item of list.items as YAMLMap[]) {
       const wanted = repositories.find((r) => r.label === item.get('label'))!
       item.set('url', wanted.url)
@@ -153,6 +169,9 @@ export function masked(config: string): string {
   return config.replace(
     /^([ \t]*-?[ \t]*)(\w+)([ \t]*:[ \t]*)(\S.*)$/gm,
     (line, indent: string, key: string, colon: string) =>
-      secretKey.test(key) ? `${indent}${key}${colon}\${VYKAR_E2E_${key.toUpperCase()}}` : line,
+      // A reference to a variable is no secret.
+      secretKey.test(key) && !/\$\{\w+\}/.test(line)
+        ? `${indent}${key}${colon}\${VYKAR_E2E_${key.toUpperCase()}}`
+        : line,
   )
 }

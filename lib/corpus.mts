@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path'
 import { diskUsage } from './cleanup.mts'
 import { localDir } from './config.mts'
 import { root } from './prepare.mts'
-import type { Run } from './run.mts'
+import type { ScenarioRun } from './run.mts'
 import { $ } from './sh.mts'
 import { bytes } from './terminal.mts'
 import { Mismatch, UsageError } from './verdict.mts'
@@ -30,9 +30,9 @@ const nearestExisting = (path: string): string => (existsSync(path) ? path : nea
  * @returns its path
  * @throws UsageError where the disk cannot hold a repository and a restored copy of it
  */
-export async function corpus(run: Run<ReturnType<typeof sourceOptions>>): Promise<string> {
+export async function corpus(run: ScenarioRun<ReturnType<typeof sourceOptions>>): Promise<string> {
   const { source, 'corpus-gib': gib } = run.options
-  const seed = (run.options as unknown as { seed: number }).seed
+  const { seed } = run.common
   const marker = join(source, 'corpus.json')
   const unfinished = existsSync(marker) && JSON.parse(readFileSync(marker, 'utf8')).complete !== true
   if (!existsSync(source) || unfinished) {
@@ -53,7 +53,7 @@ export async function corpus(run: Run<ReturnType<typeof sourceOptions>>): Promis
 }
 
 /** A repository and a restored copy must fit; both on one disk need twice the size. */
-function needSpace(run: Run<ReturnType<typeof sourceOptions>>, size: number): void {
+function needSpace(run: ScenarioRun<ReturnType<typeof sourceOptions>>, size: number): void {
   const dirs = [run.runtime]
   for (const label of run.repos) {
     const dir = localDir(run.plan.sample.repository(label).url)

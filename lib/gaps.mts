@@ -6,8 +6,11 @@ import { root } from './prepare.mts'
 import type { GapSeen } from './report.mts'
 import { inRange } from './vykar.mts'
 
-/** How differences are found: diff for content, rsync for metadata, stat for allocated blocks. */
-export type Probe = 'diff' | 'rsync' | 'blocks'
+/**
+ * How differences are found: diff for content, rsync for metadata, stat for allocated blocks; `leftover` is a file that
+ * `delete` leaves in the repository.
+ */
+export type Probe = 'diff' | 'rsync' | 'blocks' | 'leftover'
 
 /** One difference: the line that shows it and the path it is about, relative to the tree. */
 export interface Difference {
@@ -20,7 +23,8 @@ export interface Difference {
 export interface Gap {
   id: string
   versions: string
-  trigger: string
+  /** Bash that prints the paths of the source that have the case; none where the case does not depend on the source. */
+  trigger?: string
   shows: Partial<Record<Probe, string>>
   why: string
 }
@@ -29,9 +33,20 @@ export interface Gap {
 export function gapsOf(version: string, file = join(root, 'configs/known-gaps.yaml')): Gap[] {
   const gaps = parse(readFileSync(file, 'utf8')) as Gap[]
   for (const gap of gaps)
-    if (!gap?.id || !gap.versions || !gap.why || !gap.trigger || !gap.shows)
+    if (!gap?.id || !gap.versions || !gap.why || !gap.shows || (!gap.trigger && !gap.shows.leftover))
       throw new Error(`${file}: gap ${gap?.id ?? '?'} lacks one of id, versions, trigger, shows, why`)
   return gaps.filter((gap) => inRange(version, gap.versions))
+}
+
+/** Sets files that `delete` left against known gaps; what no gap explains comes back as `unexplained`. */
+export function explainLeftovers(paths: string[], gaps: Gap[]): { unexplained: string[]; seen: GapSeen[] } {
+  const known = gaps.filter((gap) => gap.shows.leftover)
+  const matching = (gap: Gap) => paths.filter((path) => new RegExp(gap.shows.leftover!).test(path))
+  const seen = known.flatMap((gap): GapSeen[] => {
+    const count = matching(gap).length
+    return count ? [{ id: gap.id, state: 'seen', count, why: gap.why }] : []
+  })
+  return { unexplained: paths.filter((path) => !known.some((gap) => matching(gap).includes(path))), seen }
 }
 
 /**

@@ -34,6 +34,23 @@ export const tools = {
   },
   setfacl: { program: 'setfacl', why: 'makes ACLs in the corpus', apt: 'acl', version: ['--version'] },
   setcap: { program: 'setcap', why: 'makes file capabilities in the corpus', apt: 'libcap2-bin' },
+  curl: { program: 'curl', why: 'makes the S3 bucket', apt: 'curl', version: ['--version'] },
+  'ssh-keygen': { program: 'ssh-keygen', why: 'makes keys for SFTP', apt: 'openssh-client' },
+  sshd: { program: 'sshd', why: 'the SFTP server', apt: 'openssh-server', version: ['-V'] },
+  sftp: { program: 'sftp', why: 'tells whose fault a failure is', apt: 'openssh-client' },
+  rclone: { program: 'rclone', why: 'clears what is left on S3 and SFTP', apt: 'rclone', version: ['version'] },
+  'vykar-server': {
+    program: 'vykar-server',
+    why: 'the REST server',
+    install: 'it comes with the vykar release, beside vykar',
+    version: ['--version'],
+  },
+  versitygw: {
+    program: 'versitygw',
+    why: 'the S3 server where minio is absent',
+    install: 'go install github.com/versity/versitygw/cmd/versitygw@latest',
+    version: ['--version'],
+  },
 } satisfies Record<string, Tool>
 export type ToolName = keyof typeof tools
 

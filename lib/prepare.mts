@@ -42,6 +42,7 @@ export const commonOptions = {
   'time-scale': { kind: 'number', help: 'multiply every time limit', default: 1, above: true },
   'strict-gaps': { kind: 'flag', help: 'a known gap that no longer shows is a FAIL' },
   require: { kind: 'list', help: 'tools or repositories whose lack is a FAIL, not a skip; `all` for all' },
+  'rest-data-dir': { kind: 'dir', help: 'data directory of an external REST server, which may be emptied' },
   'wipe-repo': { kind: 'list', help: 'labels whose repository may be deleted whatever it holds' },
   install: { kind: 'flag', help: 'install missing packages with apt-get' },
   sabotage: { kind: 'string', help: 'let vykar tell one named lie, to see it caught; `list` lists them' },
@@ -64,6 +65,8 @@ export interface Plan<O extends OptionSpecs> {
   scenario: string
   name: string
   options: Values<typeof commonOptions & O>
+  /** The options that every scenario takes, of the same command line. */
+  common: Values<typeof commonOptions>
   repos: string[]
   runtime: string
   sample: Sample
@@ -204,6 +207,10 @@ export function prepare<O extends OptionSpecs>(
   for (const label of common.repo)
     if (!allowed.includes(label)) throw new UsageError(`--repo ${label}: ${scenario} runs on ${allowed.join(', ')}`)
   const repos = allowed.filter((label) => !common.repo.length || common.repo.includes(label))
+  // A server's repository that the sample does not have is one of our own, at the default address.
+  const builtIn = Sample.load(join(root, 'configs/vykar.sample.yaml'))
+  const optional = common.services !== 'external' ? repos.filter((l) => l !== 'local' && !common.repo.includes(l)) : []
+  for (const label of repos) if (optional.includes(label)) sample.adopt(builtIn.repository(label))
   for (const label of repos) sample.repository(label)
   checkRuntime(runtime)
   const source = (options as Record<string, unknown>).source
@@ -214,5 +221,5 @@ export function prepare<O extends OptionSpecs>(
     throw skipOrFail(`vykar is missing (the program under test): ${tools.vykar.install}`, ['vykar'], common.require)
   const vykar = identifyVykar(common.vykar ?? 'vykar')
   const versions = checkTools(spec.needs, common.install, common.require)
-  return { scenario, name: basename(scenario), options, repos, runtime, sample, vykar, versions, notes }
+  return { scenario, name: basename(scenario), options, common, repos, runtime, sample, vykar, versions, notes }
 }

@@ -1,93 +1,17 @@
 // The validation standard, once: what every scenario does to every repository besides its own procedure.
-import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { diskUsage } from './cleanup.mts'
-import { localDir, suiteHost } from './config.mts'
-import type { Values } from './options.mts'
-import type { commonOptions } from './prepare.mts'
-import type { RowScope } from './run.mts'
-import { $, DryEnd, type Output, scope } from './sh.mts'
-import { Mismatch, Refused } from './verdict.mts'
-import { checkLine, compactLine, parseBackup, parseList, type Snapshot } from './vykar.mts'
+import { suiteHost } from './config.mts'
+import { nothingHeld } from './repository.mts'
+import { rowScope } from './row.mts'
+import { $, type Output, scope } from './sh.mts'
+import { Mismatch } from './verdict.mts'
+import { checkLine, compactLine, parseBackup, parseList } from './vykar.mts'
+
+export { freshRepository } from './repository.mts'
 
 /** What the validation standard itself needs on the host. */
 export const standardNeeds = ['vykar', 'diff', 'rsync', 'timeout', 'flock', 'setfattr', 'setfacl', 'setcap'] as const
-
-const absent = /no repository found at|repository not found at/
-
-/**
- * The snapshots of a repository.
- * @param repo a label of the config
- * @returns undefined when there is no repository
- */
-export async function snapshots(config: string, repo: string): Promise<Snapshot[] | undefined> {
-  const list = await $({ limit: '10m', expect: [0, 1] })`vykar --config ${config} list -R ${repo}`
-  if (list.code === 1 && absent.test(list.stderr)) return undefined
-  if (list.code !== 0) throw new Mismatch(`list failed: ${list.stderr.trim().split('\n').at(-1)}`)
-  return parseList(list.stdout)
-}
-
-/**
- * The guard before a delete: a repository that cannot be read, or holds a snapshot of another host, may be somebody's.
- * @throws Refused unless the user named it with --wipe-repo
- */
-async function guard(config: string, repo: string): Promise<void> {
-  const { run, row, dry } = scope() as RowScope
-  const wipe = (run.options as Values<typeof commonOptions>)['wipe-repo'].includes(repo)
-  const refuse = (why: string) => {
-    if (!wipe)
-      throw new Refused(
-        `refused to delete ${row.repository.url}: ${why}; if it may go, name it with --wipe-repo ${repo}`,
-      )
-  }
-  let found: Snapshot[] | undefined
-  try {
-    found = await snapshots(config, repo)
-  } catch (error) {
-    if (error instanceof DryEnd) return
-    if (error instanceof Mismatch) return refuse(`it cannot be read (${error.message})`)
-    throw error
-  }
-  const foreign = found?.find((snapshot) => snapshot.host !== suiteHost)
-  if (foreign) refuse(`snapshot ${foreign.id} is of host ${foreign.host}, not of this suite`)
-  const base = localDir(run.plan.sample.repository(repo).url)
-  // A repository above ours: the sample's URL is itself somebody's.
-  if (!dry && base && existsSync(join(base, 'config')) && existsSync(join(base, 'snapshots')))
-    throw new Refused(`refused: ${base} in the sample is itself a repository; give label ${repo} a URL of its own`)
-}
-
-/** `delete`: a missing repository is not a failure, anything else is. */
-async function deleteRepository(config: string, repo: string): Promise<void> {
-  const gone = await $({
-    limit: '10m',
-    expect: [0, 1],
-  })`vykar --config ${config} delete -R ${repo} --yes-delete-this-repo`
-  if (gone.code === 1) gone.complained(absent)
-}
-
-/**
- * Guard, `delete`, `init`. On PASS the repository goes again, on failure it stays for inspection.
- * @throws Refused when the repository may be somebody's
- */
-export async function freshRepository(config: string, repo: string): Promise<void> {
-  const { run, row } = scope() as RowScope
-  await guard(config, repo)
-  await deleteRepository(config, repo)
-  row.cleanup.add(
-    `repository ${row.repository.url}`,
-    async () => {
-      if (run.keep(`repository ${row.repository.url}, config ${row.config}`)) return
-      await deleteRepository(config, repo)
-      const dir = localDir(row.repository.url)
-      // delete leaves empty directories; anything else in them is a finding.
-      if (dir && existsSync(dir)) await $`find ${dir} -depth -type d -empty -delete && test ! -e ${dir}`
-    },
-    true,
-  )
-  // SFTP is known to hang: its init is bounded closely.
-  const limit = repo === 'sftp' ? '120s' : '10m'
-  await $({ limit })`vykar --config ${config} init -R ${repo}`
-}
 
 /**
  * The backup's own words and `list` must agree: one new snapshot, under this label, with this id.
@@ -157,28 +81,14 @@ export async function checked(config: string, repo: string): Promise<void> {
   }
 }
 
-/** Nothing left behind in the repository: no lock, and, where its files can be seen, no lock or session file. */
-export async function nothingHeld(config: string, repo: string): Promise<void> {
-  const { row, dry } = scope() as RowScope
-  const dir = localDir(row.repository.url)
-  for (const kind of ['locks', 'sessions'])
-    if (!dry && dir && existsSync(join(dir, kind))) {
-      const files = readdirSync(join(dir, kind))
-      if (files.length) throw new Mismatch(`left behind in the repository: ${kind}/${files.join(', ')}`)
-    }
-  const locks = await $({ limit: '120s', out: 'locks.out' })`vykar --config ${config} break-lock -R ${repo}`
-  locks.must(/^No locks found\.$/m, 'a lock was left behind')
-}
-
 /**
  * The end of a row: check, check --verify-data, `snapshot delete`, `compact`, the snapshot is gone, nothing is left.
  * @param id the only snapshot of the repository
  */
 export async function retire(config: string, repo: string, id: string): Promise<void> {
-  const { row, dry } = scope() as RowScope
+  const { row, dry } = rowScope()
   await checked(config, repo)
-  const dir = localDir(row.repository.url)
-  const packs = dir && join(dir, 'packs')
+  const packs = row.files && join(row.files, 'packs')
   const before = packs && !dry ? diskUsage(packs) : 0
   await $({ limit: '600s' })`vykar --config ${config} snapshot delete -R ${repo} ${id}`
   const compact = await $({ limit: '1800s', out: 'compact.out' })`vykar --config ${config} compact -R ${repo}`

@@ -21,6 +21,7 @@ export function quote(word: string): string {
 export class Transcript {
   private variables: Variable[] = []
   private row = ''
+  private servers = false
   constructor(
     private readonly file: string | undefined,
     header: string,
@@ -34,6 +35,19 @@ export class Transcript {
   line(text: string): void {
     if (this.file) appendFileSync(this.file, `${text}\n`)
     else console.log(`    ${text}`)
+  }
+
+  /** A server in the background, ended when the script ends; `env` is shell text before the command. */
+  server(argv: string[], env = ''): void {
+    if (!this.servers) this.line(`servers=(); trap 'kill "\${servers[@]}" 2>/dev/null' EXIT`)
+    this.servers = true
+    const command = argv.map((word) => this.quote(word)).join(' ')
+    this.line(`${env && `${env} `}${command} > server.log 2>&1 & servers+=($!); sleep 2`)
+  }
+
+  /** A secret that the run made up: the script makes one up too, unless the environment has it. */
+  secret(name: string): void {
+    this.line(`export ${name}=\${${name}:-$(openssl rand -hex 16)}`)
   }
 
   /** A heading for a step. */

@@ -3,9 +3,7 @@ import { readFileSync } from 'node:fs'
 import { lstat } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 import { type Difference, explain, type Gap, gapsOf } from './gaps.mts'
-import type { Values } from './options.mts'
-import type { commonOptions } from './prepare.mts'
-import type { RowScope } from './run.mts'
+import { rowScope } from './row.mts'
 import { $, type Output, scope } from './sh.mts'
 import { quote } from './transcript.mts'
 import { Mismatch } from './verdict.mts'
@@ -48,7 +46,7 @@ async function grown(listing: string[], restored: string): Promise<Difference[]>
 
 async function affectedBy(gaps: Gap[], source: string): Promise<Map<string, Set<string>>> {
   const asked = gaps.map(async (gap) => {
-    const output = await $({ cwd: source, unlisted: true })`bash -c ${gap.trigger}`
+    const output = await $({ cwd: source, unlisted: true })`bash -c ${gap.trigger ?? 'true'}`
     return [gap.id, new Set(items(output))] as const
   })
   return new Map(await Promise.all(asked))
@@ -71,7 +69,7 @@ function expectByHand(gaps: Gap[], source: string): void {
  * @throws Mismatch naming the first differences
  */
 export async function sameTree(source: string, restored: string): Promise<void> {
-  const { row, run, dry } = scope() as RowScope
+  const { row, run, dry } = rowScope()
   const gaps = gapsOf(run.plan.vykar.version)
   const limit = '2h'
   // Both directions: one alone misses files that were wrongly hardlinked together.
@@ -109,7 +107,7 @@ export async function sameTree(source: string, restored: string): Promise<void> 
   const fixed = seen.filter((gap) => gap.state === 'fixed').map((gap) => gap.id)
   if (fixed.length) {
     const text = `known gap fixed, remove it from configs/known-gaps.yaml: ${fixed.join(', ')}`
-    if ((run.options as Values<typeof commonOptions>)['strict-gaps']) throw new Mismatch(text)
+    if (run.common['strict-gaps']) throw new Mismatch(text)
     row.report.notes.push(text)
   }
 }

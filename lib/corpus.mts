@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path'
 import { diskUsage } from './cleanup.mts'
 import { localDir } from './config.mts'
 import { root } from './prepare.mts'
-import type { ScenarioRun } from './run.mts'
+import type { Run } from './run.mts'
 import { $ } from './sh.mts'
 import { bytes } from './terminal.mts'
 import { Mismatch, UsageError } from './verdict.mts'
@@ -23,15 +23,19 @@ export function sourceOptions(which: 'local' | 'remote') {
   } as const
 }
 
+/** A run whose script takes a source. */
+type Corpus = Run & { options: { source: string | undefined; 'corpus-gib': number } }
+
 const nearestExisting = (path: string): string => (existsSync(path) ? path : nearestExisting(dirname(path)))
 
 /**
  * The tree to back up. A default corpus that is missing, or was left half-made, is generated and kept for the next run.
+ * @param source the tree, `--source` unless told
  * @returns its path
  * @throws UsageError where the disk cannot hold a repository and a restored copy of it
  */
-export async function corpus(run: ScenarioRun<ReturnType<typeof sourceOptions>>): Promise<string> {
-  const { source, 'corpus-gib': gib } = run.options
+export async function corpus(run: Corpus, source = run.options.source!): Promise<string> {
+  const gib = run.options['corpus-gib']
   const { seed } = run.common
   const marker = join(source, 'corpus.json')
   const unfinished = existsSync(marker) && JSON.parse(readFileSync(marker, 'utf8')).complete !== true
@@ -53,7 +57,7 @@ export async function corpus(run: ScenarioRun<ReturnType<typeof sourceOptions>>)
 }
 
 /** A repository and a restored copy must fit; both on one disk need twice the size. */
-function needSpace(run: ScenarioRun<ReturnType<typeof sourceOptions>>, size: number): void {
+function needSpace(run: Run, size: number): void {
   const dirs = [run.runtime]
   for (const label of run.repos) {
     const dir = localDir(run.plan.sample.repository(label).url)

@@ -8,9 +8,9 @@ import { inRange } from './vykar.mts'
 
 /**
  * How differences are found: diff for content, rsync for metadata, stat for allocated blocks; `leftover` is a file that
- * `delete` leaves in the repository.
+ * `delete` leaves in the repository, `resume` how much a resumed backup reused.
  */
-export type Probe = 'diff' | 'rsync' | 'blocks' | 'leftover'
+export type Probe = 'diff' | 'rsync' | 'blocks' | 'leftover' | 'resume'
 
 /** One difference: the line that shows it and the path it is about, relative to the tree. */
 export interface Difference {
@@ -33,20 +33,33 @@ export interface Gap {
 export function gapsOf(version: string, file = join(root, 'configs/known-gaps.yaml')): Gap[] {
   const gaps = parse(readFileSync(file, 'utf8')) as Gap[]
   for (const gap of gaps)
-    if (!gap?.id || !gap.versions || !gap.why || !gap.shows || (!gap.trigger && !gap.shows.leftover))
+    if (
+      !gap?.id ||
+      !gap.versions ||
+      !gap.why ||
+      !gap.shows ||
+      (!gap.trigger && !gap.shows.leftover && !gap.shows.resume)
+    )
       throw new Error(`${file}: gap ${gap?.id ?? '?'} lacks one of id, versions, trigger, shows, why`)
   return gaps.filter((gap) => inRange(version, gap.versions))
 }
 
-/** Sets files that `delete` left against known gaps; what no gap explains comes back as `unexplained`. */
-export function explainLeftovers(paths: string[], gaps: Gap[]): { unexplained: string[]; seen: GapSeen[] } {
-  const known = gaps.filter((gap) => gap.shows.leftover)
-  const matching = (gap: Gap) => paths.filter((path) => new RegExp(gap.shows.leftover!).test(path))
+/**
+ * Sets lines that show something other than a tree (what `delete` left, how a resume went) against known gaps.
+ * @returns the lines that no gap explains, and the gaps that were seen
+ */
+export function explainLines(
+  probe: 'leftover' | 'resume',
+  lines: string[],
+  gaps: Gap[],
+): { unexplained: string[]; seen: GapSeen[] } {
+  const known = gaps.filter((gap) => gap.shows[probe])
+  const matching = (gap: Gap) => lines.filter((line) => new RegExp(gap.shows[probe]!).test(line))
   const seen = known.flatMap((gap): GapSeen[] => {
     const count = matching(gap).length
     return count ? [{ id: gap.id, state: 'seen', count, why: gap.why }] : []
   })
-  return { unexplained: paths.filter((path) => !known.some((gap) => matching(gap).includes(path))), seen }
+  return { unexplained: lines.filter((line) => !known.some((gap) => matching(gap).includes(line))), seen }
 }
 
 /**

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { localDir, suiteHost } from './config.mts'
-import { explainLeftovers, gapsOf } from './gaps.mts'
+import { explainLines, gapsOf } from './gaps.mts'
 import { which } from './host.mts'
 import { rowScope } from './row.mts'
 import { kindOf } from './services/start.mts'
@@ -100,7 +100,7 @@ async function nothingLeft(files: string): Promise<void> {
   const { run, row } = rowScope()
   const found = await $({ unlisted: true })`find ${files} -type f -printf '%P\n'`
   const paths = found.stdout.split('\n').filter(Boolean)
-  const { unexplained, seen } = explainLeftovers(paths, gapsOf(run.plan.vykar.version))
+  const { unexplained, seen } = explainLines('leftover', paths, gapsOf(run.plan.vykar.version))
   row.report.gaps.push(...seen)
   if (unexplained.length)
     throw new Mismatch(`delete left ${unexplained.length} files in ${files}: ${unexplained.slice(0, 3).join(', ')}`)

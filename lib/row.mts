@@ -20,6 +20,8 @@ export interface RowSpec {
   fragment?: string
   /** Values for the fragment's `${NAME}`. */
   values?: Record<string, string>
+  /** More keys for the repositories of the config. */
+  repository?: Record<string, unknown>
 }
 
 /** What a row's procedure gets. */
@@ -131,7 +133,10 @@ async function endRow(run: Run, scope: Scope, report: RowReport, cleanup: Cleanu
 function writeConfig(run: Run, row: Row, spec: RowSpec): void {
   const file = join(root, 'configs', `${spec.fragment ?? run.plan.name}.yaml`)
   const fragment = fill(readFileSync(file, 'utf8'), spec.values ?? {})
-  const repositories = run.repos.map((label) => ({ label, ...run.endpoint(label) }))
+  const repositories = run.repos.map((label) => {
+    const endpoint = run.endpoint(label)
+    return { label, ...endpoint, set: { ...endpoint.set, ...spec.repository } }
+  })
   const text = run.plan.sample.compose(repositories, fragment, file, join(row.dir, 'cache'))
   run.transcript.write(row.config, masked(text))
   if (run.dry) return

@@ -233,7 +233,7 @@ describe('comparison', () => {
   test('known-gaps.yaml holds for the versions it names only, and is refused where an entry lacks a field', () => {
     assert.deepEqual(
       gapsOf('0.19.1').map((g) => g.id),
-      ['sparse-allocated', 'top-directory-mtime', 'special-files', 's3-directory-markers'],
+      ['sparse-allocated', 'top-directory-mtime', 'special-files', 's3-directory-markers', 'killed-backup-not-reused'],
     )
     assert.deepEqual(gapsOf('99.0.0'), [])
     const bad = join(dir, 'gaps.yaml')

@@ -120,6 +120,8 @@ export class Sample {
         list.add(doc.createNode({ label, url }))
     for (const item of list.items as YAMLMap[]) {
       const wanted = repositories.find((r) => r.label === item.get('label'))!
+      // One key a line, so that a script can change one with sed.
+      item.flow = false
       item.set('url', wanted.url)
       for (const [key, value] of Object.entries(wanted.set ?? {})) item.set(key, value)
       // A fragment that sets the encryption means it for every repository.

@@ -11,6 +11,7 @@ import { parseS3 } from '#lib/services/s3.mts'
 import { addressOf, kindOf } from '#lib/services/start.mts'
 import {
   lacking,
+  mediumCorpus,
   noReal,
   processesIn,
   real,
@@ -29,8 +30,21 @@ const noS3 = noReal || tools || (lacking('minio') && lacking('versitygw'))
 const noSftp = noReal || tools || lacking('sshd', 'sftp', 'ssh-keygen')
 const all = noRest || noS3 || noSftp
 
-/** A sandbox whose sample has no servers: managed ones are started on the default ports, or free ones. */
-const box = () => sandbox()
+/** A sandbox with all four repositories, the servers at their default ports. */
+const box = () => {
+  const where = sandbox()
+  const http = 'allow_insecure_http: true'
+  writeFileSync(
+    where.sample,
+    `repositories:
+  - {label: local, url: ${where.dir}/repos}
+  - {label: rest, url: http://127.0.0.1:8585, ${http}}
+  - {label: s3, url: s3+http://127.0.0.1:9000/vykar-stress, ${http}}
+  - {label: sftp, url: sftp://127.0.0.1:2222/x}
+`,
+  )
+  return where
+}
 const args = (...more: string[]) => ['--vykar', real!, '--source', smallCorpus(), ...more]
 const listening = () =>
   spawnSync('ss', ['-Hltn'], { encoding: 'utf8' }).stdout.replace(/ +/g, ' ').trim().split('\n').sort()
@@ -283,12 +297,12 @@ describe('lies', { concurrency: 3 }, () => {
     ['server-says-500-once', 'rest', noRest, 'FAIL', /restore: exit 1: .*HTTP 500/],
     ['delete-says-404', 'rest', noRest, 'PASS', /^PASS backends\/rest$/],
     ['hang-init', 'sftp', noSftp, 'BLOCKED', /(unknown host key|init): out of time/, '--time-scale', '0.05'],
-    ['hang-backup', 'sftp', noSftp, 'BLOCKED', /backup: out of time/, '--time-scale', '0.005'],
+    ['hang-backup', 'sftp', noSftp, 'BLOCKED', /backup: out of time/, '--time-scale', '0.03'],
   ]
   for (const [lie, script, skip, verdict, reason, ...more] of lies)
     test(`${script}: ${lie} is ${verdict}`, { skip: skip || tools }, async () => {
       const where = box()
-      const source = ['--vykar', real!, '--source', smallCorpus()]
+      const source = ['--vykar', real!, '--source', script === 'interrupt-minimal' ? mediumCorpus() : smallCorpus()]
       const ended = await run(where, `backends/${script}`, [...source, '--sabotage', lie, ...more])
       assert.match(ended.last, new RegExp(`^${verdict} `), ended.stdout + ended.stderr)
       assert.match(ended.last, reason)

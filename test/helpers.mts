@@ -57,6 +57,16 @@ export function smallCorpus(): string {
   return corpusDir
 }
 
+let mediumDir: string | undefined
+/** A few hundred MiB, so that a backup takes long enough to be interrupted. */
+export function mediumCorpus(): string {
+  if (mediumDir) return join(mediumDir, 'snapshot-1')
+  mediumDir = join(scratch, 'medium')
+  const corpus = [join(root, 'data-gen/corpus.mts'), '--out', mediumDir, '--gib', '0.3', '--churn', '0']
+  execFileSync(tsx, corpus)
+  return join(mediumDir, 'snapshot-1')
+}
+
 /** A directory with a sample config and a runtime directory, that nothing else uses. */
 export interface Sandbox {
   dir: string

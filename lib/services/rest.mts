@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { which } from '../host.mts'
 import type { Run } from '../run.mts'
 import { Skipped } from '../verdict.mts'
-import { freePort, lastLines, type Service, serve } from './service.mts'
+import { lastLines, type Service, serve } from './service.mts'
 
 /** Whether a vykar-server answers its health check at this URL. */
 export async function restAnswers(url: string): Promise<boolean> {
@@ -19,13 +19,12 @@ export async function restAnswers(url: string): Promise<boolean> {
 
 /**
  * Starts `vykar-server` on loopback.
- * @param wanted the port to take if it is free
+ * @param port a free port
  * @throws Skipped where vykar-server is missing, Blocked when it does not come up
  */
-export async function startRest(run: Run, wanted: number): Promise<Service> {
+export async function startRest(run: Run, port: number): Promise<Service> {
   if (!which('vykar-server'))
     throw new Skipped('vykar-server is missing: it comes with the vykar release, beside vykar')
-  const port = await freePort(wanted)
   const url = `http://127.0.0.1:${port}`
   const dir = join(run.dirs.work, 'server-rest')
   const token = run.secret('VYKAR_E2E_REST_TOKEN', randomBytes(16).toString('hex'))

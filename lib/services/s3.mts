@@ -6,7 +6,7 @@ import { which } from '../host.mts'
 import type { Run } from '../run.mts'
 import { $ } from '../sh.mts'
 import { Blocked, Skipped } from '../verdict.mts'
-import { freePort, lastLines, type Service, serve } from './service.mts'
+import { lastLines, type Service, serve } from './service.mts'
 
 /** How to reach an S3 bucket. */
 export interface Bucket {
@@ -69,14 +69,13 @@ export function rcloneS3(run: Run, b: Bucket): string {
 
 /**
  * Starts an S3 server on loopback and makes the bucket `vykar-stress`.
- * @param wanted the port to take if it is free
+ * @param port a free port
  * @throws Skipped where neither server is there, Blocked when it does not come up
  */
-export async function startS3(run: Run, wanted: number): Promise<Service> {
+export async function startS3(run: Run, port: number): Promise<Service> {
   const program = ['minio', 'versitygw'].find((name) => which(name))
   if (!program)
     throw new Skipped('no S3 server: install minio, or: go install github.com/versity/versitygw/cmd/versitygw@latest')
-  const port = await freePort(wanted)
   const endpoint = `http://127.0.0.1:${port}`
   const dir = join(run.dirs.work, 'server-s3')
   mkdirSync(dir, { mode: 0o700 })

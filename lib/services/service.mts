@@ -122,7 +122,8 @@ export async function serve(
     await end(() => members.filter((member) => startTime(member.pid) === member.start))
     run.state?.remove(process.pid)
   })
-  for (const deadline = Date.now() + startDeadline; !(await healthy()); await sleep(50))
+  // Whether it still runs is asked first: another server may answer at an address that this one could not have.
+  for (const deadline = Date.now() + startDeadline; failure || !(await healthy()); await sleep(50))
     if (failure || Date.now() > deadline)
       throw new Blocked(`server ${name} did not come up: ${failure || 'no answer'}; its log: ${lastLines(log)}`)
   child.unref()

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { which } from '../host.mts'
 import type { Run } from '../run.mts'
 import { Skipped } from '../verdict.mts'
-import { freePort, lastLines, type Service, serve } from './service.mts'
+import { lastLines, type Service, serve } from './service.mts'
 
 /** Whether an SSH server greets there within two seconds. */
 export function sshAnswers(host: string, port: number): Promise<boolean> {
@@ -57,15 +57,14 @@ function plainSftp(port: number, dir: string, user: string): string {
 
 /**
  * Starts `sshd` on loopback.
- * @param wanted the port to take if it is free
+ * @param port a free port
  * @throws Skipped where sshd is missing, Blocked when it does not come up
  */
-export async function startSftp(run: Run, wanted: number): Promise<Service> {
+export async function startSftp(run: Run, port: number): Promise<Service> {
   const sshd = which('sshd')
   if (!sshd || !which('ssh-keygen') || !which('sftp'))
     throw new Skipped('sshd is missing: apt-get install -y --no-install-recommends openssh-server openssh-client')
   privilegeDir(run)
-  const port = await freePort(wanted)
   const user = userInfo().username
   const dir = join(run.dirs.work, 'server-sftp')
   const files = join(dir, 'data')

@@ -6,7 +6,7 @@ import type { Run } from '../run.mts'
 import { Blocked, Mismatch, messageOf, Skipped } from '../verdict.mts'
 import { restAnswers, startRest } from './rest.mts'
 import { makeBucket, parseS3, rcloneS3, s3Answers, startS3 } from './s3.mts'
-import { isLoopback, type Service } from './service.mts'
+import { freePort, isLoopback, type Service } from './service.mts'
 import { sshAnswers, startSftp } from './sftp.mts'
 
 type Kind = 'rest' | 's3' | 'sftp'
@@ -57,13 +57,24 @@ async function external(run: Run, label: string, kind: Kind, sampleUrl: string):
   return { ...service, rclone: rcloneS3(run, bucket) }
 }
 
+/**
+ * A free port on loopback whose lock this run holds while its server lives: how two runs that start at the same moment
+ * take different ones, and how another run knows that the server there is not somebody's own.
+ */
+async function ownPort(run: Run, wanted: number): Promise<number> {
+  for (let port = await freePort(wanted); ; port = await freePort(0)) {
+    try {
+      run.cleanup.add('server lock', await lock(`server 127.0.0.1:${port}`, 'server'))
+      return port
+    } catch (error) {
+      if (!(error instanceof Blocked)) throw error
+    }
+  }
+}
+
 async function managed(run: Run, kind: Kind, port: number): Promise<Service> {
   const start = { rest: startRest, s3: startS3, sftp: startSftp }[kind]
-  const service = await start(run, port)
-  const { host, port: taken } = addressOf(service.url)
-  // Held while this run's server lives: how another run knows that it is nobody's own server.
-  run.cleanup.add('server lock', await lock(`server ${host}:${taken}`, 'server'))
-  return service
+  return start(run, await ownPort(run, port))
 }
 
 async function provide(run: Run, label: string): Promise<Service | undefined> {

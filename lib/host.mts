@@ -8,6 +8,8 @@ import { UsageError } from './verdict.mts'
 /** A program a script needs. `apt` is the Debian/Ubuntu package; `install` the command where there is no package. */
 export interface Tool {
   program: string
+  /** Another program that serves as well. */
+  or?: string
   why: string
   apt?: string
   install?: string
@@ -45,9 +47,10 @@ export const tools = {
     install: 'it comes with the vykar release, beside vykar',
     version: ['--version'],
   },
-  versitygw: {
-    program: 'versitygw',
-    why: 'the S3 server where minio is absent',
+  's3-server': {
+    program: 'minio',
+    or: 'versitygw',
+    why: 'the S3 server: minio or versitygw',
     install: 'go install github.com/versity/versitygw/cmd/versitygw@latest',
     version: ['--version'],
   },
@@ -81,7 +84,7 @@ export interface Found {
 /** Looks a tool up and asks it for its version. */
 export function find(name: ToolName): Found {
   const tool: Tool = tools[name]
-  const path = which(tool.program)
+  const path = which(tool.program) ?? (tool.or ? which(tool.or) : undefined)
   const remedy = tool.apt ? `apt-get install -y ${tool.apt}` : (tool.install ?? '')
   let version: string | undefined
   if (path && tool.version) {

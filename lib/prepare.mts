@@ -53,6 +53,8 @@ export const commonOptions = {
 /** What a script declares about itself. */
 export interface ScenarioSpec<O extends OptionSpecs> {
   needs: readonly ToolName[]
+  /** What some of its repositories need besides; their rows are skipped where it is missing. */
+  wants?: readonly ToolName[]
   /** Labels it can run on, all unless told. */
   repos?: readonly string[]
   options?: O
@@ -93,7 +95,9 @@ export function headerOf(file: string): string {
 }
 
 function help(file: string, spec: ScenarioSpec<OptionSpecs>): string {
-  const needs = spec.needs.map((name) => `  ${name.padEnd(12)}${tools[name].why}`).join('\n')
+  const needs = [...spec.needs, ...(spec.wants ?? [])]
+    .map((name) => `  ${name.padEnd(12)}${tools[name].why}`)
+    .join('\n')
   const own = spec.options ? `\nOptions of this script\n${optionHelp(spec.options)}\n` : ''
   return `${scenarioName(file)}\n\n${headerOf(file)}\n\nNeeds\n${needs}\n${own}\nOptions of every script\n${optionHelp(commonOptions)}`
 }
@@ -194,7 +198,16 @@ export function prepare<O extends OptionSpecs>(
   const allowed = spec.repos ?? matrixOrder
   if (common.help) console.log(help(file, spec as ScenarioSpec<OptionSpecs>))
   if (common.describe)
-    console.log(JSON.stringify({ scenario, header: headerOf(file), needs: spec.needs, repos: allowed, options: specs }))
+    console.log(
+      JSON.stringify({
+        scenario,
+        header: headerOf(file),
+        needs: spec.needs,
+        wants: spec.wants ?? [],
+        repos: allowed,
+        options: specs,
+      }),
+    )
   if (common.help || common.describe) return
 
   const notes: string[] = []

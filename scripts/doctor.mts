@@ -14,6 +14,7 @@ interface Description {
   scenario: string
   header: string
   needs: ToolName[]
+  wants: ToolName[]
 }
 
 /** The scenario scripts: all below a folder of scripts/, and those beside it that answer --describe. */
@@ -54,7 +55,7 @@ try {
   } else {
     const known = new Map<ToolName, Found>()
     const look = (name: ToolName) => known.get(name) ?? known.set(name, find(name)).get(name)!
-    const scripts = describeAll().map((script) => ({ ...script, tools: script.needs.map(look) }))
+    const scripts = describeAll().map((script) => ({ ...script, tools: [...script.needs, ...script.wants].map(look) }))
     if (options.json) console.log(JSON.stringify(scripts, null, 2))
     else print(scripts)
     process.exitCode = scripts.every(({ tools }) => tools.every((tool) => tool.path)) ? 0 : 77

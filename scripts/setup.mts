@@ -1,16 +1,19 @@
 #!/usr/bin/env -S npx tsx
 // Installs the packages that the scripts of the chosen areas need, through apt-get, as root or with passwordless sudo:
-// setup.mts backends, setup.mts test, or all areas when none is named. Says what it did and what it could not.
+// setup.mts local, setup.mts backends, setup.mts test, or all areas when none is named. Says what it did and what it could not.
 // Exits 0 when nothing is missing afterwards that a package brings; a lack that it may not mend is named (exit 77).
+import { spawnSync } from 'node:child_process'
 import { aptInstall, aptLine, canSudo, find, type ToolName, tools } from '#lib/host.mts'
 import { nearest, parseOptions } from '#lib/options.mts'
 import { headerOf } from '#lib/prepare.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
 
 /** Areas and the tools they need; `test` is what the test suite needs to skip nothing that packages could bring. */
-const areas: Record<string, ToolName[]> = {
-  backends: ['diff', 'rsync', 'timeout', 'time', 'flock', 'setfattr', 'setfacl', 'setcap'],
-  test: ['diff', 'rsync', 'timeout', 'time', 'flock', 'setfattr', 'setfacl', 'setcap'],
+const base = ['diff', 'rsync', 'timeout', 'time', 'flock', 'setfattr', 'setfacl', 'setcap'] as const
+const areas: Record<string, readonly ToolName[]> = {
+  local: base,
+  backends: [...base, 'curl', 'ssh-keygen', 'sshd', 'sftp', 'rclone'],
+  test: [...base, 'curl', 'ssh-keygen', 'sshd', 'sftp', 'rclone'],
 }
 const specs = {
   help: { kind: 'flag', help: 'this text' },
@@ -33,6 +36,10 @@ function setup(chosen: string[], dryRun: boolean): number {
     return 77
   }
   aptInstall(missing.map((tool) => (tools[tool.name as ToolName] as { apt?: string }).apt ?? tool.name))
+  // Servers are started by the scripts that need them, on loopback; the package's own service is not wanted.
+  if (missing.some((tool) => tool.name === 'sshd'))
+    for (const unit of ['ssh.service', 'ssh.socket'])
+      spawnSync('systemctl', ['disable', '--now', unit], { stdio: 'ignore' })
   const left = missing.filter((tool) => !find(tool.name as ToolName).path)
   console.log(left.length ? `setup: still missing: ${left.map((tool) => tool.name).join(', ')}` : 'setup: installed')
   return left.length ? 1 : 0

@@ -109,7 +109,9 @@ async function completeAlthoughLate(row: Row, id: string, source: string): Promi
   await sameTree(source, dir)
 }
 
-await scenario(import.meta, { needs: [...standardNeeds, 'curl'], repos, options }, async (run) => {
+const wants = ['vykar-server', 's3-server', 'sshd', 'sftp', 'rclone'] as const
+
+await scenario(import.meta, { needs: [...standardNeeds, 'curl', 'ssh-keygen'], wants, repos, options }, async (run) => {
   const { signal, after, source: named } = run.options
   if (after) seconds(after)
   const sources = new Map<string, string>()

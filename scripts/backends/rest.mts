@@ -8,7 +8,12 @@ import { startServices } from '#lib/services/start.mts'
 import { expectFiles, expectSnapshot, freshRepository, restored, retire, standardNeeds } from '#lib/standard.mts'
 import { sameAsManifest, sameTree } from '#lib/verify.mts'
 
-const spec = { needs: standardNeeds, repos: ['rest'], options: sourceOptions('remote') } as const
+const spec = {
+  needs: standardNeeds,
+  wants: ['vykar-server'],
+  repos: ['rest'],
+  options: sourceOptions('remote'),
+} as const
 
 await scenario(import.meta, spec, async (run) => {
   const { manifest } = run.options

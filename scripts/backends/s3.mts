@@ -7,7 +7,12 @@ import { startServices } from '#lib/services/start.mts'
 import { expectFiles, expectSnapshot, freshRepository, restored, retire, standardNeeds } from '#lib/standard.mts'
 import { sameAsManifest, sameTree } from '#lib/verify.mts'
 
-const spec = { needs: [...standardNeeds, 'curl'], repos: ['s3'], options: sourceOptions('remote') } as const
+const spec = {
+  needs: [...standardNeeds, 'curl'],
+  wants: ['s3-server', 'rclone'],
+  repos: ['s3'],
+  options: sourceOptions('remote'),
+} as const
 
 await scenario(import.meta, spec, async (run) => {
   const { manifest } = run.options

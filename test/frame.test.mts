@@ -60,6 +60,18 @@ describe('rows and verdict', { concurrency: 2, skip }, () => {
     assert.equal(statSync(join(box.runtime, 'configs/config.two-by-two.yaml')).mode & 0o777, 0o600)
   })
 
+  for (const [name, vykar, lack] of [
+    ['stand-in', standin, false],
+    ['real vykar', () => real!, noReal],
+  ] as const)
+    test(`a source of one small file passes too (${name})`, { skip: lack }, async () => {
+      const box = sandbox()
+      mkdirSync(join(box.dir, 'tiny'))
+      writeFileSync(join(box.dir, 'tiny/file-1'), 'a few bytes\n')
+      const ended = await run(box, 'backends/local', ['--vykar', vykar(), '--source', join(box.dir, 'tiny')])
+      assert.equal(ended.code, 0, ended.stdout + ended.stderr)
+    })
+
   test('--keep leaves repository and directory on PASS', async () => {
     const box = sandbox()
     const ended = await run(box, 'backends/local', ['--vykar', standin(), '--source', smallCorpus(), '--keep'])

@@ -1,7 +1,7 @@
 // What all managed servers share: a free port, a process that is found again, a health check with a deadline, a log.
 import { spawn } from 'node:child_process'
 import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs'
-import { connect, createServer } from 'node:net'
+import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { sleep } from 'zx'
 import { end, type Process, startTime } from '../process.mts'
@@ -28,20 +28,6 @@ export interface Service {
 
 /** Time a server has to answer after its start, in ms. */
 const startDeadline = 30_000
-
-/** Whether something accepts TCP connections there, within a second. */
-export function listening(host: string, port: number): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect({ host, port, timeout: 1000 })
-    const done = (answer: boolean) => {
-      socket.destroy()
-      resolve(answer)
-    }
-    socket.once('connect', () => done(true))
-    socket.once('error', () => done(false))
-    socket.once('timeout', () => done(false))
-  })
-}
 
 /** The wanted port on loopback, or one that the kernel gives where that is taken. */
 export function freePort(wanted: number): Promise<number> {

@@ -1,5 +1,5 @@
 // What a run makes it takes away again: a LIFO stack, and a state file from which the next run clears after kill -9.
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import {
   existsSync,
   mkdirSync,
@@ -18,6 +18,8 @@ import { messageOf } from './verdict.mts'
 /** Something outside this process that must go: what the state file remembers. */
 export type Resource =
   | { kind: 'dir' | 'mount' | 'loop'; path: string }
+  /** `<engine>/<id>` */
+  | { kind: 'container'; path: string }
   | { kind: 'process'; pid: number; start: string; command: string }
 
 interface Entry {
@@ -118,6 +120,10 @@ async function clear(runtime: string, runId: string, resources: Resource[]): Pro
     } else if (resource.kind === 'loop') {
       const backing = `/sys/block/${resource.path.replace('/dev/', '')}/loop/backing_file`
       if (existsSync(backing)) execFileSync('losetup', ['-d', resource.path])
+    } else if (resource.kind === 'container') {
+      const [engine, id] = resource.path.split('/') as [string, string]
+      const there = spawnSync(engine, ['container', 'inspect', id], { stdio: 'ignore' }).status === 0
+      if (there) execFileSync(engine, ['rm', '-f', '-v', id], { stdio: 'ignore' })
     } else removeBelow(runtime, resource.path)
   }
 }

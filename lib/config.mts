@@ -131,7 +131,8 @@ export class Sample {
     doc.set('hostname', suiteHost)
     doc.set('cache_dir', cacheDir)
     for (const { key } of over.items) doc.set(String(key), over.get(key, true))
-    return String(doc)
+    // One value a line, however long: hooks and dump commands are to be read, and changed with sed.
+    return doc.toString({ lineWidth: 0 })
   }
 }
 

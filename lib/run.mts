@@ -50,7 +50,15 @@ function emptyReport(plan: Plan<OptionSpecs>, id: string, dry: boolean, transcri
     reason: 'the run did not come to its end',
     standin: plan.vykar.standin,
     seed: plan.common.seed,
-    options: Object.fromEntries(Object.entries(plan.options).filter(([, value]) => value && String(value))),
+    options: Object.fromEntries(
+      Object.entries(plan.options)
+        .filter(([, value]) => value && String(value))
+        // A password in a URI is nobody's business.
+        .map(([name, value]) => [
+          name,
+          typeof value === 'string' ? value.replace(/(:\/\/[^:@/]*):[^@/]*@/, '$1:***@') : value,
+        ]),
+    ),
     versions: { vykar: plan.vykar.version, 'vykar path': plan.vykar.path, ...plan.versions },
     host: dry ? {} : describeHost(plan.runtime),
     steps: [],

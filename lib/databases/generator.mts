@@ -1,0 +1,158 @@
+// What the database generators share: options, parallel writers into the client's stdin, progress, the closing lines.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { availableParallelism } from 'node:os'
+import { type OptionSpecs, optionHelp, parseOptions, type Values } from '../options.mts'
+import { headerOf } from '../prepare.mts'
+import { bytes, duration } from '../terminal.mts'
+import { messageOf, Skipped, UsageError } from '../verdict.mts'
+import { type Client, serverOptions } from './client.mts'
+import { block, blockRows, type Cell, planRows, type Storage, type Table, tableNames } from './shop.mts'
+
+/** The options of every database generator. */
+export const generatorOptions = {
+  help: { kind: 'flag', help: 'this text' },
+  ...serverOptions,
+  'target-gib': {
+    kind: 'number',
+    help: 'size of the database as the server reports it, in GiB',
+    default: 10,
+    above: true,
+  },
+  seed: { kind: 'number', help: 'same seed and size, same rows', default: 1 },
+  jobs: { kind: 'number', help: 'parallel writers', default: Math.max(2, availableParallelism()), min: 1 },
+  append: { kind: 'flag', help: 'add as much to a database that is there already' },
+} as const satisfies OptionSpecs
+
+/** A server as a generator sees it; the database's name is the generator's own affair. */
+export interface Loader {
+  storage: Storage
+  /** Makes database and tables; with `append` they must be there. Returns the rows of each table, 0 in a new one. */
+  prepare: (append: boolean) => Record<Table, number>
+  /** The client command that takes rows of a table on stdin, and what stands before and after them. */
+  writer: (table: Table) => { argv: string[]; head: Buffer; tail: Buffer }
+  encode: (table: Table, rows: Iterable<Cell[]>) => Buffer
+  /** Indexes and foreign keys, last. */
+  index: () => void
+  /** Takes away a database that could not be filled. */
+  discard: () => void
+  /** Makes the data durable and returns the database's size in bytes. */
+  settle: () => number
+  /** The database's size in bytes. */
+  size: () => number
+}
+
+/** One writer: a client that is fed blocks `from`, `from + step`, …; ends when the client has taken all. */
+async function write(
+  loader: Loader,
+  client: Client,
+  table: Table,
+  blocks: () => number | undefined,
+  rows: (index: number) => Iterable<Cell[]>,
+  wrote: (count: number) => void,
+): Promise<void> {
+  const { argv, head, tail } = loader.writer(table)
+  const child = spawn(argv[0]!, argv.slice(1), {
+    env: { ...process.env, ...client.env },
+    stdio: ['pipe', 'ignore', 'pipe'],
+  })
+  let complaint = ''
+  child.stderr.on('data', (text) => {
+    complaint = `${complaint}${text}`.slice(-4096)
+  })
+  const closed = once(child, 'close') as Promise<[number | null]>
+  // A client that gives up closes its stdin; what it said on stderr is the reason worth showing.
+  child.stdin.on('error', () => undefined)
+  const send = async (data: Buffer) => {
+    if (child.stdin.write(data)) return
+    await Promise.race([once(child.stdin, 'drain').catch(() => undefined), closed])
+  }
+  await send(head)
+  for (let index = blocks(); index !== undefined && child.exitCode === null; index = blocks()) {
+    const data = loader.encode(table, rows(index))
+    await send(data)
+    wrote(data.length)
+  }
+  child.stdin.end(tail)
+  const [code] = await closed
+  if (code !== 0) throw new Error(`${table}: ${complaint.trim().split('\n').find(Boolean) ?? `exit ${code}`}`)
+}
+
+/** Reports how far it is, on stderr, every five seconds. */
+function progress(total: number): { add: (count: number) => void; end: () => void } {
+  const start = performance.now()
+  let done = 0
+  const timer = setInterval(() => {
+    const seconds = (performance.now() - start) / 1000
+    const left = (seconds / done) * (total - done)
+    console.error(
+      `  ${bytes(done)} of about ${bytes(total)} written, ${bytes(done / seconds)}/s, ${done ? duration(Math.max(left, 0)) : 'time'} left`,
+    )
+  }, 5000)
+  return { add: (count) => (done += count), end: () => clearInterval(timer) }
+}
+
+async function generate(options: Values<typeof generatorOptions>, client: Client, loader: Loader): Promise<void> {
+  const start = performance.now()
+  const target = Math.round(options['target-gib'] * 2 ** 30)
+  const first = loader.prepare(options.append)
+  // A new database is not empty: its own catalogues count.
+  const base = loader.size()
+  const wanted = options.append ? target : target - base
+  const discard = () => options.append || loader.discard()
+  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+    process.on(name, () => {
+      discard()
+      process.exit(name === 'SIGINT' ? 130 : 143)
+    })
+  const shown = progress(wanted * (loader.storage.piece / loader.storage.pieceOnDisk))
+  try {
+    if (wanted < base / 2)
+      throw new UsageError(
+        `--target-gib ${options['target-gib']}: an empty database takes ${bytes(base)} already; take 0.02 or more`,
+      )
+    const plan = planRows(wanted, loader.storage)
+    for (const table of tableNames) {
+      let next = 0
+      const blocks = () => (next * blockRows < plan[table] ? next++ : undefined)
+      const rows = (index: number) => block(table, index, plan, first, loader.storage, options.seed)
+      const writers = Array.from({ length: options.jobs }, () => write(loader, client, table, blocks, rows, shown.add))
+      const failed = (await Promise.allSettled(writers)).find((result) => result.status === 'rejected')
+      if (failed) throw failed.reason
+    }
+    if (!options.append) loader.index()
+    const final = loader.settle() - (options.append ? base : 0)
+    // InnoDB grows its files by extents of up to 4 MiB each: only in very small databases does that matter.
+    if (Math.abs(final - target) > Math.max(target * 0.05, 16 * 2 ** 20))
+      throw new Error(`the database has ${bytes(final)}, which is not within 5 % of the target of ${bytes(target)}`)
+    const counts = Object.fromEntries(tableNames.map((table) => [table, first[table] + plan[table]]))
+    const seconds = Number(((performance.now() - start) / 1000).toFixed(2))
+    const figures = { target_bytes: target, final_bytes: final, ...counts, seed: options.seed, seconds }
+    for (const [name, value] of Object.entries(figures)) console.log(`${name}=${value}`)
+  } catch (error) {
+    discard()
+    throw error
+  } finally {
+    shown.end()
+  }
+}
+
+/**
+ * A generator's main program: options, the work, one line on failure, exit codes 0, 1 (failed), 2 (command line), 77.
+ * @param connect gives the client and the loader for the options; may refuse them
+ */
+export async function generatorMain(
+  meta: ImportMeta,
+  connect: (options: Values<typeof generatorOptions>) => { client: Client; loader: Loader },
+): Promise<void> {
+  const name = meta.filename.replace(/.*\/|\.mts$/g, '')
+  try {
+    const options = parseOptions(process.argv.slice(2), generatorOptions)
+    if (options.help) return console.log(`${headerOf(meta.filename)}\n\n${optionHelp(generatorOptions)}`)
+    const { client, loader } = connect(options)
+    await generate(options, client, loader)
+  } catch (error) {
+    console.error(`${name}: ${messageOf(error)}`)
+    process.exitCode = error instanceof UsageError ? 2 : error instanceof Skipped ? 77 : 1
+  }
+}

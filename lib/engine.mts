@@ -1,0 +1,106 @@
+// Containers: docker or podman, started by a run, gone with it.
+import { spawnSync } from 'node:child_process'
+import { which } from './host.mts'
+import { skipOrFail } from './prepare.mts'
+import type { Run } from './run.mts'
+import { $, scope } from './sh.mts'
+import { Blocked, UsageError } from './verdict.mts'
+
+/** What a run can ask of an engine without a step of its own. */
+const quietly = (engine: string, ...args: string[]) => spawnSync(engine, args, { encoding: 'utf8', timeout: 60_000 })
+
+/** The directory in which an engine keeps images and volumes. */
+export function engineRoot(engine: string): string {
+  const format = engine === 'docker' ? '{{.DockerRootDir}}' : '{{.Store.GraphRoot}}'
+  return quietly(engine, 'info', '-f', format).stdout.trim()
+}
+
+/** Throws Skipped where the engine is missing, Blocked where its daemon does not answer. */
+export function needEngine(run: Run, engine: string): void {
+  const apt = engine === 'docker' ? 'docker.io' : engine
+  if (!which(engine))
+    throw skipOrFail(
+      `${engine} is missing (runs the container): apt-get install -y ${apt}`,
+      [engine],
+      run.common.require,
+    )
+  const asked = quietly(engine, 'info')
+  if (asked.status !== 0)
+    throw new Blocked(
+      `${engine} does not answer: ${asked.stderr.trim().split('\n').at(-1)}; start its daemon: systemctl start ${engine}`,
+    )
+  const version = quietly(engine, '--version').stdout
+  run.report.versions[engine] = /\d+(\.\d+)+\S*/.exec(version)?.[0]?.replace(/,$/, '') ?? 'present'
+}
+
+/** A container to start: `environment` may hold secrets, which go by name. */
+export interface ContainerSpec {
+  engine: string
+  name: string
+  image: string
+  environment: Record<string, string>
+  args: string[]
+  /** What `build` makes where the image cannot be pulled. */
+  build: string
+}
+
+/** The image must be there or be pulled; one that this run pulled goes again on PASS. */
+async function haveImage(run: Run, { engine, image, build }: ContainerSpec): Promise<void> {
+  if (!scope().dry && quietly(engine, 'image', 'inspect', image).status === 0) return
+  const pull = await $({ limit: '15m', expect: 'any' })`${engine} pull ${image}`
+  if (scope().dry) return
+  const why = pull.stderr.trim().split('\n').at(-1) ?? ''
+  if (pull.code !== 0)
+    throw skipOrFail(
+      `image ${image} cannot be pulled (${why}): name one with --image, or build one from Debian packages: test/images/build ${build} ${engine}`,
+      [image, engine],
+      run.common.require,
+    )
+  run.cleanup.add(`image ${image}`, () => run.keep(`image ${image}`) || $`${engine} rmi ${image}`, true)
+}
+
+/**
+ * Starts a container without a network; its volumes go with it. On FAIL it is stopped and kept, with its data.
+ * @param healthy asked until it succeeds: the words of a command that is run in the container
+ * @throws UsageError where the name is taken, Blocked with its log's last lines where the server does not come up
+ */
+export async function startContainer(run: Run, spec: ContainerSpec, healthy: string[]): Promise<void> {
+  const { engine, name, image, environment, args } = spec
+  const { dry } = scope()
+  if (!dry) needEngine(run, engine)
+  if (!dry && quietly(engine, 'container', 'inspect', name).status === 0)
+    throw new UsageError(
+      `container ${name} is there already: ${engine} rm -f -v ${name}, or use it with --container ${name}`,
+    )
+  await haveImage(run, spec)
+  const variables = Object.entries(environment).flatMap(([key, value]) => ['-e', `${key}=${value}`])
+  // podman's monitor keeps the environment of whoever started it: it is a service, not something left behind.
+  const env = engine === 'podman' ? { VYKAR_E2E_SERVICE: name } : undefined
+  run.cleanup.add(
+    `container ${name} (stopped; ${engine} start ${name})`,
+    async () => {
+      if (run.keep(`container ${name}`)) return
+      await $({ expect: [0, 1] })`${engine} rm -f -v ${name}`
+      await $({ unlisted: true })`! ${engine} container inspect ${name}`
+    },
+    true,
+  )
+  run.cleanup.add(
+    `stop of ${name}`,
+    () => run.common.keep || $({ limit: '2m', expect: 'any' })`${engine} stop -t 60 ${name}`,
+  )
+  const started = await $({
+    limit: '2m',
+    env,
+  })`${engine} run -d --name ${name} --network none ${variables} ${image} ${args}`
+  // By its id: a later container of the same name is somebody else's.
+  if (!dry) run.state?.add({ kind: 'container', path: `${engine}/${started.stdout.trim()}` })
+  try {
+    await $({ limit: '120s' })`until ${engine} exec ${name} ${healthy}; do sleep 1; done`
+  } catch (error) {
+    if (!(error instanceof Blocked)) throw error
+    const logs = quietly(engine, 'logs', '--tail', '3', name)
+    const said = `${logs.stdout}${logs.stderr}`.trim().split('\n').slice(-3).join(' | ')
+    throw new Blocked(`the server in container ${name} did not come up in time; its log: ${said || 'nothing'}`)
+  }
+}

@@ -1,5 +1,8 @@
 // Containers: docker or podman, started by a run, gone with it.
 import { spawnSync } from 'node:child_process'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { join } from 'node:path'
 import { which } from './host.mts'
 import { skipOrFail } from './prepare.mts'
 import type { Run } from './run.mts'
@@ -30,7 +33,26 @@ export function needEngine(run: Run, engine: string): void {
       `${engine} does not answer: ${asked.stderr.trim().split('\n').at(-1)}; start its daemon: systemctl start ${engine}`,
     )
   const version = quietly(engine, '--version').stdout
+  if (engine === 'podman') keepHostLimits(run)
   run.report.versions[engine] = /\d+(\.\d+)+\S*/.exec(version)?.[0]?.replace(/,$/, '') ?? 'present'
+}
+
+/**
+ * podman raises its containers' limits, which only CAP_SYS_RESOURCE may (bit 24, capabilities(7)): without it (inside
+ * another container, say) they keep the host's. A configuration of the user's own is left as it is.
+ */
+function keepHostLimits(run: Run): void {
+  const capabilities = BigInt(`0x${/^CapEff:\s*(\w+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0'}`)
+  const own = ['/etc/containers/containers.conf', join(homedir(), '.config/containers/containers.conf')].some(
+    existsSync,
+  )
+  if (own || process.env.CONTAINERS_CONF || (capabilities >> 24n) & 1n) return
+  const file = join(run.dirs.work, 'containers.conf')
+  const text = '[containers]\ndefault_ulimits = []\n'
+  if (!run.dry) writeFileSync(file, text)
+  run.transcript.write(file, text)
+  run.transcript.line(`export CONTAINERS_CONF=${run.transcript.quote(file)}`)
+  run.env.CONTAINERS_CONF = file
 }
 
 /** A container to start: `environment` may hold secrets, which go by name. */

@@ -75,7 +75,9 @@ async function write(
   }
   child.stdin.end(tail)
   const [code] = await closed
-  if (code !== 0) throw new Error(`${table}: ${complaint.trim().split('\n').find(Boolean) ?? `exit ${code}`}`)
+  if (code === 0) return
+  const lines = complaint.trim().split('\n').filter(Boolean)
+  throw new Error(`${table}: ${lines.find((line) => /error/i.test(line)) ?? lines[0] ?? `exit ${code}`}`)
 }
 
 /** Reports how far it is, on stderr, every five seconds. */

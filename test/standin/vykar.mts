@@ -173,9 +173,10 @@ async function backupSource(repo: Repository, source: Source): Promise<void> {
   }
   for (const dump of source.command_dumps ?? []) {
     fs.mkdirSync(join(tree, 'vykar-dumps'), { recursive: true })
-    if ((await run('sh', ['-c', dump.command], join(tree, 'vykar-dumps', dump.name))) !== 0) {
+    const code = await run('sh', ['-c', dump.command], join(tree, 'vykar-dumps', dump.name))
+    if (code !== 0) {
       undo()
-      throw new Failure(`command dump '${dump.name}' failed`)
+      throw new Failure(`command_dump '${dump.name}' failed (exit code ${code}): `)
     }
   }
   const added = Number(sh(`find '${tree}' -type f -links 1 -printf '%s\\n' | awk '{s+=$1} END {print s+0}'`).stdout)
@@ -214,7 +215,7 @@ async function backup(repo: Repository, paths: string[]): Promise<void> {
           env: { ...process.env, VYKAR_PASSPHRASE: undefined },
         })
         if (done.status === 0) continue
-        if (name === 'before') throw new Failure(`hook failed: ${command}`)
+        if (name === 'before') throw new Failure(`hook error: hook '${command}' exited with ${done.status}`)
         process.stderr.write(`Hook warning: ${command}\n`)
       }
     }

@@ -1,0 +1,284 @@
+// databases/* on real servers: they pass when vykar is honest, catch every lie about a dump, refuse bad input in one line,
+// and leave no database, container, volume or file behind.
+import assert from 'node:assert/strict'
+import { execFileSync, spawnSync } from 'node:child_process'
+import { existsSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { fitsHook, sameContent } from '#lib/databases/server.mts'
+import { block, planRows, tableNames } from '#lib/databases/shop.mts'
+import { type Output, within } from '#lib/sh.mts'
+import { needSpace } from '#lib/space.mts'
+import { mariadbServer, noPostgres, postgresServer, type TestServer } from './database-servers.mts'
+import { type Finished, lacking, noReal, processesIn, real, root, run, sandbox, scratch } from './helpers.mts'
+
+const tools = lacking('flock', 'diff')
+const noPg = noReal || tools || noPostgres || lacking('psql', 'pg_dump')
+const noMaria = noReal || tools || lacking('mariadbd', 'mariadb', 'mariadb-dump')
+const tsx = join(root, 'node_modules/.bin/tsx')
+const generate = (kind: string, ...args: string[]) =>
+  spawnSync(tsx, [join(root, `data-gen/${kind}.mts`), ...args], { encoding: 'utf8' })
+const small = ['--target-gib', '0.03', '--repo', 'local']
+
+/** Runs a script on a server that is there, in a sandbox of its own. */
+async function on(server: TestServer, script: string, ...args: string[]) {
+  const box = sandbox()
+  const ended = await run(box, `databases/${script}`, ['--vykar', real!, '--uri', server.uri, ...small, ...args])
+  return { box, ended }
+}
+const said = (ended: Finished) => ended.stdout + ended.stderr
+
+/** Every file below a directory that holds a text. */
+const holding = (dir: string, text: string) =>
+  spawnSync('grep', ['-rlF', text, dir], { encoding: 'utf8' }).stdout.split('\n').filter(Boolean)
+
+/** What a lie must lead to, with more options where it needs them. */
+const caught: Record<string, [reason: RegExp, ...options: string[]]> = {
+  'dump-failure-hidden': [/failing dump: exit 0 instead of 1/],
+  'dump-truncated': [/load: exit 1:/],
+  'dump-cut-short': [/restored dump has .* seven tenths/],
+  'dump-empty': [/restored dump has 0 B/],
+  'dump-other-name': [/snapshot list does not show vykar-dumps\/vykar_pg_test\.dump/],
+  'dump-left': [/dump removed: exit 1:/, '--variant', 'hooks'],
+  'dump-lacks-row': [/table order_events: \d+ rows in the source, \d+ restored/],
+  'dump-flips-byte': [/table order_events: \d+ rows in both, but their content differs/],
+  'dump-lacks-table': [/compare: exit 1: diff .*schema/],
+  'dump-lacks-index': [/compare: exit 1: diff .*schema/],
+  'dump-torn': [/not one moment: 1 rows of orders whose event_count/],
+  'dump-dies': [/backup: exit 1:.*pg_dump: /],
+}
+const caughtInMariadb: typeof caught = {
+  'dump-lacks-row': [/table \w+: \d+ rows in the source, \d+ restored/],
+  'dump-flips-byte': [/table customers: \d+ rows in both, but their content differs/],
+  'dump-lacks-table': [/compare: exit 1: diff .*schema/],
+  'dump-empty': [/restored dump has 0 B/],
+}
+
+for (const [script, skip, start, lies] of [
+  ['postgres', noPg, postgresServer, caught],
+  ['mariadb', noMaria, mariadbServer, caughtInMariadb],
+] as const)
+  describe(script, { skip }, () => {
+    let server: TestServer
+    before(async () => {
+      server = await start()
+    })
+    after(() => server?.stop())
+
+    test('honest, both variants, writes during one: PASS, nothing left, the password nowhere', async () => {
+      const { box, ended } = await on(server, script)
+      assert.equal(ended.code, 0, said(ended))
+      assert.equal(ended.last, `PASS databases/${script}`)
+      assert.deepEqual(
+        ended.report?.rows.map((row) => row.variant),
+        ['hooks', 'command_dumps'],
+      )
+      assert.match(String(ended.report?.rows[1]?.facts['rounds of writes']), /^[1-9]\d* before/)
+      assert.deepEqual(holding(box.runtime, server.password), [])
+      assert.deepEqual(processesIn(box), [])
+      assert.deepEqual(readdirSync(join(box.runtime, 'work')), [])
+      const again = generate(script, '--uri', server.uri, '--target-gib', '0.03')
+      assert.equal(again.status, 0, `the databases were left: ${again.stderr}`)
+      const taken = await on(server, script)
+      assert.equal(taken.ended.code, 2, said(taken.ended))
+      assert.match(taken.ended.last, /database vykar_\w+_test is there already/)
+      const more = generate(script, '--uri', server.uri, '--target-gib', '0.03', '--append')
+      assert.equal(more.status, 0, more.stderr)
+      assert.ok(
+        Number(/^order_events=(\d+)/m.exec(more.stdout)?.[1]) > Number(/^order_events=(\d+)/m.exec(again.stdout)?.[1]),
+      )
+      server.clear()
+    })
+
+    for (const [lie, [reason, ...options]] of Object.entries(lies))
+      test(`${lie} is FAIL`, async () => {
+        const variant = options.length ? options : ['--variant', 'command_dumps']
+        const { box, ended } = await on(server, script, '--sabotage', lie, '--churn', 'none', ...variant)
+        // What a failed run made is kept, and would be in the next one's way.
+        server.clear()
+        assert.match(ended.last, new RegExp(`^FAIL databases/${script} `), said(ended))
+        assert.match(ended.last, reason)
+        assert.equal(ended.code, 1)
+        assert.ok(existsSync(join(box.runtime, 'logs', script, 'latest/sabotage.told')), 'the lie was not told')
+        assert.deepEqual(processesIn(box), [])
+      })
+
+    test('bad input is one line, the right exit code, and makes nothing', async () => {
+      const wrong = { ...server, uri: server.uri.replace(server.password, 'wrong') }
+      const dead = { ...server, uri: server.uri.replace(`:${server.port}`, ':1') }
+      const cases: [TestServer, RegExp, string[]][] = [
+        [wrong, /server cannot be used: .*(password|Access denied)/, []],
+        [dead, /server cannot be used: .*(connect|refused)/i, []],
+        [{ ...server, uri: 'nonsense' }, /--uri: \w+:\/\/USER:PASSWORD@HOST:PORT is needed/, []],
+        [server, /--container and --uri name two servers/, ['--container', 'x']],
+      ]
+      for (const [where, message, args] of cases) {
+        const { box, ended } = await on(where, script, ...args)
+        assert.equal(ended.code, 2, said(ended))
+        assert.match(ended.last + ended.stderr, message)
+        assert.deepEqual(readdirSync(join(box.runtime, 'work')), [])
+      }
+      for (const size of ['0', '-1', 'abc', '1000000']) {
+        const box = sandbox()
+        const ended = await run(box, `databases/${script}`, [
+          '--vykar',
+          real!,
+          '--uri',
+          server.uri,
+          '--target-gib',
+          size,
+        ])
+        assert.equal(ended.code, 2, said(ended))
+        assert.match(
+          said(ended),
+          size === '1000000'
+            ? /free, .* are needed for --target-gib 1000000/
+            : /--target-gib .*: a number above 0 is needed/,
+        )
+        assert.equal(
+          generate(script, '--uri', server.uri, '--target-gib', size === '1000000' ? '0.001' : size).status,
+          2,
+        )
+      }
+    })
+  })
+
+const engine = lacking('podman') ? 'docker' : 'podman'
+const noEngine =
+  noReal ||
+  tools ||
+  lacking('debootstrap') ||
+  lacking(engine) ||
+  (process.getuid?.() === 0 ? false : 'images are built as root') ||
+  (spawnSync(engine, ['info']).status === 0 ? false : `${engine} does not answer`)
+
+describe(`PostgreSQL in ${engine}, in an image built from Debian packages`, { skip: noEngine }, () => {
+  let image = ''
+  const volumes = () => spawnSync(engine, ['volume', 'ls', '-q'], { encoding: 'utf8' }).stdout
+  const args = (...more: string[]) => ['--vykar', real!, '--engine', engine, '--image', image, ...small, ...more]
+  before(() => {
+    const there = spawnSync(engine, ['images', '--format', '{{.Repository}}:{{.Tag}}'], { encoding: 'utf8' }).stdout
+    image = /^(?:localhost\/)?(vykar-e2e\/postgres:\d+)$/m.exec(there)?.[1] ?? ''
+    image ||= execFileSync(join(root, 'test/images/build'), ['postgres', engine], { encoding: 'utf8' }).trim()
+  })
+
+  test('PASS, and no container or volume is left', async () => {
+    const had = volumes()
+    const ended = await run(sandbox(), 'databases/postgres', args('--variant', 'command_dumps'))
+    assert.equal(ended.code, 0, said(ended))
+    assert.equal(ended.report?.versions.image, image)
+    assert.match(ended.report?.versions.postgres ?? '', /^\d+\.\d+/)
+    assert.notEqual(spawnSync(engine, ['container', 'inspect', 'vykar-pg']).status, 0)
+    assert.equal(volumes(), had)
+  })
+
+  test('FAIL keeps the container and names it; the name is then taken; it can be used once it runs', async () => {
+    try {
+      const failed = await run(
+        sandbox(),
+        'databases/postgres',
+        args('--variant', 'command_dumps', '--churn', 'none', '--sabotage', 'dump-empty'),
+      )
+      assert.equal(failed.code, 1, said(failed))
+      assert.match(failed.stdout, new RegExp(`kept: container vykar-pg \\(stopped; ${engine} start vykar-pg\\)`))
+      assert.equal(spawnSync(engine, ['container', 'inspect', 'vykar-pg']).status, 0)
+      const taken = await run(sandbox(), 'databases/postgres', args())
+      assert.equal(taken.code, 2, said(taken))
+      assert.match(taken.last, /container vykar-pg is there already: \w+ rm -f -v vykar-pg/)
+      const stopped = await run(sandbox(), 'databases/postgres', args('--container', 'vykar-pg'))
+      assert.equal(stopped.code, 2, said(stopped))
+      assert.match(stopped.last, /--container vykar-pg is not running/)
+    } finally {
+      spawnSync(engine, ['rm', '-f', '-v', 'vykar-pg'])
+    }
+    const none = await run(sandbox(), 'databases/postgres', args('--container', 'nosuch'))
+    assert.equal(none.code, 2, said(none))
+    assert.match(none.last, /--container nosuch: \w+ has no such container/)
+  })
+
+  test('an image that cannot be had is SKIPPED, and a server that does not come up BLOCKED', async () => {
+    const skipped = await run(sandbox(), 'databases/postgres', [
+      '--vykar',
+      real!,
+      '--engine',
+      engine,
+      '--image',
+      'localhost:1/nosuch:1',
+      ...small,
+    ])
+    assert.equal(skipped.code, 77, said(skipped))
+    assert.match(
+      skipped.last,
+      /^SKIPPED .*image localhost:1\/nosuch:1 cannot be pulled .* test\/images\/build postgres/,
+    )
+  })
+})
+
+describe('units', () => {
+  const storage = {
+    piece: 100,
+    pieceOnDisk: 110,
+    eventOnDisk: 50,
+    productOnDisk: 50,
+    event: [1, 3],
+    image: [2, 4],
+  } as const
+  const plan = planRows(5 << 20, storage)
+  const none = { customers: 0, products: 0, orders: 0, order_events: 0 }
+  const rows = (table: 'orders' | 'order_events' | 'customers', seed = 1) =>
+    Array.from({ length: Math.ceil(plan[table] / 32) }, (_, i) => [
+      ...block(table, i, plan, none, storage, seed),
+    ]).flat()
+
+  test('the same seed gives the same rows, another seed others; counts are those of the children', () => {
+    assert.deepEqual(rows('order_events'), rows('order_events'))
+    assert.notDeepEqual(rows('order_events'), rows('order_events', 2))
+    assert.equal(rows('order_events').length, plan.order_events)
+    const events = new Map<unknown, number>()
+    for (const [, order] of rows('order_events')) events.set(order, (events.get(order) ?? 0) + 1)
+    for (const order of rows('orders')) assert.equal(events.get(order[0]), order[5])
+    const orders = new Map<unknown, number>()
+    for (const [, customer] of rows('orders')) orders.set(customer, (orders.get(customer) ?? 0) + 1)
+    for (const customer of rows('customers')) assert.equal(orders.get(customer[0]), customer[5])
+  })
+
+  test('a dump that cannot end within the hook is BLOCKED, with the target that would fit', () => {
+    const sample = { record: { seconds: 100 } } as Output
+    const fake = { dry: false, options: { 'target-gib': 10 } } as unknown as Parameters<typeof fitsHook>[0]
+    assert.throws(
+      () => fitsHook(fake, sample, 0.25),
+      /predicted to take 6 min 40 s, and vykar ends a hook after 300 s: --target-gib 6 would fit/,
+    )
+    assert.match(fitsHook(fake, { record: { seconds: 10 } } as Output, 0.25), /predicted to take 40 s/)
+  })
+
+  test('contents that differ are told apart', () => {
+    const scope = { dry: false } as Parameters<typeof within>[0]
+    const one = { a: { rows: '3', sum: '7' } }
+    return within(scope, async () => {
+      sameContent(one, { a: { rows: '3', sum: '7' } })
+      assert.throws(() => sameContent(one, {}), /table a is missing/)
+      assert.throws(() => sameContent(one, { a: { rows: '2', sum: '7' } }), /3 rows in the source, 2 restored/)
+      assert.throws(() => sameContent(one, { a: { rows: '3', sum: '8' } }), /content differs/)
+      assert.throws(() => sameContent({}, {}), /nothing to compare/)
+    })
+  })
+
+  test('needs on one disk add up', () => {
+    needSpace([{ dir: scratch, bytes: 1 }], 'this', 'that')
+    const most = Number(execFileSync('df', ['--output=avail', '-B1', scratch], { encoding: 'utf8' }).split('\n')[1])
+    const half = { dir: join(scratch, 'not/yet'), bytes: most * 0.6 }
+    needSpace([half], 'this', 'that')
+    assert.throws(() => needSpace([half, half], 'this', 'that'), /are needed for this: free some, or that/)
+  })
+
+  test('every table is filled, and every lie about a dump has its test', () => {
+    assert.deepEqual(Object.keys(plan).sort(), [...tableNames].sort())
+    const lies = execFileSync(join(root, 'test/saboteur/vykar'), ['lies'], { encoding: 'utf8' })
+    const names = [...lies.matchAll(/^(dump-\S+)/gm)].map(([, name]) => name!)
+    assert.deepEqual(
+      names.filter((name) => !caught[name]),
+      [],
+    )
+  })
+})

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { which } from './host.mts'
 import { skipOrFail } from './prepare.mts'
 import type { Run } from './run.mts'
-import { $, scope } from './sh.mts'
+import { $, CommandFailed, scope } from './sh.mts'
 import { Blocked, UsageError } from './verdict.mts'
 
 /** What a run can ask of an engine without a step of its own. */
@@ -62,8 +62,10 @@ export interface ContainerSpec {
   image: string
   environment: Record<string, string>
   args: string[]
-  /** What `build` makes where the image cannot be pulled. */
-  build: string
+  /** What test/images/build makes where the image cannot be pulled; nothing where it makes no such image. */
+  build?: string
+  /** A port that is published on loopback; without one the container has no network at all. */
+  port?: number
 }
 
 /** The image must be there or be pulled; one that this run pulled goes again on PASS. */
@@ -74,7 +76,7 @@ async function haveImage(run: Run, { engine, image, build }: ContainerSpec): Pro
   const why = pull.stderr.trim().split('\n').at(-1) ?? ''
   if (pull.code !== 0)
     throw skipOrFail(
-      `image ${image} cannot be pulled (${why}): name one with --image, or build one from Debian packages: test/images/build ${build} ${engine}`,
+      `image ${image} cannot be pulled (${why}): name one with --image, or ${build ? `build one from Debian packages: test/images/build ${build} ${engine}` : 'a server with --uri'}`,
       [image, engine],
       run.common.require,
     )
@@ -82,7 +84,7 @@ async function haveImage(run: Run, { engine, image, build }: ContainerSpec): Pro
 }
 
 /**
- * Starts a container without a network; its volumes go with it. On FAIL it is stopped and kept, with its data.
+ * Starts a container, without a network unless it publishes a port; its volumes go with it. On FAIL it is stopped and kept, with its data.
  * @param healthy asked until it succeeds: the words of a command that is run in the container
  * @throws UsageError where the name is taken, Blocked with its log's last lines where the server does not come up
  */
@@ -111,18 +113,21 @@ export async function startContainer(run: Run, spec: ContainerSpec, healthy: str
     `stop of ${name}`,
     () => run.common.keep || $({ limit: '2m', expect: 'any' })`${engine} stop -t 60 ${name}`,
   )
+  const network = spec.port ? ['-p', `127.0.0.1::${spec.port}`] : ['--network', 'none']
   const started = await $({
     limit: '2m',
     env,
-  })`${engine} run -d --name ${name} --network none ${variables} ${image} ${args}`
+  })`${engine} run -d --name ${name} ${network} ${variables} ${image} ${args}`
   // By its id: a later container of the same name is somebody else's.
   if (!dry) run.state?.add({ kind: 'container', path: `${engine}/${started.stdout.trim()}` })
   try {
-    await $({ limit: '120s' })`until ${engine} exec ${name} ${healthy}; do sleep 1; done`
+    await $({
+      limit: '120s',
+    })`until ${engine} exec ${name} ${healthy}; do test "$(${engine} container inspect -f '{{.State.Running}}' ${name})" = true || exit 1; sleep 1; done`
   } catch (error) {
-    if (!(error instanceof Blocked)) throw error
+    if (!(error instanceof Blocked || error instanceof CommandFailed)) throw error
     const logs = quietly(engine, 'logs', '--tail', '3', name)
     const said = `${logs.stdout}${logs.stderr}`.trim().split('\n').slice(-3).join(' | ')
-    throw new Blocked(`the server in container ${name} did not come up in time; its log: ${said || 'nothing'}`)
+    throw new Blocked(`the server in container ${name} did not come up; its log: ${said || 'nothing'}`)
   }
 }

@@ -1,6 +1,6 @@
 // What a script needs on this host: why, which package brings it, and whether it is there.
 import { execFileSync, spawnSync } from 'node:child_process'
-import { accessSync, constants, readFileSync } from 'node:fs'
+import { accessSync, constants, existsSync, readdirSync, readFileSync } from 'node:fs'
 import { arch, cpus, release, totalmem } from 'node:os'
 import { delimiter, isAbsolute, join, resolve } from 'node:path'
 import { UsageError } from './verdict.mts'
@@ -19,6 +19,9 @@ export interface Tool {
 
 /** Where vykar comes from: the installer its documentation names. */
 export const vykarInstall = 'curl -fsSL https://vykar.borgbase.com/install.sh | sh'
+
+/** MongoDB and its tools are in no Debian release. */
+const mongoTools = 'the package mongodb-database-tools from https://www.mongodb.com/try/download/database-tools'
 
 /** Every program that scripts name in their `needs`. */
 export const tools = {
@@ -41,6 +44,27 @@ export const tools = {
   sshd: { program: 'sshd', why: 'the SFTP server', apt: 'openssh-server', version: ['-V'] },
   sftp: { program: 'sftp', why: 'tells whose fault a failure is', apt: 'openssh-client' },
   rclone: { program: 'rclone', why: 'clears what is left on S3 and SFTP', apt: 'rclone', version: ['version'] },
+  docker: { program: 'docker', why: 'runs containers', apt: 'docker.io', version: ['--version'] },
+  podman: { program: 'podman', why: 'runs containers', apt: 'podman', version: ['--version'] },
+  psql: { program: 'psql', why: 'PostgreSQL client for --uri', apt: 'postgresql-client', version: ['--version'] },
+  pg_dump: { program: 'pg_dump', why: 'PostgreSQL dumps for --uri', apt: 'postgresql-client', version: ['--version'] },
+  mariadb: { program: 'mariadb', why: 'MariaDB client for --uri', apt: 'mariadb-client', version: ['--version'] },
+  'mariadb-dump': {
+    program: 'mariadb-dump',
+    why: 'MariaDB dumps for --uri',
+    apt: 'mariadb-client',
+    version: ['--version'],
+  },
+  mongodump: { program: 'mongodump', why: 'MongoDB dumps for --uri', install: mongoTools, version: ['--version'] },
+  mongorestore: { program: 'mongorestore', why: 'loads MongoDB dumps for --uri', install: mongoTools },
+  initdb: { program: 'initdb', why: 'a PostgreSQL server for the tests', apt: 'postgresql', version: ['--version'] },
+  mariadbd: {
+    program: 'mariadbd',
+    why: 'a MariaDB server for the tests',
+    apt: 'mariadb-server',
+    version: ['--version'],
+  },
+  debootstrap: { program: 'debootstrap', why: 'builds images from Debian packages', apt: 'debootstrap' },
   'vykar-server': {
     program: 'vykar-server',
     why: 'the REST server',
@@ -57,11 +81,23 @@ export const tools = {
 } satisfies Record<string, Tool>
 export type ToolName = keyof typeof tools
 
-/** The path of an executable, searched along PATH (and sbin, which a plain user's PATH lacks); undefined when there is none. */
+/** Where Debian keeps PostgreSQL's server programs, the newest version first. */
+function postgresDirs(): string[] {
+  const base = '/usr/lib/postgresql'
+  const versions = existsSync(base) ? readdirSync(base) : []
+  return versions.sort((a, b) => Number(b) - Number(a)).map((version) => join(base, version, 'bin'))
+}
+
+/**
+ * The path of an executable, searched along PATH, and in sbin and PostgreSQL's directories, which a plain user's PATH lacks;
+ * undefined when there is none.
+ */
 export function which(program: string, path = process.env.PATH ?? ''): string | undefined {
   const candidates = isAbsolute(program)
     ? [program]
-    : [...path.split(delimiter), '/usr/local/sbin', '/usr/sbin', '/sbin'].map((dir) => join(dir, program))
+    : [...path.split(delimiter), '/usr/local/sbin', '/usr/sbin', '/sbin', ...postgresDirs()].map((dir) =>
+        join(dir, program),
+      )
   return candidates.find((file) => {
     try {
       accessSync(file, constants.X_OK)

@@ -1,6 +1,6 @@
 #!/usr/bin/env -S npx tsx
 // Installs the packages that the scripts of the chosen areas need, through apt-get, as root or with passwordless sudo:
-// setup.mts local, setup.mts backends, setup.mts test, or all areas when none is named. Says what it did and what it could not.
+// setup.mts local, setup.mts backends, setup.mts databases, setup.mts test, or all areas when none is named. Says what it did and what it could not.
 // Exits 0 when nothing is missing afterwards that a package brings; a lack that it may not mend is named (exit 77).
 import { spawnSync } from 'node:child_process'
 import { aptInstall, aptLine, canSudo, find, type ToolName, tools } from '#lib/host.mts'
@@ -10,10 +10,19 @@ import { messageOf, UsageError } from '#lib/verdict.mts'
 
 /** Areas and the tools they need; `test` is what the test suite needs to skip nothing that packages could bring. */
 const base = ['diff', 'rsync', 'timeout', 'time', 'flock', 'setfattr', 'setfacl', 'setcap'] as const
+const backends = [...base, 'curl', 'ssh-keygen', 'sshd', 'sftp', 'rclone'] as const
+const clients = ['psql', 'pg_dump', 'mariadb', 'mariadb-dump'] as const
 const areas: Record<string, readonly ToolName[]> = {
   local: base,
-  backends: [...base, 'curl', 'ssh-keygen', 'sshd', 'sftp', 'rclone'],
-  test: [...base, 'curl', 'ssh-keygen', 'sshd', 'sftp', 'rclone'],
+  backends,
+  databases: [...backends, ...clients, 'docker', 'podman', 'debootstrap'],
+  test: [...backends, ...clients, 'initdb', 'mariadbd', 'podman', 'debootstrap'],
+}
+/** Services that come with a package and are not wanted: scripts and tests start servers of their own. */
+const services: Partial<Record<ToolName, string[]>> = {
+  sshd: ['ssh.service', 'ssh.socket'],
+  initdb: ['postgresql.service'],
+  mariadbd: ['mariadb.service'],
 }
 const specs = {
   help: { kind: 'flag', help: 'this text' },
@@ -36,10 +45,8 @@ function setup(chosen: string[], dryRun: boolean): number {
     return 77
   }
   aptInstall(missing.map((tool) => (tools[tool.name as ToolName] as { apt?: string }).apt ?? tool.name))
-  // Servers are started by the scripts that need them, on loopback; the package's own service is not wanted.
-  if (missing.some((tool) => tool.name === 'sshd'))
-    for (const unit of ['ssh.service', 'ssh.socket'])
-      spawnSync('systemctl', ['disable', '--now', unit], { stdio: 'ignore' })
+  for (const unit of missing.flatMap((tool) => services[tool.name as ToolName] ?? []))
+    spawnSync('systemctl', ['disable', '--now', unit], { stdio: 'ignore' })
   const left = missing.filter((tool) => !find(tool.name as ToolName).path)
   console.log(left.length ? `setup: still missing: ${left.map((tool) => tool.name).join(', ')}` : 'setup: installed')
   return left.length ? 1 : 0

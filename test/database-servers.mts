@@ -1,8 +1,10 @@
 // Database servers for the tests: from the host's Debian packages, on loopback, in a directory of their own.
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { MongoClient } from 'mongodb'
 import { sleep } from 'zx'
+import { which } from '#lib/host.mts'
 import { freePort } from '#lib/services/service.mts'
 
 /** A server under test, by its URI; `password` is in the URI too. */
@@ -11,15 +13,8 @@ export interface TestServer {
   password: string
   port: number
   /** Drops the databases of the scenario. */
-  clear: () => void
+  clear: () => void | Promise<void>
   stop: () => void
-}
-
-/** The newest PostgreSQL's program directory; undefined where its package is not installed. */
-const postgresBin = (): string | undefined => {
-  const base = '/usr/lib/postgresql'
-  const versions = existsSync(base) ? readdirSync(base).sort((a, b) => Number(b) - Number(a)) : []
-  return versions.map((version) => join(base, version, 'bin')).find((dir) => existsSync(join(dir, 'initdb')))
 }
 
 const root = process.getuid?.() === 0
@@ -42,18 +37,14 @@ async function started(argv: string[], dir: string, ready: () => boolean): Promi
   return stop
 }
 
-/** Why there can be no PostgreSQL; false where there can. */
-export const noPostgres = postgresBin() ? false : 'the postgresql package is missing (scripts/setup.mts installs it)'
-
 /** A PostgreSQL that asks for a password. */
 export async function postgresServer(): Promise<TestServer> {
-  const bin = postgresBin()!
   const dir = mkdtempSync('/var/tmp/vykar-e2e-test-pg-')
   const [data, password, port] = [join(dir, 'data'), 'pg-secret-of-the-tests', await freePort(0)]
   writeFileSync(join(dir, 'password'), password)
   if (root) execFileSync('chown', ['-R', 'postgres:', dir])
   const [program, ...init] = as('postgres', [
-    join(bin, 'initdb'),
+    which('initdb')!,
     '-D',
     data,
     '-U',
@@ -67,11 +58,11 @@ export async function postgresServer(): Promise<TestServer> {
     '--locale=C.UTF-8',
   ])
   execFileSync(program!, init, { stdio: 'ignore' })
-  const argv = as('postgres', [join(bin, 'postgres'), '-D', data, '-p', String(port), '-k', dir, '-c', 'fsync=off'])
+  const argv = as('postgres', [which('postgres')!, '-D', data, '-p', String(port), '-k', dir, '-c', 'fsync=off'])
   const stop = await started(
     argv,
     dir,
-    () => spawnSync(join(bin, 'pg_isready'), ['-q', '-h', '127.0.0.1', '-p', String(port)]).status === 0,
+    () => spawnSync('pg_isready', ['-q', '-h', '127.0.0.1', '-p', String(port)]).status === 0,
   )
   const uri = `postgresql://postgres:${password}@127.0.0.1:${port}`
   const clear = () => {
@@ -121,4 +112,32 @@ export async function mariadbServer(): Promise<TestServer> {
   const clear = () =>
     void sql('DROP DATABASE IF EXISTS vykar_maria_test; DROP DATABASE IF EXISTS vykar_maria_restore_test')
   return { uri: `mariadb://tester:${password}@127.0.0.1:${port}`, password, port, clear, stop }
+}
+
+/** A MongoDB, or where there is none FerretDB, which speaks its protocol and asks for a password. */
+export async function mongodbServer(): Promise<TestServer> {
+  const dir = mkdtempSync('/var/tmp/vykar-e2e-test-mongo-')
+  const port = await freePort(0)
+  const mongod = which('mongod')
+  const password = mongod ? '' : `mongo-'secret" of the tests`
+  const ferret = [
+    '--handler=sqlite',
+    `--sqlite-url=file:${dir}/`,
+    `--listen-addr=127.0.0.1:${port}`,
+    `--state-dir=${dir}`,
+  ]
+  ferret.push('--telemetry=disable', '--debug-addr=-', '--test-enable-new-auth', '--setup-database=admin')
+  ferret.push('--setup-username=tester', `--setup-password=${password}`)
+  const argv = mongod
+    ? [mongod, '--dbpath', dir, '--bind_ip', '127.0.0.1', '--port', String(port)]
+    : [which('ferretdb')!, ...ferret]
+  const uri = `mongodb://${password && `tester:${encodeURIComponent(password)}@`}127.0.0.1:${port}`
+  const driver = new MongoClient(uri, { serverSelectionTimeoutMS: 30_000 })
+  const stop = await started(argv, dir, () => spawnSync('bash', ['-c', `: < /dev/tcp/127.0.0.1/${port}`]).status === 0)
+  const clear = async () => {
+    await driver.connect()
+    for (const name of ['vykar_mongo_test', 'vykar_mongo_restore_test']) await driver.db(name).dropDatabase()
+    await driver.close()
+  }
+  return { uri, password, port, clear, stop }
 }

@@ -2,28 +2,47 @@
 // and leave no database, container, volume or file behind.
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
-import { existsSync, readdirSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { fitsHook, sameContent } from '#lib/databases/server.mts'
 import { block, planRows, tableNames } from '#lib/databases/shop.mts'
+import { which } from '#lib/host.mts'
 import { type Output, within } from '#lib/sh.mts'
 import { needSpace } from '#lib/space.mts'
-import { mariadbServer, noPostgres, postgresServer, type TestServer } from './database-servers.mts'
+import { mariadbServer, mongodbServer, postgresServer, type TestServer } from './database-servers.mts'
 import { type Finished, lacking, noReal, processesIn, real, root, run, sandbox, scratch } from './helpers.mts'
 
 const tools = lacking('flock', 'diff')
-const noPg = noReal || tools || noPostgres || lacking('psql', 'pg_dump')
+const noPg = noReal || tools || lacking('initdb', 'psql', 'pg_dump')
 const noMaria = noReal || tools || lacking('mariadbd', 'mariadb', 'mariadb-dump')
+const noMongo =
+  noReal ||
+  tools ||
+  (which('mongodump') && which('mongorestore') && (which('mongod') || which('ferretdb'))
+    ? false
+    : 'mongodump, mongorestore and a server (mongod or ferretdb) are in no Debian release')
 const tsx = join(root, 'node_modules/.bin/tsx')
 const generate = (kind: string, ...args: string[]) =>
   spawnSync(tsx, [join(root, `data-gen/${kind}.mts`), ...args], { encoding: 'utf8' })
+const path = process.env.PATH!
 const small = ['--target-gib', '0.03', '--repo', 'local']
 
+/** A PATH on which the dump programs are of version 9. */
+function oldClients(): string {
+  const dir = join(scratch, 'old-clients')
+  mkdirSync(dir, { recursive: true })
+  writeFileSync(join(dir, 'pg_dump'), '#!/bin/sh\necho "pg_dump (PostgreSQL) 9.0"\n', { mode: 0o755 })
+  const maria = 'mariadb-dump from 9.0.1-MariaDB, client 9.0 for debian-linux-gnu (x86_64)'
+  writeFileSync(join(dir, 'mariadb-dump'), `#!/bin/sh\necho "${maria}"\n`, { mode: 0o755 })
+  return `${dir}:${process.env.PATH}`
+}
+
 /** Runs a script on a server that is there, in a sandbox of its own. */
-async function on(server: TestServer, script: string, ...args: string[]) {
+async function on(server: TestServer, script: string, PATH: string, ...args: string[]) {
   const box = sandbox()
-  const ended = await run(box, `databases/${script}`, ['--vykar', real!, '--uri', server.uri, ...small, ...args])
+  const words = ['--vykar', real!, '--uri', server.uri, ...small, ...args]
+  const ended = await run(box, `databases/${script}`, words, { PATH })
   return { box, ended }
 }
 const said = (ended: Finished) => ended.stdout + ended.stderr
@@ -54,9 +73,18 @@ const caughtInMariadb: typeof caught = {
   'dump-empty': [/restored dump has 0 B/],
 }
 
+const caughtInMongodb: typeof caught = {
+  'dump-truncated': [/load: exit 1:/],
+  'dump-empty': [/restored dump has 0 B/],
+  'dump-flips-byte': [/load: exit 1:|their content differs/],
+  'dump-lacks-table': [/compare: indexes differ|table customers is missing/],
+  'dump-other-name': [/snapshot list does not show vykar-dumps\/vykar_mongo_test\.archive/],
+}
+
 for (const [script, skip, start, lies] of [
   ['postgres', noPg, postgresServer, caught],
   ['mariadb', noMaria, mariadbServer, caughtInMariadb],
+  ['mongodb', noMongo, mongodbServer, caughtInMongodb],
 ] as const)
   describe(script, { skip }, () => {
     let server: TestServer
@@ -66,20 +94,22 @@ for (const [script, skip, start, lies] of [
     after(() => server?.stop())
 
     test('honest, both variants, writes during one: PASS, nothing left, the password nowhere', async () => {
-      const { box, ended } = await on(server, script)
+      const { box, ended } = await on(server, script, path)
       assert.equal(ended.code, 0, said(ended))
       assert.equal(ended.last, `PASS databases/${script}`)
       assert.deepEqual(
         ended.report?.rows.map((row) => row.variant),
         ['hooks', 'command_dumps'],
       )
-      assert.match(String(ended.report?.rows[1]?.facts['rounds of writes']), /^[1-9]\d* before/)
-      assert.deepEqual(holding(box.runtime, server.password), [])
+      if (script !== 'mongodb')
+        assert.match(String(ended.report?.rows[1]?.facts['rounds of writes']), /^[1-9]\d* before/)
+      else assert.match(ended.stdout, /note: (a standalone server|replica set).* is of no single moment/)
+      if (server.password) assert.deepEqual(holding(box.runtime, server.password), [])
       assert.deepEqual(processesIn(box), [])
       assert.deepEqual(readdirSync(join(box.runtime, 'work')), [])
       const again = generate(script, '--uri', server.uri, '--target-gib', '0.03')
       assert.equal(again.status, 0, `the databases were left: ${again.stderr}`)
-      const taken = await on(server, script)
+      const taken = await on(server, script, path)
       assert.equal(taken.ended.code, 2, said(taken.ended))
       assert.match(taken.ended.last, /database vykar_\w+_test is there already/)
       const more = generate(script, '--uri', server.uri, '--target-gib', '0.03', '--append')
@@ -87,15 +117,16 @@ for (const [script, skip, start, lies] of [
       assert.ok(
         Number(/^order_events=(\d+)/m.exec(more.stdout)?.[1]) > Number(/^order_events=(\d+)/m.exec(again.stdout)?.[1]),
       )
-      server.clear()
+      await server.clear()
     })
 
     for (const [lie, [reason, ...options]] of Object.entries(lies))
       test(`${lie} is FAIL`, async () => {
+        const calm = script === 'mongodb' ? [] : ['--churn', 'none']
         const variant = options.length ? options : ['--variant', 'command_dumps']
-        const { box, ended } = await on(server, script, '--sabotage', lie, '--churn', 'none', ...variant)
+        const { box, ended } = await on(server, script, path, '--sabotage', lie, ...calm, ...variant)
         // What a failed run made is kept, and would be in the next one's way.
-        server.clear()
+        await server.clear()
         assert.match(ended.last, new RegExp(`^FAIL databases/${script} `), said(ended))
         assert.match(ended.last, reason)
         assert.equal(ended.code, 1)
@@ -104,16 +135,19 @@ for (const [script, skip, start, lies] of [
       })
 
     test('bad input is one line, the right exit code, and makes nothing', async () => {
-      const wrong = { ...server, uri: server.uri.replace(server.password, 'wrong') }
+      const wrong = { ...server, uri: server.uri.replace(/:[^:@]+@/, ':wrong@') }
       const dead = { ...server, uri: server.uri.replace(`:${server.port}`, ':1') }
       const cases: [TestServer, RegExp, string[]][] = [
-        [wrong, /server cannot be used: .*(password|Access denied)/, []],
         [dead, /server cannot be used: .*(connect|refused)/i, []],
         [{ ...server, uri: 'nonsense' }, /--uri: \w+:\/\/USER:PASSWORD@HOST:PORT is needed/, []],
         [server, /--container and --uri name two servers/, ['--container', 'x']],
       ]
+      if (server.password)
+        cases.push([wrong, /server cannot be used: .*(password|Access denied|Authentication failed)/, []])
+      if (script !== 'mongodb') cases.push([server, /dump 9(\.0)? is older than the server/, ['--old']])
       for (const [where, message, args] of cases) {
-        const { box, ended } = await on(where, script, ...args)
+        const old = args[0] === '--old'
+        const { box, ended } = await on(where, script, old ? oldClients() : path, ...(old ? [] : args))
         assert.equal(ended.code, 2, said(ended))
         assert.match(ended.last + ended.stderr, message)
         assert.deepEqual(readdirSync(join(box.runtime, 'work')), [])
@@ -196,7 +230,15 @@ describe(`PostgreSQL in ${engine}, in an image built from Debian packages`, { sk
     assert.match(none.last, /--container nosuch: \w+ has no such container/)
   })
 
-  test('an image that cannot be had is SKIPPED, and a server that does not come up BLOCKED', async () => {
+  test('a server that does not come up is BLOCKED, with the last lines of its log', async () => {
+    const ended = await run(sandbox(), 'databases/mariadb', args('--variant', 'hooks'))
+    assert.equal(ended.code, 75, said(ended))
+    assert.match(ended.last, /^BLOCKED .*container vykar-maria did not come up; its log: .*innodb_buffer_pool_size/)
+    assert.match(ended.stdout, /kept: container vykar-maria/)
+    execFileSync(engine, ['rm', '-f', '-v', 'vykar-maria'])
+  })
+
+  test('an image that cannot be had is SKIPPED', async () => {
     const skipped = await run(sandbox(), 'databases/postgres', [
       '--vykar',
       real!,

@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { buildSync } from 'esbuild'
+import { which } from '#lib/host.mts'
 import type { RunReport } from '#lib/report.mts'
 
 export const root = resolve(import.meta.dirname, '..')
@@ -44,7 +45,7 @@ export const noReal = real ? false : 'vykar is not on PATH'
 
 /** Reason to skip a test that needs these programs; false where all are there. */
 export function lacking(...programs: string[]): string | false {
-  const gone = programs.filter((program) => spawnSync('sh', ['-c', `command -v ${program}`]).status !== 0)
+  const gone = programs.filter((program) => !which(program))
   return gone.length ? `missing: ${gone.join(', ')} (scripts/setup.mts installs them)` : false
 }
 

@@ -24,22 +24,24 @@ export const generatorOptions = {
   append: { kind: 'flag', help: 'add as much to a database that is there already' },
 } as const satisfies OptionSpecs
 
+type Later<T> = T | Promise<T>
+
 /** A server as a generator sees it; the database's name is the generator's own affair. */
 export interface Loader {
   storage: Storage
   /** Makes database and tables; with `append` they must be there. Returns the rows of each table, 0 in a new one. */
-  prepare: (append: boolean) => Record<Table, number>
+  prepare: (append: boolean) => Later<Record<Table, number>>
   /** The client command that takes rows of a table on stdin, and what stands before and after them. */
   writer: (table: Table) => { argv: string[]; head: Buffer; tail: Buffer }
   encode: (table: Table, rows: Iterable<Cell[]>) => Buffer
   /** Indexes and foreign keys, last. */
-  index: () => void
+  index: () => Later<void>
   /** Takes away a database that could not be filled. */
-  discard: () => void
+  discard: () => Later<unknown>
   /** Makes the data durable and returns the database's size in bytes. */
-  settle: () => number
+  settle: () => Later<number>
   /** The database's size in bytes. */
-  size: () => number
+  size: () => Later<number>
 }
 
 /** One writer: a client that is fed blocks `from`, `from + step`, …; ends when the client has taken all. */
@@ -97,22 +99,17 @@ function progress(total: number): { add: (count: number) => void; end: () => voi
 async function generate(options: Values<typeof generatorOptions>, client: Client, loader: Loader): Promise<void> {
   const start = performance.now()
   const target = Math.round(options['target-gib'] * 2 ** 30)
-  const first = loader.prepare(options.append)
+  const first = await loader.prepare(options.append)
   // A new database is not empty: its own catalogues count.
-  const base = loader.size()
+  const base = await loader.size()
   const wanted = options.append ? target : target - base
-  const discard = () => options.append || loader.discard()
+  const discard = async () => options.append || loader.discard()
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
     process.on(name, () => {
-      discard()
-      process.exit(name === 'SIGINT' ? 130 : 143)
+      void discard().finally(() => process.exit(name === 'SIGINT' ? 130 : 143))
     })
   const shown = progress(wanted * (loader.storage.piece / loader.storage.pieceOnDisk))
   try {
-    if (wanted < base / 2)
-      throw new UsageError(
-        `--target-gib ${options['target-gib']}: an empty database takes ${bytes(base)} already; take 0.02 or more`,
-      )
     const plan = planRows(wanted, loader.storage)
     for (const table of tableNames) {
       let next = 0
@@ -122,8 +119,8 @@ async function generate(options: Values<typeof generatorOptions>, client: Client
       const failed = (await Promise.allSettled(writers)).find((result) => result.status === 'rejected')
       if (failed) throw failed.reason
     }
-    if (!options.append) loader.index()
-    const final = loader.settle() - (options.append ? base : 0)
+    if (!options.append) await loader.index()
+    const final = (await loader.settle()) - (options.append ? base : 0)
     // InnoDB grows its files by extents of up to 4 MiB each: only in very small databases does that matter.
     if (Math.abs(final - target) > Math.max(target * 0.05, 16 * 2 ** 20))
       throw new Error(`the database has ${bytes(final)}, which is not within 5 % of the target of ${bytes(target)}`)
@@ -132,7 +129,7 @@ async function generate(options: Values<typeof generatorOptions>, client: Client
     const figures = { target_bytes: target, final_bytes: final, ...counts, seed: options.seed, seconds }
     for (const [name, value] of Object.entries(figures)) console.log(`${name}=${value}`)
   } catch (error) {
-    discard()
+    await discard()
     throw error
   } finally {
     shown.end()
@@ -145,14 +142,22 @@ async function generate(options: Values<typeof generatorOptions>, client: Client
  */
 export async function generatorMain(
   meta: ImportMeta,
-  connect: (options: Values<typeof generatorOptions>) => { client: Client; loader: Loader },
+  connect: (options: Values<typeof generatorOptions>) => {
+    client: Client
+    loader: Loader
+    close?: () => Promise<void>
+  },
 ): Promise<void> {
   const name = meta.filename.replace(/.*\/|\.mts$/g, '')
   try {
     const options = parseOptions(process.argv.slice(2), generatorOptions)
     if (options.help) return console.log(`${headerOf(meta.filename)}\n\n${optionHelp(generatorOptions)}`)
-    const { client, loader } = connect(options)
-    await generate(options, client, loader)
+    const { client, loader, close } = connect(options)
+    try {
+      await generate(options, client, loader)
+    } finally {
+      await close?.()
+    }
   } catch (error) {
     console.error(`${name}: ${messageOf(error)}`)
     process.exitCode = error instanceof UsageError ? 2 : error instanceof Skipped ? 77 : 1

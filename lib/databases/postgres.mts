@@ -37,10 +37,10 @@ export async function startPostgres(run: DatabaseRun): Promise<Client> {
     number,
     number,
   ]
-  const { container: named, uri } = run.options
-  if (named || uri) await ownDatabases(run, client)
   if (mine < its)
     throw new UsageError(`pg_dump ${mine} is older than the server ${its}: apt-get install postgresql-client-${its}`)
+  const { container: named, uri } = run.options
+  if (named || uri) await ownDatabases(run, client)
   return client
 }
 

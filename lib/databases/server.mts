@@ -14,22 +14,26 @@ import { type Client, clientOf, containerClient, type Kind, serverOptions } from
 
 export const variants = ['hooks', 'command_dumps'] as const
 
-/** The options of every database scenario. */
-export function databaseOptions(image: string) {
+/** The options of every database scenario, with its own default image and size in GiB. */
+export function databaseOptions(image: string, gib = 10) {
   return {
     ...serverOptions,
     image: { kind: 'string', help: 'image to start a container from', default: image },
-    'target-gib': { kind: 'number', help: 'size of the database in GiB', default: 10, above: true },
+    'target-gib': { kind: 'number', help: 'size of the database in GiB', default: gib, above: true },
     jobs: { kind: 'number', help: 'parallel writers of the generator', min: 1 },
     variant: { kind: 'list', help: 'dump patterns to try, both unless told', choices: variants },
-    churn: {
-      kind: 'string',
-      help: 'the variant during whose dump the database is written to',
-      choices: [...variants, 'none'],
-      default: 'command_dumps',
-    },
   } as const satisfies OptionSpecs
 }
+
+/** Writes that go on during a dump. */
+export const churnOption = {
+  churn: {
+    kind: 'string',
+    help: 'the variant during whose dump the database is written to',
+    choices: [...variants, 'none'],
+    default: 'command_dumps',
+  },
+} as const satisfies OptionSpecs
 export type DatabaseRun = Run & { options: Values<ReturnType<typeof databaseOptions>> }
 
 /** The variants that the user chose, both unless told. */
@@ -45,6 +49,15 @@ export interface OwnContainer {
   environment: Record<string, string>
   args: string[]
   healthy: string[]
+}
+
+/** Puts a client's environment into the run's, and into the transcript, where a secret is only named. */
+export function exportEnv(run: Run, env: Record<string, string>): void {
+  Object.assign(run.env, env)
+  for (const [name, value] of Object.entries(env))
+    run.transcript.line(
+      `export ${name}=${/PASS|PWD/.test(name) ? `"\${${name}:?export it first}"` : run.transcript.quote(value)}`,
+    )
 }
 
 /**
@@ -64,11 +77,7 @@ export async function server(run: DatabaseRun, kind: Kind, own: OwnContainer): P
     client = containerClient(kind, engine, own.name, own.environment)
     run.report.versions.image = image
   }
-  Object.assign(run.env, client.env)
-  for (const [name, value] of Object.entries(client.env))
-    run.transcript.line(
-      `export ${name}=${/PASS|PWD/.test(name) ? `"\${${name}:?export it first}"` : run.transcript.quote(value)}`,
-    )
+  exportEnv(run, client.env)
   return client
 }
 
@@ -76,7 +85,7 @@ export async function server(run: DatabaseRun, kind: Kind, own: OwnContainer): P
  * Source and restored database on the server's disk; repository and dump where the run works: 2.2 times the size each,
  * and 2 GiB of the server's own log.
  */
-function needDatabaseSpace(run: DatabaseRun): void {
+export function needDatabaseSpace(run: DatabaseRun): void {
   const { uri, engine } = run.options
   const size = run.options['target-gib'] * 2 ** 30
   const needs = [{ dir: run.runtime, bytes: size * 1.1 }]
@@ -88,7 +97,7 @@ function needDatabaseSpace(run: DatabaseRun): void {
 }
 
 /** The words of this script's own server choice, for a program that takes the same options. */
-export function generator(run: DatabaseRun, kind: Kind, container: string): string[] {
+export function generator(run: DatabaseRun, kind: string, container: string): string[] {
   const { uri, engine, jobs } = run.options
   // The password is in the environment already, and must not be in a command line.
   const which = uri

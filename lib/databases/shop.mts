@@ -2,6 +2,8 @@
 // A row depends on the seed, its table and its id alone, so that neither jobs nor the order of writing show in it.
 import { createCipheriv, createHash } from 'node:crypto'
 import { seeded } from '../random.mts'
+import { bytes } from '../terminal.mts'
+import { UsageError } from '../verdict.mts'
 
 /** A column's type, which each server spells its own way; `id` is a 64-bit integer, `bytes` random bytes. */
 export interface Column {
@@ -71,11 +73,18 @@ const turn = { customers: 35, orders: 175, order_events: 700 } as const
 
 const mean = ([low, high]: readonly [number, number]) => (low + high) / 2
 
-/** Rows of each table for a target in bytes: three quarters of it order events, what is then missing product images. */
+/**
+ * Rows of each table for a target in bytes: three quarters of it order events, what is then missing product images.
+ * @throws UsageError where the target is too small for customers of every kind
+ */
 export function planRows(targetBytes: number, storage: Storage): Record<Table, number> {
   const { pieceOnDisk, eventOnDisk, productOnDisk, event, image } = storage
   const perTurn = turn.order_events * (mean(event) * pieceOnDisk + eventOnDisk)
-  const turns = Math.max(1, Math.floor((targetBytes * 0.75) / perTurn))
+  const turns = Math.floor((targetBytes * 0.75) / perTurn)
+  if (turns < 1)
+    throw new UsageError(
+      `--target-gib is too small: ${bytes(perTurn / 0.75)} of rows are the least, besides an empty database`,
+    )
   const perProduct = mean(image) * pieceOnDisk + productOnDisk
   const products = Math.max(1, Math.round((targetBytes - turns * perTurn) / perProduct))
   return {

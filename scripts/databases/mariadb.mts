@@ -17,6 +17,7 @@ import {
 } from '#lib/databases/mariadb.mts'
 import {
   chosen,
+  churnOption,
   databaseNeeds,
   databaseOptions,
   expectDump,
@@ -32,8 +33,8 @@ import { startServices } from '#lib/services/start.mts'
 import { $ } from '#lib/sh.mts'
 import { expectSnapshot, freshRepository, restored, retire } from '#lib/standard.mts'
 
-const wants = ['vykar-server', 's3-server', 'sshd', 'sftp', 'rclone'] as const
-const options = databaseOptions('mariadb:11')
+const wants = ['docker', 'mariadb', 'mariadb-dump', 'vykar-server', 's3-server', 'sshd', 'sftp', 'rclone'] as const
+const options = { ...databaseOptions('mariadb:11'), ...churnOption }
 const name = `${source}.sql`
 
 await scenario(import.meta, { needs: databaseNeeds, wants, options }, async (run) => {

@@ -17,6 +17,7 @@ import {
 } from '#lib/databases/postgres.mts'
 import {
   chosen,
+  churnOption,
   databaseNeeds,
   databaseOptions,
   expectDump,
@@ -32,8 +33,8 @@ import { startServices } from '#lib/services/start.mts'
 import { $ } from '#lib/sh.mts'
 import { expectSnapshot, freshRepository, restored, retire } from '#lib/standard.mts'
 
-const wants = ['vykar-server', 's3-server', 'sshd', 'sftp', 'rclone'] as const
-const options = databaseOptions('postgres:16')
+const wants = ['docker', 'psql', 'pg_dump', 'vykar-server', 's3-server', 'sshd', 'sftp', 'rclone'] as const
+const options = { ...databaseOptions('postgres:16'), ...churnOption }
 const name = `${source}.dump`
 
 await scenario(import.meta, { needs: databaseNeeds, wants, options }, async (run) => {

@@ -44,27 +44,32 @@ const types: Record<Column['type'], string> = {
 /** PostgreSQL counts microseconds from 2000-01-01. */
 const epoch = Date.UTC(2000, 0, 1)
 
-/** COPY's binary format: a count of fields, then each with its length in front; integers are big-endian. */
-function encodeCell(cell: Cell, type: Column['type']): [length: Buffer, value: Buffer] {
-  const length = Buffer.alloc(4)
-  let value: Buffer
-  if (Buffer.isBuffer(cell)) value = cell
-  else if (typeof cell === 'string') value = Buffer.from(cell)
-  else {
-    value = Buffer.alloc(type === 'int' ? 4 : 8)
-    if (type === 'int') value.writeInt32BE(Number(cell))
-    else value.writeBigInt64BE(typeof cell === 'number' ? BigInt(cell) : BigInt(cell.getTime() - epoch) * 1000n)
-  }
-  length.writeInt32BE(value.length)
-  return [length, value]
+/** Bytes that a cell takes in COPY's binary format, with the length in front of it. */
+function cellSize(cell: Cell, type: Column['type']): number {
+  if (Buffer.isBuffer(cell)) return 4 + cell.length
+  if (typeof cell === 'string') return 4 + Buffer.byteLength(cell)
+  return type === 'int' ? 8 : 12
 }
 
+/** COPY's binary format: a row is a count of fields, then each with its length in front; integers are big-endian. */
 function encode(table: Table, rows: Iterable<Cell[]>): Buffer {
-  const columns: readonly Column[] = tables[table]
-  const count = Buffer.from([columns.length >> 8, columns.length & 255])
-  const parts: Buffer[] = []
-  for (const row of rows) parts.push(count, ...row.flatMap((cell, i) => encodeCell(cell, columns[i]!.type)))
-  return Buffer.concat(parts)
+  const types = tables[table].map(({ type }) => type)
+  const all = [...rows]
+  const size = all.reduce((sum, row) => row.reduce<number>((s, cell, i) => s + cellSize(cell, types[i]!), sum + 2), 0)
+  const out = Buffer.allocUnsafe(size)
+  let at = 0
+  for (const row of all) {
+    at = out.writeInt16BE(row.length, at)
+    for (const [i, cell] of row.entries()) {
+      at = out.writeInt32BE(cellSize(cell, types[i]!) - 4, at)
+      if (Buffer.isBuffer(cell)) at += cell.copy(out, at)
+      else if (typeof cell === 'string') at += out.write(cell, at)
+      else if (types[i] === 'int') at = out.writeInt32BE(Number(cell), at)
+      else
+        at = out.writeBigInt64BE(typeof cell === 'number' ? BigInt(cell) : BigInt(cell.getTime() - epoch) * 1000n, at)
+    }
+  }
+  return out
 }
 
 await generatorMain(import.meta, (options) => {
@@ -89,27 +94,28 @@ await generatorMain(import.meta, (options) => {
     if (there)
       throw new UsageError(`database ${database} is there already: dropdb ${database}, or add to it with --append`)
     psql('postgres', `CREATE DATABASE ${database}`)
-    for (const table of tableNames) {
+    const statements = tableNames.flatMap((table) => {
       const columns: readonly Column[] = tables[table]
-      psql(
-        database,
-        `CREATE TABLE ${table} (${columns.map(({ name, type }) => `${name} ${types[type]} NOT NULL`).join(', ')})`,
-      )
+      const list = columns.map(({ name, type }) => `${name} ${types[type]} NOT NULL`).join(', ')
       // Random bytes do not compress: the attempt would only cost time.
-      for (const { name, type } of columns)
-        if (type === 'bytes') psql(database, `ALTER TABLE ${table} ALTER COLUMN ${name} SET STORAGE EXTERNAL`)
-    }
+      const plain = columns
+        .filter(({ type }) => type === 'bytes')
+        .map(({ name }) => `ALTER ${name} SET STORAGE EXTERNAL`)
+      return [`CREATE TABLE ${table} (${list})`, ...plain.map((change) => `ALTER TABLE ${table} ${change}`)]
+    })
+    psql(database, statements.join('; '))
     return Object.fromEntries(tableNames.map((table) => [table, 0])) as Record<Table, number>
   }
   const index = () => {
-    for (const table of tableNames) psql(database, `ALTER TABLE ${table} ADD PRIMARY KEY (id)`)
-    for (const { table, column, parent } of references) {
-      psql(database, `CREATE INDEX ON ${table} (${column})`)
-      psql(database, `ALTER TABLE ${table} ADD FOREIGN KEY (${column}) REFERENCES ${parent} (id)`)
-    }
+    const keys = tableNames.map((table) => `ALTER TABLE ${table} ADD PRIMARY KEY (id)`)
+    const foreign = references.flatMap(({ table, column, parent }) => [
+      `CREATE INDEX ON ${table} (${column})`,
+      `ALTER TABLE ${table} ADD FOREIGN KEY (${column}) REFERENCES ${parent} (id)`,
+    ])
+    psql(database, [...keys, ...foreign].join('; '))
   }
   const settle = () => {
-    psql(database, 'VACUUM ANALYZE')
+    psql(database, 'ANALYZE')
     psql(database, 'CHECKPOINT')
     return size()
   }

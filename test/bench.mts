@@ -1,11 +1,12 @@
-// npm run bench: what the suite itself costs, as ratios from one run, each beside its goal. Takes about 5 minutes and
-// 8 GiB of disk below $TMPDIR. Uses vykar from PATH, else the stand-in.
+// npm run bench [-- corpus databases]: what the suite itself costs, as ratios from one run, each beside its goal. Takes about
+// 8 minutes and 8 GiB of disk below $TMPDIR (databases below /var/tmp). Uses vykar from PATH, else the stand-in.
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { which } from '#lib/host.mts'
 import { bytes } from '#lib/terminal.mts'
+import { databases } from './bench-databases.mts'
 import { root, run, type Sandbox, standin } from './helpers.mts'
 
 const rounds = 3
@@ -101,12 +102,24 @@ async function harness(): Promise<void> {
   result('harness: own peak memory, 200,000 files', bytes(peakKiB * 1024), '<= 150 MiB', peakKiB <= 150 * 1024)
 }
 
-generator()
-comparison('40,000 files of 4 KiB', 'small', 2.5)
-rmSync(join(dir, 'small'), { recursive: true })
-seconds(corpus('mixed', '--gib 2'))
-comparison('2 GiB', 'mixed', 1.5)
-seconds(corpus('many', '--mix small --plain --gib', String((200_000 * 4096) / 2 ** 30)))
-await harness()
+async function corpusAndHarness(): Promise<void> {
+  generator()
+  comparison('40,000 files of 4 KiB', 'small', 2.5)
+  rmSync(join(dir, 'small'), { recursive: true })
+  seconds(corpus('mixed', '--gib 2'))
+  comparison('2 GiB', 'mixed', 1.5)
+  seconds(corpus('many', '--mix small --plain --gib', String((200_000 * 4096) / 2 ** 30)))
+  await harness()
+}
+
+const areas: Record<string, () => Promise<void>> = {
+  corpus: corpusAndHarness,
+  databases: () => databases({ dir, root, result, seconds, median }),
+}
+const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(areas)
+for (const area of chosen) {
+  if (!areas[area]) throw new Error(`no area ${area}: ${Object.keys(areas).join(' or ')}`)
+  await areas[area]()
+}
 console.log(missed ? `${missed} goals missed` : 'all goals met')
 process.exit(missed ? 1 : 0)

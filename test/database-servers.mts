@@ -37,8 +37,8 @@ async function started(argv: string[], dir: string, ready: () => boolean): Promi
   return stop
 }
 
-/** A PostgreSQL that asks for a password. */
-export async function postgresServer(): Promise<TestServer> {
+/** A PostgreSQL that asks for a password; `durable` as it comes, else fast. */
+export async function postgresServer(durable = false): Promise<TestServer> {
   const dir = mkdtempSync('/var/tmp/vykar-e2e-test-pg-')
   const [data, password, port] = [join(dir, 'data'), 'pg-secret-of-the-tests', await freePort(0)]
   writeFileSync(join(dir, 'password'), password)
@@ -58,7 +58,16 @@ export async function postgresServer(): Promise<TestServer> {
     '--locale=C.UTF-8',
   ])
   execFileSync(program!, init, { stdio: 'ignore' })
-  const argv = as('postgres', [which('postgres')!, '-D', data, '-p', String(port), '-k', dir, '-c', 'fsync=off'])
+  const argv = as('postgres', [
+    which('postgres')!,
+    '-D',
+    data,
+    '-p',
+    String(port),
+    '-k',
+    dir,
+    ...(durable ? ['-c', 'max_wal_size=2GB'] : ['-c', 'fsync=off']),
+  ])
   const stop = await started(
     argv,
     dir,
@@ -74,8 +83,8 @@ export async function postgresServer(): Promise<TestServer> {
   return { uri, password, port, clear, stop }
 }
 
-/** A MariaDB that asks for a password. */
-export async function mariadbServer(): Promise<TestServer> {
+/** A MariaDB that asks for a password; `durable` as it comes, else fast. */
+export async function mariadbServer(durable = false): Promise<TestServer> {
   const dir = mkdtempSync('/var/tmp/vykar-e2e-test-maria-')
   const [data, password, port] = [join(dir, 'data'), 'maria-secret-of-the-tests', await freePort(0)]
   const user = root ? ['--user=mysql'] : []
@@ -101,7 +110,9 @@ export async function mariadbServer(): Promise<TestServer> {
     '--bind-address=127.0.0.1',
     `--port=${port}`,
     '--skip-name-resolve',
-    '--innodb-flush-log-at-trx-commit=0',
+    ...(durable
+      ? ['--innodb-buffer-pool-size=512M', '--innodb-log-file-size=512M']
+      : ['--innodb-flush-log-at-trx-commit=0']),
     `--pid-file=${dir}/pid`,
   ]
   const sql = (text: string) =>

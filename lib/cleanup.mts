@@ -20,6 +20,8 @@ export type Resource =
   | { kind: 'dir' | 'mount' | 'loop'; path: string }
   /** `<engine>/<id>` */
   | { kind: 'container'; path: string }
+  /** `<engine>/<name>/<run id>`; the run's id is its label. */
+  | { kind: 'volume'; path: string }
   | { kind: 'process'; pid: number; start: string; command: string }
 
 interface Entry {
@@ -124,6 +126,12 @@ async function clear(runtime: string, runId: string, resources: Resource[]): Pro
       const [engine, id] = resource.path.split('/') as [string, string]
       const there = spawnSync(engine, ['container', 'inspect', id], { stdio: 'ignore' }).status === 0
       if (there) execFileSync(engine, ['rm', '-f', '-v', id], { stdio: 'ignore' })
+    } else if (resource.kind === 'volume') {
+      const [engine, name, label] = resource.path.split('/') as [string, string, string]
+      const listed = spawnSync(engine, ['volume', 'ls', '-q', '--filter', `label=vykar-e2e=${label}`], {
+        encoding: 'utf8',
+      })
+      if (listed.stdout.split('\n').includes(name)) execFileSync(engine, ['volume', 'rm', name], { stdio: 'ignore' })
     } else removeBelow(runtime, resource.path)
   }
 }

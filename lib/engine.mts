@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
+import type { Cleanup } from './cleanup.mts'
 import { which } from './host.mts'
 import { skipOrFail } from './prepare.mts'
 import type { Run } from './run.mts'
@@ -18,20 +19,57 @@ export function engineRoot(engine: string): string {
   return quietly(engine, 'info', '-f', format).stdout.trim()
 }
 
-/** Throws Skipped where the engine is missing, Blocked where its daemon does not answer. */
-export function needEngine(run: Run, engine: string): void {
+/** What differs between the engines, apart from their names. */
+export interface Engine {
+  name: 'docker' | 'podman'
+  /** Options of `events` that make it print nanoseconds since 1970, a space and what happened, and end. */
+  events: string[]
+  /** What an event calls the end of a container's process. */
+  died: string
+}
+
+/** What a user can do about an engine that refuses, by what it says; the daemon is not running where it says nothing known. */
+const remedies: [said: RegExp, remedy: (engine: string) => string][] = [
+  [
+    /permission denied/i,
+    (engine) => `you may not use it: run as root${engine === 'docker' ? ', or join the group docker' : ''}`,
+  ],
+  [/rlimit/i, () => 'this host may not raise limits: put default_ulimits = [] under [containers] in containers.conf'],
+  [/cgroup/i, () => 'cgroups cannot be used here: put cgroups = "disabled" under [containers] in containers.conf'],
+  [
+    /overlay|storage driver/i,
+    () => 'its storage driver cannot work on this file system: choose vfs or fuse-overlayfs in storage.conf',
+  ],
+  [
+    /cannot connect|connection refused|no such file/i,
+    (engine) => `its daemon is not running: systemctl start ${engine}`,
+  ],
+]
+function remedyFor(engine: string, stderr: string): string {
+  const known = remedies.find(([said]) => said.test(stderr))?.[1](engine)
+  return `${stderr.trim().split('\n').at(-1)}${known ? `; ${known}` : ''}`
+}
+
+/**
+ * Makes sure of an engine and puts its version on record.
+ * @param volumes whether the run reads volumes on the host, which rootless podman keeps in a user namespace
+ * @throws Skipped where it is missing or this user has no right to it, Blocked where it does not answer
+ */
+export function needEngine(run: Run, engine: string, volumes = false): void {
   const apt = engine === 'docker' ? 'docker.io' : engine
-  if (!which(engine))
-    throw skipOrFail(
-      `${engine} is missing (runs the container): apt-get install -y ${apt}`,
-      [engine],
-      run.common.require,
-    )
+  const skip = (text: string) => skipOrFail(text, [engine], run.common.require)
+  if (!which(engine)) throw skip(`${engine} is missing (runs the container): apt-get install -y ${apt}`)
   const asked = quietly(engine, 'info')
-  if (asked.status !== 0)
-    throw new Blocked(
-      `${engine} does not answer: ${asked.stderr.trim().split('\n').at(-1)}; start its daemon: systemctl start ${engine}`,
-    )
+  if (asked.status !== 0) {
+    const why = `${engine} does not answer: ${remedyFor(engine, asked.stderr)}`
+    throw /permission denied/i.test(asked.stderr) ? skip(why) : new Blocked(why)
+  }
+  if (
+    volumes &&
+    engine === 'podman' &&
+    quietly(engine, 'info', '-f', '{{.Host.Security.Rootless}}').stdout.trim() === 'true'
+  )
+    throw skip('rootless podman keeps its volumes in a user namespace of its own: run as root')
   const version = quietly(engine, '--version').stdout
   if (engine === 'podman') keepHostLimits(run)
   run.report.versions[engine] = /\d+(\.\d+)+\S*/.exec(version)?.[0]?.replace(/,$/, '') ?? 'present'
@@ -66,10 +104,15 @@ export interface ContainerSpec {
   build?: string
   /** A port that is published on loopback; without one the container has no network at all. */
   port?: number
+  /** More options of `run`. */
+  flags?: string[]
 }
 
 /** The image must be there or be pulled; one that this run pulled goes again on PASS. */
-async function haveImage(run: Run, { engine, image, build }: ContainerSpec): Promise<void> {
+export async function haveImage(
+  run: Run,
+  { engine, image, build }: Pick<ContainerSpec, 'engine' | 'image' | 'build'>,
+): Promise<void> {
   if (!scope().dry && quietly(engine, 'image', 'inspect', image).status === 0) return
   const pull = await $({ limit: '15m', expect: 'any' })`${engine} pull ${image}`
   if (scope().dry) return
@@ -117,7 +160,9 @@ export async function startContainer(run: Run, spec: ContainerSpec, healthy: str
   const started = await $({
     limit: '2m',
     env,
-  })`${engine} run -d --name ${name} ${network} ${variables} ${image} ${args}`
+    expect: 'any',
+  })`${engine} run -d --name ${name} ${network} ${spec.flags ?? []} ${variables} ${image} ${args}`
+  if (started.code !== 0) throw new Blocked(`${engine} cannot start ${name}: ${remedyFor(engine, started.stderr)}`)
   // By its id: a later container of the same name is somebody else's.
   if (!dry) run.state?.add({ kind: 'container', path: `${engine}/${started.stdout.trim()}` })
   try {
@@ -130,4 +175,24 @@ export async function startContainer(run: Run, spec: ContainerSpec, healthy: str
     const said = `${logs.stdout}${logs.stderr}`.trim().split('\n').slice(-3).join(' | ')
     throw new Blocked(`the server in container ${name} did not come up; its log: ${said || 'nothing'}`)
   }
+}
+
+/**
+ * A named volume, which must be new and goes again on PASS.
+ * @param cleanup of the row or the run that it belongs to
+ * @returns its directory on the host
+ * @throws UsageError where the name is taken
+ */
+export async function createVolume(run: Run, cleanup: Cleanup, engine: string, name: string): Promise<string> {
+  if (!scope().dry && quietly(engine, 'volume', 'inspect', name).status === 0)
+    throw new UsageError(`volume ${name} is there already: ${engine} volume rm ${name}, if it may go`)
+  cleanup.add(`volume ${name}`, () => run.keep(`volume ${name}`) || removeVolume(engine, name), true)
+  await $`${engine} volume create --label vykar-e2e=${run.id} ${name}`
+  if (!scope().dry) run.state?.add({ kind: 'volume', path: `${engine}/${name}/${run.id}` })
+  const asked = await $`${engine} volume inspect -f ${'{{.Mountpoint}}'} ${name}`
+  return asked.stdout.trim() || `/volumes/${name}`
+}
+
+async function removeVolume(engine: string, name: string): Promise<void> {
+  await $`${engine} volume rm ${name}`
 }

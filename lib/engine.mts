@@ -22,8 +22,8 @@ export function engineRoot(engine: string): string {
 /** What differs between the engines, apart from their names. */
 export interface Engine {
   name: 'docker' | 'podman'
-  /** Options of `events` that make it print nanoseconds since 1970, a space and what happened, and end. */
-  events: string[]
+  /** Options of `events` that make it print nanoseconds since 1970, a space and what happened, and end at `now`. */
+  events: (now: string) => string[]
   /** What an event calls the end of a container's process. */
   died: string
 }

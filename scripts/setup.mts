@@ -1,6 +1,6 @@
 #!/usr/bin/env -S npx tsx
 // Installs the packages that the scripts of the chosen areas need, through apt-get, as root or with passwordless sudo:
-// setup.mts local, setup.mts backends, setup.mts databases, setup.mts test, or all areas when none is named. Says what it did and what it could not.
+// setup.mts local, setup.mts backends, setup.mts databases, setup.mts containers, setup.mts test, or all areas when none is named. Says what it did and what it could not.
 // Exits 0 when nothing is missing afterwards that a package brings; a lack that it may not mend is named (exit 77).
 import { spawnSync } from 'node:child_process'
 import { aptInstall, aptLine, canSudo, find, type ToolName, tools } from '#lib/host.mts'
@@ -16,6 +16,7 @@ const areas: Record<string, readonly ToolName[]> = {
   local: base,
   backends,
   databases: [...backends, ...clients, 'docker', 'podman', 'debootstrap'],
+  containers: [...backends, 'docker', 'podman', 'debootstrap'],
   test: [...backends, ...clients, 'initdb', 'mariadbd', 'podman', 'debootstrap'],
 }
 /** Services that come with a package and are not wanted: scripts and tests start servers of their own. */

@@ -12,6 +12,7 @@ import { type Output, within } from '#lib/sh.mts'
 import { needSpace } from '#lib/space.mts'
 import { mariadbServer, mongodbServer, postgresServer, type TestServer } from './database-servers.mts'
 import { type Finished, lacking, noReal, processesIn, real, root, run, sandbox, scratch } from './helpers.mts'
+import { noEngine, postgresImage } from './images.mts'
 
 const tools = lacking('flock', 'diff')
 const noPg = noReal || tools || lacking('initdb', 'psql', 'pg_dump')
@@ -178,22 +179,14 @@ for (const [script, skip, start, lies] of [
   })
 
 const engine = lacking('podman') ? 'docker' : 'podman'
-const noEngine =
-  noReal ||
-  tools ||
-  lacking('debootstrap') ||
-  lacking(engine) ||
-  (process.getuid?.() === 0 ? false : 'images are built as root') ||
-  (spawnSync(engine, ['info']).status === 0 ? false : `${engine} does not answer`)
-
-describe(`PostgreSQL in ${engine}, in an image built from Debian packages`, { skip: noEngine }, () => {
+describe(`PostgreSQL in ${engine}, in an image built from Debian packages`, {
+  skip: noReal || tools || noEngine(engine),
+}, () => {
   let image = ''
   const volumes = () => spawnSync(engine, ['volume', 'ls', '-q'], { encoding: 'utf8' }).stdout
   const args = (...more: string[]) => ['--vykar', real!, '--engine', engine, '--image', image, ...small, ...more]
   before(() => {
-    const there = spawnSync(engine, ['images', '--format', '{{.Repository}}:{{.Tag}}'], { encoding: 'utf8' }).stdout
-    image = /^(?:localhost\/)?(vykar-e2e\/postgres:\d+)$/m.exec(there)?.[1] ?? ''
-    image ||= execFileSync(join(root, 'test/images/build'), ['postgres', engine], { encoding: 'utf8' }).trim()
+    image = postgresImage(engine)
   })
 
   test('PASS, and no container or volume is left', async () => {

@@ -85,8 +85,8 @@ async function stoppedBackup(engine: Engine, { config, repository, dir, report }
   const from = (await $`date +%s.%N`).stdout.trim()
   const backup = await $({ limit: '3600s', out: 'backup.out' })`vykar --config ${config} backup -R ${repository.label}`
   await runs(engine, 'the backup')
-  const asked =
-    await $`${engine.name} events --since ${from} --filter container=${writer} ${engine.events}`
+  const now = (await $`date +%s.%N`).stdout.trim()
+  const asked = await $`${engine.name} events --since ${from} --filter container=${writer} ${engine.events(now)}`
   if (scope().dry) return backup
   const at = (name: string) => BigInt(readFileSync(join(dir, name), 'utf8').trim() || 0)
   if (!existsSync(join(dir, 'stopped'))) throw new Mismatch('`before` was not run to its end')

@@ -17,7 +17,11 @@ import { startServices } from '#lib/services/start.mts'
 import { standardNeeds } from '#lib/standard.mts'
 
 /** docker's events tell their time in nanoseconds, and call the end of a process `die`. */
-const engine: Engine = { name: 'docker', events: ['--until', '0s', '--format', '{{.TimeNano}} {{.Action}}'], died: 'die' }
+const engine: Engine = {
+  name: 'docker',
+  events: (now) => ['--until', now, '--format', '{{.TimeNano}} {{.Action}}'],
+  died: 'die',
+}
 const wants = ['docker', 'vykar-server', 's3-server', 'sshd', 'sftp', 'rclone'] as const
 
 await scenario(import.meta, { needs: standardNeeds, wants, options: containerOptions }, async (run) => {

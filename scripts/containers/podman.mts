@@ -19,7 +19,7 @@ import { standardNeeds } from '#lib/standard.mts'
 /** podman's events have a Go time, call the end of a process `died`, and would wait for more. */
 const engine: Engine = {
   name: 'podman',
-  events: ['--stream=false', '--format', '{{.Time.UnixNano}} {{.Status}}'],
+  events: () => ['--stream=false', '--format', '{{.Time.UnixNano}} {{.Status}}'],
   died: 'died',
 }
 const wants = ['podman', 'vykar-server', 's3-server', 'sshd', 'sftp', 'rclone'] as const

@@ -59,7 +59,7 @@ export function containerEnvironment(engine: string, name: string): Record<strin
   }
   const [running, list = '[]'] = asked.stdout.trim().split(/ (.*)/s)
   if (running !== 'true') throw new UsageError(`--container ${name} is not running: ${engine} start ${name}`)
-  return Object.fromEntries((JSON.parse(list) as string[]).map((entry) => entry.split(/=(.*)/s).slice(0, 2)))
+  return Object.fromEntries(((JSON.parse(list) ?? []) as string[]).map((entry) => entry.split(/=(.*)/s).slice(0, 2)))
 }
 
 /** The host's client programs for a URI; its password goes through the environment. Throws UsageError on a bad URI. */

@@ -19,7 +19,7 @@ export const restoredName = 'vykar_mongo_restore_test'
 export const container = 'vykar-mongo'
 
 /** Where a password that is not in the URI is taken from: it is kept out of command lines. */
-export const passwordVariable = 'MONGODB_PASSWORD'
+const passwordVariable = 'MONGODB_PASSWORD'
 
 /** A server: the words before and after its tools' names, and the address that the driver connects to. */
 export interface Mongo {
@@ -62,7 +62,7 @@ function containerServer(engine: string, name: string): Mongo {
 
 /**
  * The server that the options name.
- * @returns its tools, its driver and its password, which the tools read from a file (`passwordFile`)
+ * @returns its tools, its driver, and the password where it asks for one: the tools must be given it in a --config file
  * @throws UsageError when the choice is unclear or malformed, Skipped without the tools or the engine
  */
 export function mongoOf({ container: name, uri, engine }: ServerChoice): Mongo & { password: string } {

@@ -23,6 +23,7 @@ export async function startWriter(run: ContainerRun, engine: Engine): Promise<st
   const { image } = run.options
   const { writer, records } = namesOf(engine)
   await haveImage(run, { engine: engine.name, image, build: 'base' })
+  run.report.versions.image = image
   const volume = await createVolume(run, run.cleanup, engine.name, records)
   const flags = ['-v', `${records}:/data`, '--stop-timeout', '60', '--entrypoint', 'sh']
   const spec = {
@@ -149,10 +150,18 @@ export async function downtimeHooks(run: ContainerRun, engine: Engine, row: Row,
   const id = await step('list', () => expectSnapshot(config, repo, backup, { label: 'records' }))
   const tree = await step('restore', () => restored(config, repo, id))
   await step('records', () => wholeRecords(volume, tree, dir))
-  await step('failing backup', async () => {
+  await step('failing hook', async () => {
     await $`sed -E 's/^( *before: ".*)"$/\1; exit 1"/' ${config} > failing.yaml`
     const refused = await $({ limit: '3600s', expect: [1] })`vykar --config failing.yaml backup -R ${repo}`
     refused.complained(/hook .* exited with 1\b/)
+    await runs(engine, 'a backup whose hook failed')
+  })
+  await step('failing backup', async () => {
+    // A dump in the same source that fails: after `before`, before any snapshot.
+    const late = ['    command_dumps:', '      - name: late', '        command: exit 7']
+    await $`(cat ${config}; printf '%s\n' ${late}) > failing-late.yaml`
+    const refused = await $({ limit: '3600s', expect: [1] })`vykar --config failing-late.yaml backup -R ${repo}`
+    refused.complained(/command_dump 'late' failed \(exit code 7\)/)
     await runs(engine, 'a backup that failed')
   })
   await step('terminated backup', async () => {

@@ -14,6 +14,7 @@ export async function filledVolume(run: ContainerRun, engine: Engine): Promise<s
   const { image, source } = run.options
   const names = namesOf(engine)
   await haveImage(run, { engine: engine.name, image, build: 'base' })
+  run.report.versions.image = image
   const volume = await createVolume(run, run.cleanup, engine.name, names.volume)
   const corpus = source ?? join(run.dirs.work, 'corpus')
   const tsx = [process.execPath, '--import', join(root, 'node_modules/tsx/dist/loader.mjs')]

@@ -51,7 +51,7 @@ export async function filledDatabase(run: ContainerRun, engine: Engine): Promise
   const made = await $({
     limit: '2h',
   })`${generator} --container ${names.database} --engine ${engine.name} --target-gib ${String(run.options['target-gib'])} --seed ${String(run.common.seed)}`
-  return { content: await contentOf(client(engine, names.database), source), bytes: figures(made).final_bytes ?? 0 }
+  return { content: await contentOf(client(engine, names.database), source), bytes: figures(made).target_bytes ?? 0 }
 }
 
 /** The row: a dump that fails late leaves no snapshot; one that does not is loaded into the second database. */

@@ -184,6 +184,6 @@ export function restoredDump(dir: string, name: string, least: number): string {
   if (!existsSync(file)) throw new Mismatch(`restore made no ${name}, but ${readdirSync(dir).join(', ') || 'nothing'}`)
   const { size } = statSync(file)
   if (size < least)
-    throw new Mismatch(`the restored dump has ${bytes(size)}: less than ${bytes(least)}, seven tenths of the database`)
+    throw new Mismatch(`the restored dump has ${bytes(size)}: less than ${bytes(least)}, seven tenths of --target-gib`)
   return file
 }

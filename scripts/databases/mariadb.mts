@@ -86,7 +86,7 @@ await scenario(import.meta, { needs: databaseNeeds, wants, options }, async (run
         await step('snapshot list', () => expectDump(config, repo, id, path))
         const dir = await step('restore', () => restored(config, repo, id))
         await step('load', async () => {
-          const file = restoredDump(dir, path, made.final_bytes! * 0.7)
+          const file = restoredDump(dir, path, made.target_bytes! * 0.7)
           await $`${exec} mariadb ${args} -e ${`DROP DATABASE IF EXISTS ${fresh}; CREATE DATABASE ${fresh}`}`
           await $({ limit: '2h' })`${exec} mariadb ${args} ${fresh} < ${file}`
           await $`rm -r ${dir}`

@@ -83,7 +83,7 @@ await scenario(import.meta, { needs: databaseNeeds, wants, options }, async (run
         await step('snapshot list', () => expectDump(config, repo, id, path))
         const dir = await step('restore', () => restored(config, repo, id))
         await step('load', async () => {
-          const file = restoredDump(dir, path, made.final_bytes! * 0.7)
+          const file = restoredDump(dir, path, made.target_bytes! * 0.7)
           await $`${exec} dropdb --if-exists ${fresh} && ${exec} createdb ${fresh}`
           await $({ limit: '2h' })`${exec} pg_restore --exit-on-error -d ${fresh} < ${file}`
           await $`rm -r ${dir}`

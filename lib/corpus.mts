@@ -4,7 +4,7 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { diskUsage } from './cleanup.mts'
 import { localDir } from './config.mts'
-import { root } from './prepare.mts'
+import { dataGen } from './prepare.mts'
 import type { Run } from './run.mts'
 import { $ } from './sh.mts'
 import { needSpace } from './space.mts'
@@ -39,13 +39,7 @@ export async function corpus(run: Corpus, source = run.options.source!): Promise
   const marker = join(source, 'corpus.json')
   const unfinished = existsSync(marker) && JSON.parse(readFileSync(marker, 'utf8')).complete !== true
   if (!existsSync(source) || unfinished) {
-    const generator = [
-      process.execPath,
-      '--import',
-      join(root, 'node_modules/tsx/dist/loader.mjs'),
-      join(root, 'data-gen/corpus.mts'),
-    ]
-    await $({ limit: '2h' })`${generator} --out ${source} --gib ${gib} --seed ${seed}`
+    await $({ limit: '2h' })`${dataGen('corpus')} --out ${source} --gib ${gib} --seed ${seed}`
     if (run.dry) return source
     run.report.notes.push(`made the corpus ${source} (${gib} GiB, seed ${seed}); it is kept for the next run`)
   }

@@ -22,6 +22,14 @@ import { Mismatch, Skipped, UsageError } from './verdict.mts'
 /** The clone this code lives in. */
 export const root = resolve(import.meta.dirname, '..')
 
+/** The words that run a generator of data-gen/ with this clone's tsx, from any directory. */
+export const dataGen = (name: string): string[] => [
+  process.execPath,
+  '--import',
+  join(root, 'node_modules/tsx/dist/loader.mjs'),
+  join(root, 'data-gen', `${name}.mts`),
+]
+
 /** Options that every scenario takes. */
 export const commonOptions = {
   help: { kind: 'flag', help: 'purpose, pass rule and options' },

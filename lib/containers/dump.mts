@@ -1,11 +1,10 @@
 // C: a database dumped through `exec` in command_dumps, loaded into a second container, contents equal.
 
-import { join } from 'node:path'
 import { containerClient } from '../databases/client.mts'
 import { contentOf, source } from '../databases/postgres.mts'
 import { type Content, expectDump, figures, restoredDump, sameContent } from '../databases/server.mts'
 import { type Engine, startContainer } from '../engine.mts'
-import { root } from '../prepare.mts'
+import { dataGen } from '../prepare.mts'
 import type { Row } from '../row.mts'
 import { $ } from '../sh.mts'
 import { expectSnapshot, freshRepository, restored, retire } from '../standard.mts'
@@ -42,15 +41,9 @@ export async function filledDatabase(run: ContainerRun, engine: Engine): Promise
       ['pg_isready', '-q', '-h', '127.0.0.1'],
     )
   run.report.versions['database image'] = run.options['database-image']
-  const generator = [
-    process.execPath,
-    '--import',
-    join(root, 'node_modules/tsx/dist/loader.mjs'),
-    join(root, 'data-gen/postgres.mts'),
-  ]
   const made = await $({
     limit: '2h',
-  })`${generator} --container ${names.database} --engine ${engine.name} --target-gib ${String(run.options['target-gib'])} --seed ${String(run.common.seed)}`
+  })`${dataGen('postgres')} --container ${names.database} --engine ${engine.name} --target-gib ${String(run.options['target-gib'])} --seed ${String(run.common.seed)}`
   return { content: await contentOf(client(engine, names.database), source), bytes: figures(made).target_bytes ?? 0 }
 }
 

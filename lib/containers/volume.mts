@@ -2,7 +2,7 @@
 // inside a container.
 import { join } from 'node:path'
 import { createVolume, type Engine, haveImage } from '../engine.mts'
-import { root } from '../prepare.mts'
+import { dataGen } from '../prepare.mts'
 import type { Row } from '../row.mts'
 import { $, scope } from '../sh.mts'
 import { expectFiles, expectSnapshot, freshRepository, retire } from '../standard.mts'
@@ -17,11 +17,10 @@ export async function filledVolume(run: ContainerRun, engine: Engine): Promise<s
   run.report.versions.image = image
   const volume = await createVolume(run, run.cleanup, engine.name, names.volume)
   const corpus = source ?? join(run.dirs.work, 'corpus')
-  const tsx = [process.execPath, '--import', join(root, 'node_modules/tsx/dist/loader.mjs')]
   if (!source)
     await $({
       limit: '30m',
-    })`${tsx} ${join(root, 'data-gen/corpus.mts')} --out ${corpus} --gib 0.1 --churn 0 --seed ${run.common.seed}`
+    })`${dataGen('corpus')} --out ${corpus} --gib 0.1 --churn 0 --seed ${run.common.seed}`
   await $({ limit: '1h' })`rsync -aHAXS ${source ? corpus : join(corpus, 'snapshot-1')}/ ${volume}/`
   // Owners that the host does not know, setuid, a hardlink and a symlink across directories, a hole.
   const awkward = [

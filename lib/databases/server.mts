@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { localDir } from '../config.mts'
 import { engineRoot, needEngine, startContainer } from '../engine.mts'
 import type { OptionSpecs, Values } from '../options.mts'
-import { root } from '../prepare.mts'
+import { dataGen } from '../prepare.mts'
 import type { Run } from '../run.mts'
 import { $, type Output, scope } from '../sh.mts'
 import { needSpace } from '../space.mts'
@@ -103,9 +103,8 @@ export function generator(run: DatabaseRun, kind: string, container: string): st
   const which = uri
     ? ['--uri', uri.replace(/:[^:@/]*@/, '@')]
     : ['--container', run.options.container ?? container, '--engine', engine]
-  const node = [process.execPath, '--import', join(root, 'node_modules/tsx/dist/loader.mjs')]
   const size = ['--target-gib', String(run.options['target-gib']), '--seed', String(run.common.seed)]
-  return [...node, join(root, `data-gen/${kind}.mts`), ...which, ...size, ...(jobs ? ['--jobs', String(jobs)] : [])]
+  return [...dataGen(kind), ...which, ...size, ...(jobs ? ['--jobs', String(jobs)] : [])]
 }
 
 /** The `key=value` lines that a generator ends with. */

@@ -115,7 +115,6 @@ await generatorMain(import.meta, (options) => {
     psql(database, [...keys, ...foreign].join('; '))
   }
   const settle = () => {
-    psql(database, 'ANALYZE')
     psql(database, 'CHECKPOINT')
     return size()
   }

@@ -14,7 +14,7 @@ interface Bench {
   seconds: (command: string) => number
   median: (values: number[]) => number
 }
-const gib = 1
+const gib = 2
 const rounds = 3
 
 /** How a server is reached from a shell, and what is asked of it there. */

@@ -1,5 +1,5 @@
 // npm run bench [-- corpus databases]: what the suite itself costs, as ratios from one run, each beside its goal. Takes about
-// 8 minutes and 8 GiB of disk below $TMPDIR (databases below /var/tmp). Uses vykar from PATH, else the stand-in.
+// 12 minutes and 8 GiB of disk below $TMPDIR (databases below /var/tmp). Uses vykar from PATH, else the stand-in.
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -133,8 +133,10 @@ export function* block(
   const random = seeded(name)
   const hash = createHash('sha256').update(name).digest()
   const stream = createCipheriv('aes-128-ctr', hash.subarray(0, 16), hash.subarray(16))
+  // The key stream itself: what is encrypted is always the same zeros.
+  const zeros = Buffer.alloc(storage.piece * Math.max(storage.event[1], storage.image[1]))
   const payload = ([low, high]: readonly [number, number]) =>
-    stream.update(Buffer.alloc(storage.piece * (low + Math.floor(random() * (high - low + 1)))))
+    stream.update(zeros.subarray(0, storage.piece * (low + Math.floor(random() * (high - low + 1)))))
   const time = () => new Date(oldest + Math.floor(random() * decade) * 1000)
   const end = Math.min(plan[table], (index + 1) * blockRows)
   for (let n = index * blockRows; n < end; n++) {

@@ -30,7 +30,13 @@ for (const engine of ['docker', 'podman'] as const)
   describe(engine, { skip: noReal || tools || noEngine(engine) }, () => {
     let image = ''
     const args = (...more: string[]) => {
-      const small = ['--repo', 'local', '--target-gib', '0.03', '--ballast-mib', '192']
+      const small = [
+        '--repo',
+        'local',
+        '--target-gib',
+        '0.03',
+        ...(more.includes('--ballast-mib') ? [] : ['--ballast-mib', '192']),
+      ]
       return ['--vykar', real!, '--image', image, '--database-image', image, ...small, ...more]
     }
     const [containers, volumes] = [
@@ -65,6 +71,12 @@ for (const engine of ['docker', 'podman'] as const)
       assert.match(String(rows[1]!.facts['after KILL']), /^exit 137, the container stays stopped/)
       assert.deepEqual([lines(engine, ...containers), lines(engine, ...volumes), lines(engine, 'images', '-q')], had)
       assert.deepEqual(processesIn(box), [])
+    })
+
+    test('a disk that is too small is refused before anything is made', async () => {
+      const ended = await run(sandbox(), `containers/${engine}`, args('--ballast-mib', '1000000000'))
+      assert.equal(ended.code, 2, said(ended))
+      assert.match(ended.last, /free, .* are needed for --target-gib 0\.03 --ballast-mib 1000000000/)
     })
 
     // What a lie is about is in vykar and the checks, not in the engine: one of them will do.

@@ -145,7 +145,11 @@ export async function downtimeHooks(run: ContainerRun, engine: Engine, row: Row,
   const repo = repository.label
   const { writer } = namesOf(engine)
   await step('init', () => freshRepository(config, repo))
-  await step('ballast', () => ballast(run, volume))
+  await step('ballast', async () => {
+    // A row that failed may have left the writer stopped.
+    await $({ env: { VYKAR_E2E_SERVICE: writer } })`${engine.name} start ${writer}`
+    await ballast(run, volume)
+  })
   const backup = await step('backup', () => stoppedBackup(engine, row))
   const id = await step('list', () => expectSnapshot(config, repo, backup, { label: 'records' }))
   const tree = await step('restore', () => restored(config, repo, id))

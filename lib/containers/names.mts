@@ -1,7 +1,8 @@
 // What the container scenarios share: their options and names.
-import type { Engine } from '../engine.mts'
+import { type Engine, engineRoot } from '../engine.mts'
 import type { OptionSpecs, Values } from '../options.mts'
 import type { Run } from '../run.mts'
+import { needSpace } from '../space.mts'
 
 /** The three patterns: a static volume, a volume whose container is stopped by hooks, a dump through exec. */
 export const patterns = ['volume', 'downtime', 'dump'] as const
@@ -33,3 +34,17 @@ export const namesOf = ({ name }: Engine) => ({
   database: `vykar-${name}-db`,
   fresh: `vykar-${name}-db-restored`,
 })
+
+/**
+ * What the volumes and databases take on the engine's disk, and repository and restored tree where the run works.
+ * @throws UsageError where one of the disks has less
+ */
+export function needContainerSpace(run: ContainerRun, engine: Engine): void {
+  const { 'target-gib': gib, 'ballast-mib': mib } = run.options
+  const [database, ballast] = [gib * 2 ** 30, mib * 2 ** 20]
+  const needs = [
+    { dir: engineRoot(engine.name), bytes: database * 2.2 + ballast + 2 ** 30 },
+    { dir: run.runtime, bytes: database * 2.2 + ballast * 2 + 2 ** 30 },
+  ]
+  needSpace(needs, `--target-gib ${gib} --ballast-mib ${mib}`, 'take less of either')
+}

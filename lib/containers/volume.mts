@@ -42,6 +42,8 @@ export async function staticVolume(run: ContainerRun, engine: Engine, row: Row, 
   const { step, config, repository, cleanup } = row
   const repo = repository.label
   const names = namesOf(engine)
+  // A volume for each repository: where one row fails, its volume is kept.
+  const copy = `${names.restored}-${repo}`
   const { image } = run.options
   await step('init', () => freshRepository(config, repo))
   const backup = await step(
@@ -50,15 +52,15 @@ export async function staticVolume(run: ContainerRun, engine: Engine, row: Row, 
   )
   const id = await step('list', () => expectSnapshot(config, repo, backup, { label: 'volume' }))
   await step('snapshot list', () => expectFiles(config, repo, id, volume))
-  const fresh = await step('new volume', () => createVolume(run, cleanup, engine.name, names.restored))
+  const fresh = await step('new volume', () => createVolume(run, cleanup, engine.name, copy))
   await step('restore', () => $({ limit: '3600s' })`vykar --config ${config} restore -R ${repo} ${id} ${fresh}`)
   await step('compare on the host', () => sameTree(volume, fresh))
   await step('compare in a container', async () => {
-    for (const name of [names.volume, names.restored])
+    for (const name of [names.volume, copy])
       await $({
         limit: '1h',
       })`${engine.name} run --rm --network none -v ${name}:/data:ro --entrypoint sh ${image} -c ${inside} > ${name}.inside`
-    await $`diff <(sort ${names.volume}.inside) <(sort ${names.restored}.inside)`
+    await $`diff <(sort ${names.volume}.inside) <(sort ${copy}.inside)`
     if (!scope().dry) await $({ unlisted: true })`test -s ${names.volume}.inside`
   })
   await step('retire', () => retire(config, repo, id))

@@ -9,7 +9,7 @@ import { join } from 'node:path'
 // Passes when everything restored equals its source and the container ran again after every backup but a killed one.
 import { downtimeHooks, hooks, startWriter } from '#lib/containers/downtime.mts'
 import { dumpCommand, dumpName, execDump, filledDatabase } from '#lib/containers/dump.mts'
-import { chosenPatterns, containerOptions } from '#lib/containers/names.mts'
+import { chosenPatterns, containerOptions, needContainerSpace } from '#lib/containers/names.mts'
 import { filledVolume, staticVolume } from '#lib/containers/volume.mts'
 import { type Engine, needEngine } from '#lib/engine.mts'
 import { scenario } from '#lib/run.mts'
@@ -26,7 +26,11 @@ const wants = ['docker', 'vykar-server', 's3-server', 'sshd', 'sftp', 'rclone'] 
 
 await scenario(import.meta, { needs: standardNeeds, wants, options: containerOptions }, async (run) => {
   const chosen = chosenPatterns(run)
-  await run.step('engine', async () => run.dry || needEngine(run, engine.name, true))
+  await run.step('engine', async () => {
+    if (run.dry) return
+    needEngine(run, engine.name, true)
+    needContainerSpace(run, engine)
+  })
   const volume = chosen.includes('volume') ? await run.step('volume', () => filledVolume(run, engine)) : ''
   const records = chosen.includes('downtime') ? await run.step('writer', () => startWriter(run, engine)) : ''
   const filled = chosen.includes('dump') ? await run.step('database', () => filledDatabase(run, engine)) : undefined

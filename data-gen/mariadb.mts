@@ -119,17 +119,19 @@ await generatorMain(import.meta, (options) => {
     prepare,
     index,
     settle,
-    encode,
     discard: () => mariadb('mysql', `DROP DATABASE IF EXISTS ${database}`),
-    writer: (table) => {
-      const columns: readonly Column[] = tables[table]
-      const names = columns.map(({ name }) => name).join(', ')
-      const load = `SET unique_checks = 0, foreign_key_checks = 0; LOAD DATA LOCAL INFILE '/dev/stdin' INTO TABLE ${table}
-        CHARACTER SET binary FIELDS TERMINATED BY ${hex(fieldEnd)} ESCAPED BY '' LINES TERMINATED BY ${hex(lineEnd)} (${names})`
-      const mariadb = [...client.exec, 'mariadb', ...client.args, '--local-infile=1', database, '-e', load]
-      // The client opens /dev/stdin by its name, which a pipe allows; what Node gives a child is a socket.
-      const argv = ['sh', '-c', 'cat | "$@"', 'sh', ...mariadb]
-      return { argv, head: Buffer.alloc(0), tail: Buffer.alloc(0) }
+    rows: {
+      encode,
+      writer: (table) => {
+        const columns: readonly Column[] = tables[table]
+        const names = columns.map(({ name }) => name).join(', ')
+        const load = `SET unique_checks = 0, foreign_key_checks = 0; LOAD DATA LOCAL INFILE '/dev/stdin' INTO TABLE ${table}
+          CHARACTER SET binary FIELDS TERMINATED BY ${hex(fieldEnd)} ESCAPED BY '' LINES TERMINATED BY ${hex(lineEnd)} (${names})`
+        const mariadb = [...client.exec, 'mariadb', ...client.args, '--local-infile=1', database, '-e', load]
+        // The client opens /dev/stdin by its name, which a pipe allows; what Node gives a child is a socket.
+        const argv = ['sh', '-c', 'cat | "$@"', 'sh', ...mariadb]
+        return { argv, head: Buffer.alloc(0), tail: Buffer.alloc(0) }
+      },
     },
   }
   return { client, loader }

@@ -1,14 +1,11 @@
 #!/usr/bin/env -S npx tsx
 // A MongoDB database to back up: a shop's customers, products, orders and order events with random payloads, seeded and
-// repeatable. BSON into parallel mongorestore processes, indexes last, then fsync.
+// repeatable. Unordered inserts by parallel writers, indexes last, then fsync.
 //
 //   npx tsx data-gen/mongodb.mts --container vykar-mongo --target-gib 2.5
 //   npx tsx data-gen/mongodb.mts --uri mongodb://127.0.0.1:27017 --target-gib 2 --append
 //
 // Makes the database vykar_mongo_test, which must not be there (unless --append). The last lines are key=value.
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { BSON, MongoServerError } from 'mongodb'
 import { generatorMain, type Loader } from '#lib/databases/generator.mts'
 import { source as database, describe, mongoOf } from '#lib/databases/mongodb.mts'
@@ -29,31 +26,17 @@ const storage: Storage = {
   pieceOnDisk: 1024,
   eventOnDisk: 123,
   productOnDisk: 92,
-  event: [4, 12],
-  image: [32, 96],
+  event: [2, 6],
+  image: [16, 48],
 }
 
-function encode(table: Table, rows: Iterable<Cell[]>): Buffer {
-  const columns: readonly Column[] = tables[table]
-  const documents = [...rows].map((row) =>
-    BSON.serialize(Object.fromEntries(row.map((cell, i) => [columns[i]!.name.replace(/^id$/, '_id'), cell]))),
-  )
-  return Buffer.concat(documents)
-}
+/** A document by its columns' names; `id` is MongoDB's `_id`. */
+const documentOf = (columns: readonly Column[], row: Cell[]) =>
+  Object.fromEntries(row.map((cell, i) => [columns[i]!.name.replace(/^id$/, '_id'), cell]))
 
 await generatorMain(import.meta, (options) => {
-  const { tools, driver, password } = mongoOf(options)
+  const { tools, driver } = mongoOf(options)
   const db = driver.db(database)
-  // The tools take a password from a terminal, a command line or a file: only the file is fit for a program.
-  const secret = password ? mkdtempSync(join(tmpdir(), 'vykar-e2e-mongodb-')) : ''
-  if (secret) {
-    writeFileSync(join(secret, 'tools.yaml'), `password: ${JSON.stringify(password)}\n`, { mode: 0o600 })
-    tools.args.push(`--config=${join(secret, 'tools.yaml')}`)
-  }
-  const close = async () => {
-    await driver.close()
-    if (secret) rmSync(secret, { recursive: true })
-  }
   let ferret: string | undefined
 
   /** FerretDB counts what its own storage takes, a third more: there the documents are read and summed up. */
@@ -61,7 +44,7 @@ await generatorMain(import.meta, (options) => {
     if (!ferret) return Number((await db.stats()).dataSize)
     let sum = 0
     for (const table of tableNames)
-      for await (const document of db.collection(table).find({}, { raw: true }))
+      for await (const document of db.collection(table).find({}, { raw: true, batchSize: 32 }))
         sum += (document as unknown as Buffer).length
     return sum
   }
@@ -102,16 +85,15 @@ await generatorMain(import.meta, (options) => {
     prepare,
     index,
     settle,
-    encode,
     discard: () => db.dropDatabase(),
-    writer: (table) => {
-      const to = [`--db=${database}`, `--collection=${table}`, '--quiet', '--writeConcern={w: 1, j: false}', '-']
-      return {
-        argv: [...tools.exec, 'mongorestore', ...tools.args, ...to],
-        head: Buffer.alloc(0),
-        tail: Buffer.alloc(0),
-      }
+    rows: {
+      insert: async (table, rows) => {
+        const documents = [...rows].map((row) => documentOf(tables[table], row))
+        // Written to disk at the end, by fsync.
+        await db.collection(table).insertMany(documents, { ordered: false, writeConcern: { w: 1, journal: false } })
+        return documents.reduce((sum, document) => sum + BSON.calculateObjectSize(document), 0)
+      },
     },
   }
-  return { client: tools, loader, close }
+  return { client: tools, loader, close: () => driver.close() }
 })

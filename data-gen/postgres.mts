@@ -124,27 +124,29 @@ await generatorMain(import.meta, (options) => {
     prepare,
     index,
     settle,
-    encode,
     discard: () => psql('postgres', `DROP DATABASE IF EXISTS ${database} WITH (FORCE)`),
-    writer: (table) => ({
-      argv: [
-        ...client.exec,
-        'psql',
-        '-X',
-        '-q',
-        '-v',
-        'ON_ERROR_STOP=1',
-        '-d',
-        database,
-        '-c',
-        'SET synchronous_commit = off',
-        '-c',
-        `COPY ${table} FROM STDIN (FORMAT binary)`,
-      ],
-      // Signature, flags, length of the header extension; the trailer is a field count of -1.
-      head: Buffer.concat([Buffer.from('PGCOPY\n\xff\r\n\0', 'latin1'), Buffer.alloc(8)]),
-      tail: Buffer.from([255, 255]),
-    }),
+    rows: {
+      encode,
+      writer: (table) => ({
+        argv: [
+          ...client.exec,
+          'psql',
+          '-X',
+          '-q',
+          '-v',
+          'ON_ERROR_STOP=1',
+          '-d',
+          database,
+          '-c',
+          'SET synchronous_commit = off',
+          '-c',
+          `COPY ${table} FROM STDIN (FORMAT binary)`,
+        ],
+        // Signature, flags, length of the header extension; the trailer is a field count of -1.
+        head: Buffer.concat([Buffer.from('PGCOPY\n\xff\r\n\0', 'latin1'), Buffer.alloc(8)]),
+        tail: Buffer.from([255, 255]),
+      }),
+    },
   }
   return { client, loader }
 })

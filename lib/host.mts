@@ -45,6 +45,7 @@ export const tools = {
   sftp: { program: 'sftp', why: 'tells whose fault a failure is', apt: 'openssh-client' },
   rclone: { program: 'rclone', why: 'clears what is left on S3 and SFTP', apt: 'rclone', version: ['version'] },
   docker: { program: 'docker', why: 'runs containers', apt: 'docker.io', version: ['--version'] },
+  dockerd: { program: 'dockerd', why: "docker's daemon, where it runs on this host", apt: 'docker.io' },
   podman: { program: 'podman', why: 'runs containers', apt: 'podman', version: ['--version'] },
   psql: { program: 'psql', why: 'PostgreSQL client for --uri', apt: 'postgresql-client', version: ['--version'] },
   pg_dump: { program: 'pg_dump', why: 'PostgreSQL dumps for --uri', apt: 'postgresql-client', version: ['--version'] },

@@ -15,9 +15,9 @@ const clients = ['psql', 'pg_dump', 'mariadb', 'mariadb-dump'] as const
 const areas: Record<string, readonly ToolName[]> = {
   local: base,
   backends,
-  databases: [...backends, ...clients, 'docker', 'podman', 'debootstrap'],
-  containers: [...backends, 'docker', 'podman', 'debootstrap'],
-  test: [...backends, ...clients, 'initdb', 'mariadbd', 'podman', 'debootstrap'],
+  databases: [...backends, ...clients, 'docker', 'dockerd', 'podman', 'debootstrap'],
+  containers: [...backends, 'docker', 'dockerd', 'podman', 'debootstrap'],
+  test: [...backends, ...clients, 'initdb', 'mariadbd', 'docker', 'dockerd', 'podman', 'debootstrap'],
 }
 /** Services that come with a package and are not wanted: scripts and tests start servers of their own. */
 const services: Partial<Record<ToolName, string[]>> = {

@@ -77,12 +77,18 @@ export function uriClient(kind: Kind, uri: string): Client {
   return { exec: [], args, env: password ? { MYSQL_PWD: password } : {} }
 }
 
+/** Throws UsageError where the options name two servers. */
+export function oneServer({ container, uri }: ServerChoice): void {
+  if (container && uri) throw new UsageError('--container and --uri name two servers: give one')
+}
+
 /**
  * The client for a server that is already there.
  * @throws UsageError when the choice is unclear, the container does not run or the URI is malformed
  */
-export function clientOf(kind: Kind, { container, uri, engine }: ServerChoice): Client {
-  if (container && uri) throw new UsageError('--container and --uri name two servers: give one')
+export function clientOf(kind: Kind, choice: ServerChoice): Client {
+  const { container, uri, engine } = choice
+  oneServer(choice)
   if (uri) return uriClient(kind, uri)
   if (!container) throw new UsageError('--container NAME or --uri URI is needed: the server to fill')
   if (!which(engine))

@@ -26,14 +26,24 @@ export const generatorOptions = {
 
 type Later<T> = T | Promise<T>
 
+/** The client command that takes rows of a table on stdin, what stands before and after them, and how they are written. */
+interface ClientRows {
+  writer: (table: Table) => { argv: string[]; head: Buffer; tail: Buffer }
+  encode: (table: Table, rows: Iterable<Cell[]>) => Buffer
+}
+
+/** Inserts rows and returns their bytes. */
+interface DriverRows {
+  insert: (table: Table, rows: Iterable<Cell[]>) => Promise<number>
+}
+
 /** A server as a generator sees it; the database's name is the generator's own affair. */
 export interface Loader {
   storage: Storage
   /** Makes database and tables; with `append` they must be there. Returns the rows of each table, 0 in a new one. */
   prepare: (append: boolean) => Later<Record<Table, number>>
-  /** The client command that takes rows of a table on stdin, and what stands before and after them. */
-  writer: (table: Table) => { argv: string[]; head: Buffer; tail: Buffer }
-  encode: (table: Table, rows: Iterable<Cell[]>) => Buffer
+  /** How rows get in: through a client program's stdin, or through a driver. */
+  rows: ClientRows | DriverRows
   /** Indexes and foreign keys, last. */
   index: () => Later<void>
   /** Takes away a database that could not be filled. */
@@ -44,7 +54,7 @@ export interface Loader {
   size: () => Later<number>
 }
 
-/** One writer: a client that is fed blocks `from`, `from + step`, …; ends when the client has taken all. */
+/** One writer: it is given blocks as long as there are any, and ends when the server has taken them all. */
 async function write(
   loader: Loader,
   client: Client,
@@ -53,7 +63,13 @@ async function write(
   rows: (index: number) => Iterable<Cell[]>,
   wrote: (count: number) => void,
 ): Promise<void> {
-  const { argv, head, tail } = loader.writer(table)
+  if ('insert' in loader.rows) {
+    for (let index = blocks(); index !== undefined; index = blocks())
+      wrote(await loader.rows.insert(table, rows(index)))
+    return
+  }
+  const { writer, encode } = loader.rows
+  const { argv, head, tail } = writer(table)
   const child = spawn(argv[0]!, argv.slice(1), {
     env: { ...process.env, ...client.env },
     stdio: ['pipe', 'ignore', 'pipe'],
@@ -71,7 +87,7 @@ async function write(
   }
   await send(head)
   for (let index = blocks(); index !== undefined && child.exitCode === null; index = blocks()) {
-    const data = loader.encode(table, rows(index))
+    const data = encode(table, rows(index))
     await send(data)
     wrote(data.length)
   }

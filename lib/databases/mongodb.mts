@@ -5,10 +5,11 @@ import { join } from 'node:path'
 import { type Document, MongoClient } from 'mongodb'
 import { needEngine, startContainer } from '../engine.mts'
 import { tools, which } from '../host.mts'
+import { skipOrFail } from '../prepare.mts'
 import type { Run } from '../run.mts'
 import { $, scope } from '../sh.mts'
 import { Mismatch, Skipped, UsageError } from '../verdict.mts'
-import { type Client, containerEnvironment, type ServerChoice } from './client.mts'
+import { type Client, containerEnvironment, oneServer, type ServerChoice } from './client.mts'
 import { type Content, type DatabaseRun, exportEnv, needDatabaseSpace } from './server.mts'
 import { references, tableNames } from './shop.mts'
 
@@ -63,15 +64,12 @@ function containerServer(engine: string, name: string): Mongo {
 /**
  * The server that the options name.
  * @returns its tools, its driver, and the password where it asks for one: the tools must be given it in a --config file
- * @throws UsageError when the choice is unclear or malformed, Skipped without the tools or the engine
+ * @throws UsageError when the choice is unclear or malformed, Skipped without the engine
  */
-export function mongoOf({ container: name, uri, engine }: ServerChoice): Mongo & { password: string } {
-  if (name && uri) throw new UsageError('--container and --uri name two servers: give one')
-  if (uri) {
-    const gone = ['mongodump', 'mongorestore'].find((tool) => !which(tool))
-    if (gone) throw new Skipped(`${gone} is missing: ${tools.mongodump.install}`)
-    return uriServer(uri)
-  }
+export function mongoOf(choice: ServerChoice): Mongo & { password: string } {
+  const { container: name, uri, engine } = choice
+  oneServer(choice)
+  if (uri) return uriServer(uri)
   if (!name) throw new UsageError('--container NAME or --uri URI is needed: the server to fill')
   if (!which(engine))
     throw new Skipped(`${engine} is missing: apt-get install -y ${engine === 'docker' ? 'docker.io' : engine}`)
@@ -100,6 +98,8 @@ export async function startMongodb(run: DatabaseRun): Promise<Mongo & { ferret?:
   const { uri, engine, image } = run.options
   const name = run.options.container ?? container
   needDatabaseSpace(run)
+  const gone = uri && ['mongodump', 'mongorestore'].find((tool) => !which(tool))
+  if (gone) throw skipOrFail(`${gone} is missing: ${tools.mongodump.install}`, [gone], run.common.require)
   if (!uri && !run.dry) needEngine(run, engine)
   if (!uri && !run.options.container) {
     const healthy = ['mongodump', '--quiet', '--db=vykar_e2e_none', '--archive=/dev/null']
@@ -158,7 +158,7 @@ export async function contentOf({ driver }: Mongo, database: string): Promise<Co
   const content: Content = {}
   for (const name of tableNames) {
     let [rows, sum] = [0, 0n]
-    for await (const document of driver.db(database).collection(name).find({}, { raw: true })) {
+    for await (const document of driver.db(database).collection(name).find({}, { raw: true, batchSize: 32 })) {
       rows++
       const bson = document as unknown as Buffer
       sum += BigInt(`0x${createHash('md5').update(bson).digest('hex').slice(0, 15)}`)

@@ -10,7 +10,7 @@ import { $, type Output, scope } from '../sh.mts'
 import { needSpace } from '../space.mts'
 import { bytes, duration } from '../terminal.mts'
 import { Blocked, Mismatch } from '../verdict.mts'
-import { type Client, clientOf, containerClient, type Kind, serverOptions } from './client.mts'
+import { type Client, clientOf, containerClient, type Kind, oneServer, serverOptions } from './client.mts'
 
 export const variants = ['hooks', 'command_dumps'] as const
 
@@ -67,6 +67,7 @@ export function exportEnv(run: Run, env: Record<string, string>): void {
 export async function server(run: DatabaseRun, kind: Kind, own: OwnContainer): Promise<Client> {
   const { container, uri, engine, image } = run.options
   const choice = { container, uri, engine }
+  oneServer(choice)
   needDatabaseSpace(run)
   let client: Client
   if (container || uri) {

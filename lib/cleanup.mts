@@ -17,7 +17,11 @@ import { messageOf } from './verdict.mts'
 
 /** Something outside this process that must go: what the state file remembers. */
 export type Resource =
-  | { kind: 'dir' | 'mount' | 'loop'; path: string }
+  | { kind: 'dir' | 'mount'; path: string }
+  /** The image file behind the loop device. */
+  | { kind: 'loop'; path: string }
+  /** A ZFS pool of the run's own, or a dataset in somebody's pool. */
+  | { kind: 'zfs'; path: string }
   /** `<engine>/<id>` */
   | { kind: 'container'; path: string }
   /** `<engine>/<name>/<run id>`; the run's id is its label. */
@@ -120,8 +124,13 @@ async function clear(runtime: string, runId: string, resources: Resource[]): Pro
     } else if (resource.kind === 'mount') {
       while (mounted(resource.path)) execFileSync('umount', [resource.path])
     } else if (resource.kind === 'loop') {
-      const backing = `/sys/block/${resource.path.replace('/dev/', '')}/loop/backing_file`
-      if (existsSync(backing)) execFileSync('losetup', ['-d', resource.path])
+      const list = ['--noheadings', '--output', 'NAME', '--associated', resource.path]
+      const devices = spawnSync('losetup', list, { encoding: 'utf8' }).stdout.split('\n').filter(Boolean)
+      for (const device of devices) execFileSync('losetup', ['--detach', device.trim()])
+    } else if (resource.kind === 'zfs') {
+      const [program, ...destroy] = resource.path.includes('/') ? ['zfs', 'destroy', '-r'] : ['zpool', 'destroy', '-f']
+      if (spawnSync(program!, ['list', resource.path], { stdio: 'ignore' }).status === 0)
+        execFileSync(program!, [...destroy, resource.path])
     } else if (resource.kind === 'container') {
       const [engine, id] = resource.path.split('/') as [string, string]
       const there = spawnSync(engine, ['container', 'inspect', id], { stdio: 'ignore' }).status === 0

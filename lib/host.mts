@@ -65,6 +65,8 @@ export const tools = {
     apt: 'mariadb-server',
     version: ['--version'],
   },
+  'mkfs.btrfs': { program: 'mkfs.btrfs', why: 'makes btrfs', apt: 'btrfs-progs', version: ['--version'] },
+  zpool: { program: 'zpool', why: 'makes the ZFS pool', apt: 'zfsutils-linux', version: ['--version'] },
   debootstrap: { program: 'debootstrap', why: 'builds images from Debian packages', apt: 'debootstrap' },
   'vykar-server': {
     program: 'vykar-server',

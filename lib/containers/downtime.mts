@@ -1,14 +1,13 @@
 // B: a container that writes without a pause is stopped by `before` and started by `finally`. What the engine's events
 // say is what counts, since vykar exits 0 also where `finally` failed.
-import { existsSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { background, until } from '../background.mts'
 import { createVolume, type Engine, haveImage, startContainer } from '../engine.mts'
+import { interruptedCopy } from '../interrupt.mts'
 import type { Row } from '../row.mts'
 import { $, scope } from '../sh.mts'
 import { expectSnapshot, freshRepository, restored, retire } from '../standard.mts'
-import { Blocked, Mismatch } from '../verdict.mts'
-import { parseList } from '../vykar.mts'
+import { Mismatch } from '../verdict.mts'
 import { type ContainerRun, namesOf } from './names.mts'
 
 /**
@@ -112,31 +111,10 @@ const ballast = (run: ContainerRun, volume: string) =>
   $({ limit: '10m' })`head -c ${run.options['ballast-mib']}M /dev/urandom > ${volume}/ballast`
 
 /** A backup that is ended by a signal while it copies; what was seen must be that no snapshot of it is listed. */
-async function ended(
-  run: ContainerRun,
-  row: Row,
-  volume: string,
-  signal: 'TERM' | 'KILL',
-  had: number,
-): Promise<number> {
-  const { config, repository, dir } = row
-  const { transcript, dry } = scope()
+async function ended(run: ContainerRun, row: Row, volume: string, signal: 'TERM' | 'KILL', had: number) {
   // New bytes, so that there is something to copy.
   await ballast(run, volume)
-  const quoted = transcript.quote(config)
-  transcript.line(`rm -f stopped; vykar --config ${quoted} backup -R ${repository.label} & pid=$!`)
-  transcript.line(`until test -e stopped; do sleep 0.05; done; sleep 0.1; kill -${signal} $pid; wait $pid || true`)
-  if (dry) return 0
-  rmSync(join(dir, 'stopped'), { force: true })
-  const backup = background(['vykar', '--config', config, 'backup', '-R', repository.label], `${signal}.out`)
-  await until('`before` to end', () => existsSync(join(dir, 'stopped')) || !backup.running())
-  // The hook's shell is about to end: a TERM that comes inside the hook is ignored.
-  await new Promise((settle) => setTimeout(settle, 100))
-  const { rc } = await backup.interrupt(signal, 60)
-  const list = await $({ limit: '10m', out: `${signal}.list` })`vykar --config ${config} list -R ${repository.label}`
-  if (rc === 0 || parseList(list.stdout).length > had)
-    throw new Blocked(`${signal} came too late, the backup was done: take a larger --ballast-mib`)
-  return rc
+  return interruptedCopy(row, signal, 'stopped', had, '--ballast-mib')
 }
 
 /** The row: an honest backup and its proof, then backups that fail, are terminated and are killed. */

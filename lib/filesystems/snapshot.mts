@@ -1,6 +1,6 @@
 // What the file systems with snapshots share: the honest backup of a moment while files churn, and the cases in which
 // taking the snapshot, or what comes after it, goes wrong.
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { background, until } from '../background.mts'
 import { interruptedCopy } from '../interrupt.mts'
@@ -39,17 +39,41 @@ export interface Snapshots {
 /** The name of every snapshot that vykar backs up. */
 export const snapshotName = 'vykar-e2e'
 
+/** Values for the scenario's fragment: the hooks are two scripts in the row's directory. */
+export const snapshotHooks = ({ source }: Snapshots, dir: string): Record<string, string> => ({
+  SOURCE: source,
+  BEFORE: `bash ${dir}/before.sh`,
+  FINALLY: `bash ${dir}/finally.sh`,
+})
+
 /**
- * The hooks. `before` never takes a snapshot over one that is there, except one that an earlier, killed backup has left:
- * `mine` says so. `finally` deletes only what `before` made. Both leave the time behind.
- * @param dir the row's directory
+ * Writes the hooks. `before` never takes a snapshot over one that is there, except one that an earlier, killed backup has
+ * left: `mine` says so. `finally` deletes only what `before` made. Both leave the time behind.
  */
-export function snapshotHooks({ take, drop, exists, source }: Snapshots, dir: string): Record<string, string> {
-  const stale = `if test -e ${dir}/mine && ${exists}; then ${drop.snapshot}; fi; rm -f ${dir}/mine`
-  const taken = `if ${exists}; then echo 'there is a snapshot of this name already' >&2; exit 1; fi`
-  const before = `${stale}; ${taken}; ${drop.witness}; ${take} && date +%s%N > ${dir}/mine && cp ${dir}/mine ${dir}/taken`
-  const after = `date +%s%N > ${dir}/dropping; if test -e ${dir}/mine; then ${drop.snapshot} && rm ${dir}/mine; fi`
-  return { SOURCE: source, BEFORE: before, FINALLY: after }
+function writeHooks({ take, drop, exists, source }: Snapshots, dir: string): void {
+  const hooks = {
+    'before.sh': `set -e
+cd ${dir}
+# A snapshot that a killed backup has left is ours: it goes first.
+if test -e mine && ${exists}; then ${drop.snapshot}; fi
+rm -f mine
+if ${exists}; then echo 'there is a snapshot of this name already: ${source}' >&2; exit 1; fi
+${drop.witness}
+${take}
+date +%s%N > mine
+cp mine taken
+`,
+    'finally.sh': `set -e
+cd ${dir}
+date +%s%N > dropping
+# Only what \`before\` made.
+if test -e mine; then ${drop.snapshot}; rm mine; fi
+`,
+  }
+  for (const [name, text] of Object.entries(hooks)) {
+    scope().transcript.write(join(dir, name), text)
+    if (!scope().dry) writeFileSync(join(dir, name), text)
+  }
 }
 
 /**
@@ -145,7 +169,7 @@ async function badCases(snapshots: Snapshots, row: Row): Promise<void> {
   const { drop, collide, unreachable, either } = snapshots
   await step('name taken', async () => {
     await $`${raw(collide)}`
-    await refused(row, config, /^there is a snapshot of this name already$/m, 1, 'name taken')
+    await refused(row, config, /^there is a snapshot of this name already: /m, 1, 'name taken')
     // It is somebody else's: `finally` must not have deleted it.
     await snapshotThere(snapshots, true, 'a backup that found its name taken')
     await $`${raw(drop.snapshot)}`
@@ -162,7 +186,7 @@ async function badCases(snapshots: Snapshots, row: Row): Promise<void> {
     })
   await step('failing before', async () => {
     await $`sed -E 's/^( *before: ".*)"$/\1; exit 7"/' ${config} > failing-before.yaml`
-    await refused(row, 'failing-before.yaml', /exited with 7$/m, 1, 'failing before')
+    await refused(row, 'failing-before.yaml', /^Error: hook error: .* exited with 7$/m, 1, 'failing before')
     await snapshotThere(snapshots, false, 'a backup whose `before` failed after the snapshot')
   })
   await step('failing finally', async () => {
@@ -202,8 +226,9 @@ async function badCases(snapshots: Snapshots, row: Row): Promise<void> {
 
 /** The row. */
 export async function snapshotRow(snapshots: Snapshots, row: Row): Promise<void> {
-  const { step, config, repository, report } = row
+  const { step, config, repository, report, dir } = row
   const repo = repository.label
+  writeHooks(snapshots, dir)
   await step('init', () => freshRepository(config, repo))
   const backup = await step('backup', () => churnedBackup(snapshots, row))
   await snapshotThere(snapshots, false, 'the backup')

@@ -48,7 +48,7 @@ await scenario(import.meta, { needs: [...standardNeeds, 'mkfs.btrfs'], wants, op
     live,
     source: snapshot,
     witness,
-    take: `btrfs subvolume snapshot -r ${live} ${snapshot} && btrfs subvolume snapshot -r ${snapshot} ${witness}`,
+    take: `btrfs subvolume snapshot -r ${live} ${snapshot}\nbtrfs subvolume snapshot -r ${snapshot} ${witness}`,
     drop: {
       snapshot: `btrfs subvolume delete ${snapshot}`,
       witness: `if test -e ${witness}; then btrfs subvolume delete ${witness}; fi`,

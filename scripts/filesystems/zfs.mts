@@ -61,19 +61,16 @@ await scenario(import.meta, { needs: [...standardNeeds, 'zpool'], wants, options
   await run.step('servers', () => startServices(run))
 
   const snapshot = `${dataset}@${snapshotName}`
-  const witness = `${dataset}@witness`
   const directory = join(live, '.zfs/snapshot', snapshotName)
+  const witness = join(run.dirs.work, 'witness')
   const snapshots: Snapshots = {
     live,
     source: directory,
-    witness: join(live, '.zfs/snapshot/witness'),
-    // Two snapshots of one command are of one moment. A snapshot directory that cannot be reached is an error, and not
-    // an empty backup.
-    take: `zfs snapshot ${snapshot} ${witness} && if ! ls ${directory} > /dev/null; then zfs destroy ${snapshot}; exit 1; fi`,
-    drop: {
-      snapshot: `zfs destroy ${snapshot}`,
-      witness: `if zfs list -t snapshot ${witness} > /dev/null 2>&1; then zfs destroy ${witness}; fi`,
-    },
+    witness,
+    // A file system has one snapshot at a time, so the witness is a copy. A snapshot directory that cannot be reached is
+    // an error here, and not an empty backup later.
+    take: `zfs snapshot ${snapshot}\nrsync -aHAXS ${directory}/ ${witness}/ || { zfs destroy ${snapshot}; exit 1; }`,
+    drop: { snapshot: `zfs destroy ${snapshot}`, witness: `rm -rf ${witness}` },
     exists: `zfs list -t snapshot ${snapshot} > /dev/null 2>&1`,
     collide: `zfs snapshot ${snapshot}`,
     unreachable: [
@@ -81,7 +78,7 @@ await scenario(import.meta, { needs: [...standardNeeds, 'zpool'], wants, options
         name: 'dataset not mounted',
         bring: `zfs unmount ${dataset}`,
         undo: `zfs mount ${dataset}`,
-        said: /^ls: cannot access .*: No such file or directory$/m,
+        said: /^rsync: .*: No such file or directory/m,
       },
     ],
     either: [

@@ -67,6 +67,10 @@ export const tools = {
   },
   'mkfs.btrfs': { program: 'mkfs.btrfs', why: 'makes btrfs', apt: 'btrfs-progs', version: ['--version'] },
   zpool: { program: 'zpool', why: 'makes the ZFS pool', apt: 'zfsutils-linux', version: ['--version'] },
+  guestmount: { program: 'guestmount', why: 'mounts VM images', apt: 'libguestfs-tools', version: ['--version'] },
+  'qemu-img': { program: 'qemu-img', why: 'converts VM images', apt: 'qemu-utils', version: ['--version'] },
+  qemu: { program: 'qemu-system-x86_64', why: 'boots VM images', apt: 'qemu-system-x86', version: ['--version'] },
+  socat: { program: 'socat', why: 'talks to the guest agent', apt: 'socat', version: ['-V'] },
   debootstrap: { program: 'debootstrap', why: 'builds images from Debian packages', apt: 'debootstrap' },
   'vykar-server': {
     program: 'vykar-server',

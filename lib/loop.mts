@@ -36,18 +36,22 @@ export async function attach(run: Run, image: string, cleanup?: Cleanup): Promis
     run.state?.remove(image)
   })
   run.state?.add({ kind: 'loop', path: image })
-  const asked = await $({ out: 'loop.out' })`losetup --find --show ${image}`
+  const asked = await $({ out: 'loop.out' })`losetup --partscan --find --show ${image}`
   if (run.dry) return '/dev/loop‹N›'
   const device = asked.stdout.trim()
   scope().transcript.bind('device', device, `cat ${scope().transcript.quote(`${scope().dir}/loop.out`)}`)
   return device
 }
 
-/** Takes a mount away, waiting a little for what still holds it. Throws CommandFailed where it stays busy. */
-export const unmount = (at: string) =>
-  $({
+/** Takes a mount away, where it is one, waiting a little for what still holds it. Throws CommandFailed where it stays busy. */
+export async function unmount(at: string): Promise<void> {
+  const { transcript } = scope()
+  transcript.line(`umount ${transcript.quote(at)}`)
+  await $({
     limit: '60s',
-  })`for i in $(seq 20); do ! mountpoint -q ${at} || umount ${at} || { sleep 0.5; continue; }; break; done; ! mountpoint -q ${at}`
+    unlisted: true,
+  })`for i in $(seq 20); do if ! mountpoint -q ${at} || umount ${at}; then break; fi; sleep 0.5; done; ! mountpoint -q ${at}`
+}
 
 /**
  * Mounts something and registers the unmount; the mount point is made where it is missing.
@@ -60,7 +64,7 @@ export async function mount(run: Run, what: string, at: string, options: string[
     run.state?.remove(at)
   })
   run.state?.add({ kind: 'mount', path: at })
-  await $`mkdir -p ${at} && mount ${options} ${what} ${at}`
+  await $`mkdir -p ${at} && mount ${[...options, what]} ${at}`
 }
 
 interface Block {

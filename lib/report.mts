@@ -45,6 +45,8 @@ export interface RunReport {
   steps: StepRecord[]
   rows: RowReport[]
   notes: string[]
+  /** Pictures beside the report, by their title. */
+  charts: { title: string; file: string }[]
   leftBehind: string[]
   transcript: string
   /** What the suite itself cost: seconds in which no command ran, and its own peak memory in KiB. */
@@ -135,6 +137,7 @@ export function markdown(report: RunReport): string {
     ),
     `## Known gaps seen\n\n${gaps.length ? table(['repository', 'variant', 'gap', 'state', 'differences', 'why'], gaps) : 'none'}`,
     facts.length ? `## Figures\n\n${table(['repository', 'variant', 'what', 'value'], facts)}` : '',
+    ...report.charts.map(({ title, file }) => `## ${title}\n\n![${title}](${file})`),
     `## Notes\n\n${list([...report.notes, ...report.rows.flatMap((row) => row.notes.map((note) => `${row.repo} ${row.variant}: ${note}`))])}`,
     `## Left behind or kept\n\n${list([...report.leftBehind, ...report.rows.flatMap((row) => row.kept)])}`,
     `## Run\n\n${table(

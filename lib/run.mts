@@ -64,6 +64,7 @@ function emptyReport(plan: Plan<OptionSpecs>, id: string, dry: boolean, transcri
     steps: [],
     rows: [],
     notes: [...plan.notes],
+    charts: [],
     leftBehind: [],
     transcript,
     harness: { seconds: 0, peakKiB: 0 },

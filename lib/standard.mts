@@ -81,7 +81,7 @@ export async function checked(config: string, repo: string): Promise<void> {
 }
 
 /** Bytes in the pack files; directories, which stay, and minio's markers for them do not count. */
-async function packBytes(packs: string): Promise<number> {
+export async function packBytes(packs: string): Promise<number> {
   const files = $({
     unlisted: true,
   })`find ${packs} -type f ! -path '*__XLDIR__*' -printf '%s\n' | awk '{s += $1} END {print s + 0}'`

@@ -28,6 +28,7 @@ export class Transcript {
     work: string,
   ) {
     this.variables.push({ value: work, name: 'work', prefix: true })
+    this.row = work
     if (file) writeFileSync(file, header, { mode: 0o755 })
   }
 
@@ -126,6 +127,7 @@ set -euo pipefail
 ${environment.join('\n')}
 work=\${1:-$(mktemp -d /var/tmp/vykar-e2e.XXXXXX)}
 mkdir -p "$work"
+cd "$work"
 echo "working in $work"
 `
 }

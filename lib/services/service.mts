@@ -26,7 +26,7 @@ export interface Service {
   rclone?: string
 }
 
-/** Time a server has to answer after its start, in ms. */
+/** Time a server has to answer after its start, in ms, unless its own is given. */
 const startDeadline = 30_000
 
 /** The wanted port on loopback, or one that the kernel gives where that is taken. */
@@ -75,6 +75,7 @@ function family(leader: Process): Process[] {
  * Starts a server in the background, logged to `<logs>/server-<name>.log`, and waits until it is healthy. It is ended on
  * every way out of the run, and by the next run after kill -9.
  * @param healthy asked again until it says yes
+ * @param deadlineMs time it has to say so, in ms
  * @throws Blocked with the last lines of its log when it ends or does not answer in time
  */
 export async function serve(
@@ -83,6 +84,7 @@ export async function serve(
   argv: string[],
   env: NodeJS.ProcessEnv,
   healthy: () => Promise<boolean>,
+  deadlineMs = startDeadline,
 ): Promise<{ process: Process; log: string }> {
   const log = join(run.dirs.logs, `server-${name}.log`)
   const out = openSync(log, 'a')
@@ -109,7 +111,7 @@ export async function serve(
     run.state?.remove(process.pid)
   })
   // Whether it still runs is asked first: another server may answer at an address that this one could not have.
-  for (const deadline = Date.now() + startDeadline; failure || !(await healthy()); await sleep(50))
+  for (const deadline = Date.now() + deadlineMs; failure || !(await healthy()); await sleep(50))
     if (failure || Date.now() > deadline)
       throw new Blocked(`server ${name} did not come up: ${failure || 'no answer'}; its log: ${lastLines(log)}`)
   child.unref()

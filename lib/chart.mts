@@ -22,7 +22,7 @@ const config = {
 } as const
 
 /** Draws a chart. Throws Error where the specification is wrong. */
-export function svgOf(spec: TopLevelSpec): Promise<string> {
+export async function svgOf(spec: TopLevelSpec): Promise<string> {
   const merged = { ...spec, config: { ...config, ...spec.config } } as TopLevelSpec
   return new vega.View(vega.parse(compile(merged).spec), { renderer: 'none' }).toSVG()
 }

@@ -70,20 +70,19 @@ export async function mount(run: Run, what: string, at: string, options: string[
 interface Block {
   path: string
   mountpoints?: (string | null)[]
-  children?: Block[]
 }
 
-/** A device as lsblk(8) sees it; `--inverse` gives what it lies on. */
-function tree(device: string, ...options: string[]): Block[] {
-  const asked = spawnSync('lsblk', ['-J', '-o', 'PATH,MOUNTPOINTS', ...options, device], { encoding: 'utf8' })
+/** A device and what lies on it as lsblk(8) sees them; with `--inverse` the device and what it lies on. */
+function listed(device: string, ...options: string[]): Block[] {
+  const asked = spawnSync('lsblk', ['-J', '--list', '-o', 'PATH,MOUNTPOINTS', ...options, device], { encoding: 'utf8' })
   return asked.status === 0 ? (JSON.parse(asked.stdout) as { blockdevices: Block[] }).blockdevices : []
 }
-const flat = (blocks: Block[]): Block[] => blocks.flatMap((block) => [block, ...flat(block.children ?? [])])
+const inUse = (blocks: Block[]) => blocks.find(({ mountpoints }) => mountpoints?.some((at) => at))
 
 /** The devices that the root file system lies on, from its own up to the disk. */
 function rootDevices(): string[] {
   const source = spawnSync('findmnt', ['-nro', 'SOURCE', '/'], { encoding: 'utf8' }).stdout.trim()
-  return flat(tree(source, '--inverse')).map(({ path }) => path)
+  return listed(source, '--inverse').map(({ path }) => path)
 }
 
 /**
@@ -97,20 +96,21 @@ export function usableDevice(name: string, again: string | undefined): string {
   if (!existsSync(name)) throw refuse('no such device')
   const device = realpathSync(name)
   if (!statSync(device).isBlockDevice()) throw refuse('not a block device')
-  const below = flat(tree(device))
-  const above = flat(tree(device, '--inverse'))
+  const below = listed(device)
+  const above = listed(device, '--inverse')
   const root = rootDevices()
   const hit = [...below, ...above].find(({ path }) => root.includes(path))
   if (hit) throw refuse(`the root file system lies on ${hit.path}: it is never used`)
-  const used = below.find(({ mountpoints }) => mountpoints?.some((at) => at))
+  const used = inUse(below)
   if (used) throw refuse(`${used.path} is in use (${used.mountpoints!.filter(Boolean).join(', ')}): umount it first`)
   if (again !== undefined && (!existsSync(again) || realpathSync(again) !== device))
     throw new UsageError(`--wipe-device ${again} is not --device ${name}: name the same device twice, or leave it out`)
   if (again !== undefined) return device
   const remedy = `if it may be lost, name it again: --wipe-device ${name}`
-  const disk = above.at(-1)?.path
-  const sibling = disk && flat(tree(disk)).find(({ mountpoints }) => mountpoints?.some((at) => at))
-  if (sibling) throw refuse(`it is a part of ${disk}, of which ${sibling.path} is in use; ${remedy}`)
+  for (const { path: disk } of above.filter(({ path }) => path !== device)) {
+    const sibling = inUse(listed(disk))
+    if (sibling) throw refuse(`it is a part of ${disk}, of which ${sibling.path} is in use; ${remedy}`)
+  }
   const signs = spawnSync('wipefs', ['--noheadings', '--output', 'TYPE', device], { encoding: 'utf8' })
   if (signs.status !== 0) throw refuse(`it cannot be read: ${signs.stderr.trim()}`)
   const kinds = [...new Set(signs.stdout.split('\n').filter(Boolean))]

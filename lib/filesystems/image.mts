@@ -42,7 +42,7 @@ export async function copyImage(image: string, disk: string): Promise<void> {
  */
 export async function buildImage(run: Run, disk: string, gib: number, packages: readonly string[]): Promise<void> {
   const at = `${disk}.build`
-  await $`truncate -s ${String(gib)}G ${disk} && mkfs.ext4 -q -F ${disk}`
+  await $`truncate -s ${String(Math.ceil(gib * 1024))}M ${disk} && mkfs.ext4 -q -F ${disk}`
   await mount(run, await attach(run, disk), at)
   const release = await $`${join(root, 'lib/debian-release')}`
   const [mirror, suite] = run.dry ? ['‹mirror›', '‹release›'] : release.stdout.trim().split(' ')

@@ -28,7 +28,7 @@ await scenario(import.meta, { needs: [...standardNeeds, 'mkfs.btrfs'], wants, op
 
   await run.step('file system', async () => {
     const image = join(run.dirs.work, 'btrfs.img')
-    if (!real) await $`truncate -s ${String(gib)}G ${image}`
+    if (!real) await $`truncate -s ${String(Math.ceil(gib * 1024))}M ${image}`
     const on = real ?? (await attach(run, image))
     await $`mkfs.btrfs -q -f ${on}`
     if (real) run.cleanup.add(`file system on ${real}`, () => $`wipefs -q -a ${real}`)

@@ -43,7 +43,7 @@ await scenario(import.meta, { needs: [...standardNeeds, 'zpool'], wants, options
       if (there)
         throw new UsageError(`pool ${own} is there already: zpool destroy ${own}, or use it with --pool ${own}`)
       const vdev = real ?? join(run.dirs.work, 'zfs.img')
-      if (!real) await $`truncate -s ${String(gib)}G ${vdev}`
+      if (!real) await $`truncate -s ${String(Math.ceil(gib * 1024))}M ${vdev}`
       run.state?.add({ kind: 'zfs', path: own })
       run.cleanup.add(`pool ${own}`, () => $`if zpool list ${own}; then zpool destroy ${own}; fi`)
       await $`zpool create -f -m none ${own} ${vdev}`

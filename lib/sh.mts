@@ -14,7 +14,12 @@ export interface CommandRecord {
   at: number
   seconds: number
   cpuSeconds?: number
+  /** What of the CPU time was spent in the kernel. */
+  systemSeconds?: number
   peakKiB?: number
+  /** Bytes that really came from, or went to, a disk. */
+  readBytes?: number
+  writtenBytes?: number
 }
 
 /** One step of the procedure: its log and the commands it ran. */
@@ -150,12 +155,16 @@ function append(log: string, from: string): string {
   return tail.toString('utf8')
 }
 
-function measured(file: string): { cpuSeconds?: number; peakKiB?: number } {
+/** Blocks in which getrusage(2) counts what was read and written. */
+const blockBytes = 512
+
+function measured(file: string): Partial<CommandRecord> {
   const last = existsSync(file) ? lastLine(readFileSync(file, 'utf8')) : ''
   rmSync(file, { force: true })
-  const [user, system, peak] = last.split(' ').map(Number)
+  const [user, system, peakKiB, read, written] = last.split(' ').map(Number)
   if (user === undefined || system === undefined || !Number.isFinite(user + system)) return {}
-  return { cpuSeconds: user + system, peakKiB: peak }
+  const disk = { readBytes: read! * blockBytes, writtenBytes: written! * blockBytes }
+  return { cpuSeconds: user + system, systemSeconds: system, peakKiB, ...disk }
 }
 
 let serial = 0
@@ -174,7 +183,7 @@ async function execute(options: CommandOptions, pieces: readonly string[], args:
   const base = `${s.step.log.replace(/\.log$/, '')}.${++serial}`
   const out = options.out ? join(s.dir, options.out) : `${base}.out`
   const limit = seconds(options.limit ?? '10m') * s.timeScale
-  const time = gnuTime ? ['/usr/bin/time', '-q', '-f', '%U %S %M', '-o', `${base}.time`] : []
+  const time = gnuTime ? ['/usr/bin/time', '-q', '-f', '%U %S %M %I %O', '-o', `${base}.time`] : []
   const start = process.hrtime.bigint()
   // detached: the command gets a session of its own, so that Ctrl-C reaches this program alone and it decides.
   const child = await zx({
@@ -221,3 +230,6 @@ export const $ = ((first: TemplateStringsArray | CommandOptions, ...args: Arg[])
   'raw' in first
     ? execute({}, (first as TemplateStringsArray).raw, args)
     : (pieces: TemplateStringsArray, ...rest: Arg[]) => execute(first as CommandOptions, pieces.raw, rest)) as Shell
+
+/** Runs a line of bash that was put together elsewhere, quoted already; else as `$`. */
+export const bash = (options: CommandOptions, line: string): Promise<Output> => execute(options, [line], [])

@@ -7,7 +7,7 @@ import { interruptedCopy } from '../interrupt.mts'
 import { dataGen } from '../prepare.mts'
 import type { Row } from '../row.mts'
 import type { Run } from '../run.mts'
-import { $, scope } from '../sh.mts'
+import { $, bash, scope } from '../sh.mts'
 import { expectFiles, expectSnapshot, freshRepository, restored, retire } from '../standard.mts'
 import { Blocked, Mismatch } from '../verdict.mts'
 import { sameTree } from '../verify.mts'
@@ -120,13 +120,10 @@ async function churnedBackup(snapshots: Snapshots, { config, repository, dir, re
 
 /** Throws Mismatch when the snapshot is still there, or is not. */
 async function snapshotThere(snapshots: Snapshots, there: boolean, when: string): Promise<void> {
-  const asked = await $({ expect: [0, 1] })`if ${raw(snapshots.exists)}; then exit 0; else exit 1; fi`
+  const asked = await bash({ expect: [0, 1] }, `if ${snapshots.exists}; then exit 0; else exit 1; fi`)
   if (!scope().dry && (asked.code === 0) !== there)
     throw new Mismatch(`the snapshot ${there ? 'is gone' : 'is still there'} after ${when}`)
 }
-
-/** Shell text of this file, which is to be run and not quoted. */
-const raw = (text: string) => ['bash', '-c', text]
 
 /** A backup that must fail with this message and make no snapshot in the repository. */
 async function refused({ repository }: Row, config: string, said: RegExp, had: number, name: string): Promise<void> {
@@ -168,19 +165,19 @@ async function badCases(snapshots: Snapshots, row: Row): Promise<void> {
   const { step, config, repository, report } = row
   const { drop, collide, unreachable, either } = snapshots
   await step('name taken', async () => {
-    await $`${raw(collide)}`
+    await bash({}, collide)
     await refused(row, config, /^there is a snapshot of this name already: /m, 1, 'name taken')
     // It is somebody else's: `finally` must not have deleted it.
     await snapshotThere(snapshots, true, 'a backup that found its name taken')
-    await $`${raw(drop.snapshot)}`
+    await bash({}, drop.snapshot)
   })
   for (const { name, bring, undo, said } of unreachable)
     await step(name, async () => {
-      await $`${raw(bring)}`
+      await bash({}, bring)
       try {
         await refused(row, config, said, 1, name)
       } finally {
-        await $`${raw(undo)}`
+        await bash({}, undo)
       }
       await snapshotThere(snapshots, false, `the case ${name}`)
     })
@@ -210,11 +207,11 @@ async function badCases(snapshots: Snapshots, row: Row): Promise<void> {
   })
   for (const { name, bring, undo } of either)
     await step(name, async () => {
-      await $({ limit: '30m' })`${raw(bring)}`
+      await bash({ limit: '30m' }, bring)
       try {
         report.facts[name] = await rightOrRefused(snapshots, row, name)
       } finally {
-        await $({ limit: '10m' })`${raw(undo)}`
+        await bash({ limit: '10m' }, undo)
       }
     })
   await step('terminated', async () => {

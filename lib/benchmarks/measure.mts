@@ -1,0 +1,125 @@
+// One round of one tool: each operation timed alone, from the same state of source and caches, its result looked at
+// before anything is wiped.
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { removeBelow } from '../cleanup.mts'
+import { end, processesOf } from '../process.mts'
+import { $, bash, type CommandRecord, scope } from '../sh.mts'
+import { Interrupted, messageOf } from '../verdict.mts'
+import { type Operation, operations, type Place, tools, vykarConfig } from './tools.mts'
+
+/** One timed operation. A failed one has a reason and enters no figure. */
+export interface Sample {
+  repo: string
+  tool: string
+  /** 0 is the warm-up, which enters no figure either. */
+  round: number
+  operation: Operation
+  reason?: string
+  seconds: number
+  userSeconds?: number
+  systemSeconds?: number
+  peakKiB?: number
+  readBytes?: number
+  writtenBytes?: number
+  /** Size of the repository afterwards, where it can be seen. */
+  repositoryBytes?: number
+}
+
+/** How commands are measured. */
+export interface Method {
+  cache: 'cold' | 'warm'
+  /** Limit of each command, in zx's notation. */
+  limit: string
+  /** A directory of cgroupfs that every timed command joins; undefined without --memory-limit. */
+  cgroup?: string
+  /** The source in its two states. */
+  states: [first: string, second: string]
+}
+
+/** Brings the source into a state: only what differs is touched, so that the rest keeps its inodes and times. */
+export const bringSource = (state: string, source: string) =>
+  $({ limit: '2h' })`mkdir -p ${source} && rsync -aHAXS --delete ${state}/ ${source}/`
+
+/** Empties the page cache, where that was asked for and may be done. */
+async function prepareCaches({ cache }: Method): Promise<void> {
+  await $({ limit: '30m', unlisted: true })`sync`
+  if (cache === 'cold') await $({ limit: '10m' })`echo 3 > /proc/sys/vm/drop_caches`
+}
+
+/**
+ * Times one command line, with a sync of what it wrote inside the clock: unwritten data is no gift.
+ * @param syncOn a directory of the file system that it writes to
+ */
+export async function timed(
+  method: Method,
+  line: string,
+  syncOn: string,
+  env: NodeJS.ProcessEnv,
+): Promise<CommandRecord> {
+  await prepareCaches(method)
+  const enter = method.cgroup ? `echo $$ > ${method.cgroup}/cgroup.procs; ` : ''
+  const done = await bash({ limit: method.limit, env }, `${enter}${line} && sync -f ${syncOn}`)
+  return done.record
+}
+
+const bytesOf = async (dir: string) =>
+  Number((await $({ limit: '30m', unlisted: true })`du -s --block-size=1 ${dir} | cut -f1`).stdout)
+
+/** The figures of a finished command. */
+export const figuresOf = ({ seconds, cpuSeconds, systemSeconds, peakKiB, readBytes, writtenBytes }: CommandRecord) => ({
+  seconds,
+  userSeconds: cpuSeconds === undefined ? undefined : cpuSeconds - systemSeconds!,
+  systemSeconds,
+  peakKiB,
+  readBytes,
+  writtenBytes,
+})
+
+/**
+ * All operations of one tool in one round. After one that fails the rest of the round cannot be compared and is left out;
+ * what the tool made is kept then, and goes otherwise.
+ */
+export async function roundOf(
+  method: Method,
+  tool: string,
+  round: number,
+  repo: string,
+  place: Place,
+): Promise<Sample[]> {
+  const { env, init, commands, restoredAt } = tools[tool]!
+  const { dir, endpoint, source, name } = place
+  const restored = join(dir, 'restored')
+  const samples: Sample[] = []
+  const fail = (operation: Operation, error: unknown) => {
+    if (error instanceof Interrupted) throw error
+    samples.push({ repo, tool, round, operation, reason: messageOf(error), seconds: 0 })
+  }
+  const environment = env(place)
+  const lines = commands(place, restored)
+  mkdirSync(restored, { recursive: true })
+  writeFileSync(join(dir, 'vykar.yaml'), vykarConfig(place), { mode: 0o600 })
+  const seen = endpoint.kind === 'local' ? endpoint.dir(name) : undefined
+  let operation: Operation = 'first backup'
+  try {
+    await bringSource(method.states[0], source)
+    await bash({ limit: method.limit, env: environment }, `mkdir -p ${endpoint.dir('')} && ${init(place)}`)
+    for (operation of operations) {
+      if (operation === 'changed backup') await bringSource(method.states[1], source)
+      const syncOn = operation === 'restore' ? restored : (seen ?? dir)
+      const record = await timed(method, lines[operation], syncOn, environment)
+      const sample: Sample = { repo, tool, round, operation, ...figuresOf(record) }
+      if (seen) sample.repositoryBytes = await bytesOf(seen)
+      if (operation === 'restore')
+        await $({ limit: '2h' })`diff -qr --no-dereference ${source} ${restoredAt(place, restored)}`
+      samples.push(sample)
+    }
+    removeBelow(join(dir, '..'), dir)
+    if (seen && existsSync(seen)) removeBelow(join(seen, '..'), seen)
+  } catch (error) {
+    fail(operation, error)
+    // What a tool that hangs has started goes with it.
+    await end(() => processesOf(scope().runId))
+  }
+  return samples
+}

@@ -35,6 +35,11 @@ const remedies: [said: RegExp, remedy: (engine: string) => string][] = [
     (engine) => `you may not use it: run as root${engine === 'docker' ? ', or join the group docker' : ''}`,
   ],
   [/rlimit/i, () => 'this host may not raise limits: put default_ulimits = [] under [containers] in containers.conf'],
+  [
+    /hybrid mode/i,
+    () =>
+      'crun cannot use this host\'s cgroups: apt-get install runc, and put runtime = "runc" under [engine] in containers.conf',
+  ],
   [/cgroup/i, () => 'cgroups cannot be used here: put cgroups = "disabled" under [containers] in containers.conf'],
   [
     /overlay|storage driver/i,
@@ -71,26 +76,39 @@ export function needEngine(run: Run, engine: string, volumes = false): void {
   )
     throw skip('rootless podman keeps its volumes in a user namespace of its own: run as root')
   const version = quietly(engine, '--version').stdout
-  if (engine === 'podman') keepHostLimits(run)
+  if (engine === 'podman' && !run.env.CONTAINERS_CONF) configurePodman(run)
   run.report.versions[engine] = /\d+(\.\d+)+\S*/.exec(version)?.[0]?.replace(/,$/, '') ?? 'present'
 }
 
+/** Whether the host has cgroups of both versions, with controllers in version 2 as well: crun refuses that, runc does not. */
+function hybridCgroups(): boolean {
+  const file = '/sys/fs/cgroup/unified/cgroup.controllers'
+  return existsSync(file) && readFileSync(file, 'utf8').trim() !== ''
+}
+
 /**
- * podman raises its containers' limits, which only CAP_SYS_RESOURCE may (bit 24, capabilities(7)): without it (inside
- * another container, say) they keep the host's. A configuration of the user's own is left as it is.
+ * Settings that podman needs on hosts like the one at hand, for this run only. It raises its containers' limits, which only
+ * CAP_SYS_RESOURCE may (bit 24, capabilities(7)): without it (inside another container, say) they keep the host's. A
+ * configuration of the user's own is left as it is.
  */
-function keepHostLimits(run: Run): void {
+function configurePodman(run: Run): void {
   const capabilities = BigInt(`0x${/^CapEff:\s*(\w+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0'}`)
   const own = ['/etc/containers/containers.conf', join(homedir(), '.config/containers/containers.conf')].some(
     existsSync,
   )
-  if (own || process.env.CONTAINERS_CONF || (capabilities >> 24n) & 1n) return
+  if (own) return
+  const settings = [
+    ...((capabilities >> 24n) & 1n ? [] : ['[containers]', 'default_ulimits = []']),
+    ...(hybridCgroups() && which('runc') ? ['[engine]', 'runtime = "runc"'] : []),
+  ]
+  if (!settings.length) return
   const file = join(run.dirs.work, 'containers.conf')
-  const text = '[containers]\ndefault_ulimits = []\n'
+  const text = `${settings.join('\n')}\n`
   if (!run.dry) writeFileSync(file, text)
   run.transcript.write(file, text)
   run.transcript.line(`export CONTAINERS_CONF=${run.transcript.quote(file)}`)
   run.env.CONTAINERS_CONF = file
+  run.report.notes.push(`podman is configured for this run only (CONTAINERS_CONF): ${settings.join(' ')}`)
 }
 
 /** A container to start: `environment` may hold secrets, which go by name. */

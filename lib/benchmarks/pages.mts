@@ -20,7 +20,7 @@ const columns = [
   ['seconds_min', (f: Figures) => f.seconds.min],
   ['seconds_max', (f: Figures) => f.seconds.max],
   ['outliers', (f: Figures) => f.seconds.outliers.length],
-  ['bytes_per_second', (f: Figures) => Math.round(f.throughput)],
+  ['bytes_per_second', (f: Figures) => Math.round(f.throughput.median)],
   ['cpu_seconds_median', (f: Figures) => f.cpuSeconds?.median],
   ['peak_bytes_median', (f: Figures) => f.peakBytes?.median],
   ['read_bytes_median', (f: Figures) => f.readBytes?.median],
@@ -34,68 +34,61 @@ const columns = [
 const MiB = 2 ** 20
 /** What is drawn: a title, its unit, and the figures in that unit. */
 const metrics: [title: string, unit: string, of: (f: Figures) => Summary | undefined, scale: number][] = [
-  ['duration', 's', (f) => f.seconds, 1],
+  ['time', 's', (f) => f.seconds, 1],
+  ['throughput', 'MiB/s', (f) => f.throughput, MiB],
   ['CPU time', 's', (f) => f.cpuSeconds, 1],
   ['peak memory', 'MiB', (f) => f.peakBytes, MiB],
   ['repository', 'MiB', (f) => f.repositoryBytes, MiB],
 ]
 
-/** One backend as a chart: a row for each operation, a column for each figure, a bar for each tool with its smallest and largest value. */
+/** A number with three digits that say something. */
+const short = (value: number) => (value >= 100 ? value.toFixed(0) : value.toPrecision(3))
+
+/** One panel: an operation's figure, a bar for each tool, a line from its smallest to its largest value. */
+function panel(figures: Figures[], names: string[], operation: string, metric: (typeof metrics)[number]) {
+  const [title, unit, of, scale] = metric
+  const values = figures
+    .filter((f) => f.operation === operation)
+    .flatMap((f) => {
+      const s = of(f)
+      return s ? [{ tool: f.tool, middle: s.median / scale, low: s.min / scale, high: s.max / scale }] : []
+    })
+    .map((value) => ({ ...value, label: short(value.middle) }))
+  const y = { field: 'tool', type: 'nominal', title: null, sort: names }
+  const color = { field: 'tool', type: 'nominal', scale: { domain: names, range: [...palette] }, legend: null }
+  const bar = { x: { field: 'middle', type: 'quantitative', title: null, axis: { tickCount: 3 } }, y, color }
+  return {
+    width: 140,
+    height: { step: 17 },
+    title: { text: `${operation}: ${title}, ${unit}`, fontSize: 11, anchor: 'start' },
+    data: { values },
+    layer: [
+      { mark: { type: 'bar', height: 11 }, encoding: bar },
+      {
+        mark: { type: 'rule', strokeWidth: 1.5 },
+        encoding: { x: { field: 'low', type: 'quantitative' }, x2: { field: 'high' }, y },
+      },
+      {
+        mark: { type: 'text', align: 'left', dx: 4, fontSize: 10 },
+        encoding: { x: { field: 'high', type: 'quantitative' }, y, text: { field: 'label' } },
+      },
+    ],
+  }
+}
+
+/** One backend as a chart: a row for each operation, a column for each figure. */
 export function chartOf({ figures, runs }: Benchmark, repo: string): TopLevelSpec {
   const mine = figures.filter((f) => f.repo === repo && f.seconds.n)
-  const names = [...new Set(mine.map((f) => f.tool))]
-  const panel = (operation: string, row: number, metric: (typeof metrics)[number], column: number) => {
-    const [title, unit, of, scale] = metric
-    const values = mine
-      .filter((f) => f.operation === operation)
-      .flatMap((f) => {
-        const s = of(f)
-        return s ? [{ tool: f.tool, middle: s.median / scale, low: s.min / scale, high: s.max / scale }] : []
-      })
-      .map((v) => ({
-        ...v,
-        label: v.middle
-          .toPrecision(3)
-          .replace(/^(\d+\.?\d*)e\+(\d+)$/, (_, m, e) => String(Math.round(Number(m) * 10 ** Number(e)))),
-      }))
-    const y = { field: 'tool', type: 'nominal', title: null, sort: names, axis: column ? null : { labelFontSize: 11 } }
-    return {
-      width: 165,
-      height: { step: 17 },
-      title: {
-        text: `${row ? '' : `${title}, ${unit}\n`}${column ? '' : operation}`.split('\n'),
-        fontSize: 12,
-        anchor: 'start',
-      },
-      data: { values },
-      layer: [
-        {
-          mark: { type: 'bar', height: 11 },
-          encoding: {
-            x: { field: 'middle', type: 'quantitative', title: null, axis: { tickCount: 3, grid: true } },
-            y,
-            color: { field: 'tool', type: 'nominal', scale: { domain: names, range: [...palette] }, legend: null },
-          },
-        },
-        {
-          mark: { type: 'rule', strokeWidth: 1.5 },
-          encoding: { x: { field: 'low', type: 'quantitative' }, x2: { field: 'high' }, y },
-        },
-        {
-          mark: { type: 'text', align: 'left', dx: 5, fontSize: 10 },
-          encoding: { x: { field: 'high', type: 'quantitative' }, y, text: { field: 'label' } },
-        },
-      ],
-    }
-  }
+  const names = Object.keys(tools).filter((name) => mine.some((f) => f.tool === name))
+  const shown = operations.filter((operation) => mine.some((f) => f.operation === operation))
+  const drawn = metrics.filter(([, , of]) => mine.some((f) => of(f)))
   return {
-    title: {
-      text: `Backup tools on ${repo}: median of ${runs} rounds; the line is from the smallest to the largest; shorter is better`,
-      fontSize: 14,
-    },
-    vconcat: operations
-      .filter((operation) => mine.some((f) => f.operation === operation))
-      .map((operation, row) => ({ hconcat: metrics.map((metric, column) => panel(operation, row, metric, column)) })),
+    title: `Backup tools on ${repo}: median of ${runs} ${runs > 1 ? 'rounds' : 'round'}; the line goes from the smallest to the largest`,
+    columns: drawn.length,
+    align: 'all',
+    bounds: 'flush',
+    spacing: { column: 90, row: 52 },
+    concat: shown.flatMap((operation) => drawn.map((metric) => panel(mine, names, operation, metric))),
   } as unknown as TopLevelSpec
 }
 
@@ -127,7 +120,7 @@ function tableOf({ figures }: Benchmark): string[][] {
       f.seconds.n
         ? `${seconds(f.seconds)}${f.seconds.outliers.length ? `, ${f.seconds.outliers.length} outlier kept` : ''}`
         : f.failed[0]!,
-      f.seconds.n ? `${bytes(f.throughput)}/s` : '',
+      f.seconds.n ? `${bytes(f.throughput.median)}/s` : '',
       f.cpuSeconds ? `${f.cpuSeconds.median.toFixed(2)} s` : '',
       size(f.peakBytes),
       size(f.repositoryBytes),

@@ -1,7 +1,7 @@
 // From samples to figures: per backend, operation and tool, with spread, and the ratio to vykar.
-import { median, pairedRatio, type Ratio, type Summary, summary } from '../stats.mts'
+import { pairedRatio, type Ratio, type Summary, summary } from '../stats.mts'
 import type { Sample } from './measure.mts'
-import { type Operation, operations } from './tools.mts'
+import { type Operation, operations, tools } from './tools.mts'
 
 /** The figures of one tool at one operation. */
 export interface Figures {
@@ -11,8 +11,8 @@ export interface Figures {
   /** Rounds that failed; they enter no figure. */
   failed: string[]
   seconds: Summary
-  /** Source bytes per second of the median. */
-  throughput: number
+  /** Source bytes per second. */
+  throughput: Summary
   cpuSeconds?: Summary
   peakBytes?: Summary
   repositoryBytes?: Summary
@@ -55,7 +55,9 @@ export function figuresOf(samples: Sample[], sourceBytes: number, seed: number):
   const found: Figures[] = []
   for (const repo of new Set(measured.map((sample) => sample.repo)))
     for (const operation of operations)
-      for (const tool of new Set(measured.filter((s) => s.repo === repo).map((s) => s.tool))) {
+      for (const tool of Object.keys(tools).filter((name) =>
+        measured.some((s) => s.repo === repo && s.tool === name),
+      )) {
         const of = (name: string) =>
           measured.filter((s) => s.repo === repo && s.operation === operation && s.tool === name)
         const good = of(tool).filter((s) => s.reason === undefined)
@@ -73,7 +75,7 @@ export function figuresOf(samples: Sample[], sourceBytes: number, seed: number):
           tool,
           failed,
           seconds,
-          throughput: sourceBytes / median(good.map((s) => s.seconds)),
+          throughput: summary(good.map((s) => sourceBytes / s.seconds)),
           cpuSeconds: defined(cpu),
           peakBytes: defined(good.map((s) => (s.peakKiB === undefined ? undefined : s.peakKiB * 1024))),
           repositoryBytes: defined(good.map((s) => s.repositoryBytes)),

@@ -17,7 +17,20 @@ const areas: Record<string, readonly ToolName[]> = {
   backends,
   databases: [...backends, ...clients, 'docker', 'dockerd', 'podman', 'debootstrap'],
   containers: [...backends, 'docker', 'dockerd', 'podman', 'debootstrap'],
-  test: [...backends, ...clients, 'initdb', 'mariadbd', 'docker', 'dockerd', 'podman', 'debootstrap'],
+  filesystems: [...backends, 'mkfs.btrfs', 'guestmount', 'qemu-img', 'qemu', 'socat', 'debootstrap'],
+  benchmarks: [...backends, 'borg'],
+  test: [
+    ...backends,
+    ...clients,
+    'mkfs.btrfs',
+    'borg',
+    'initdb',
+    'mariadbd',
+    'docker',
+    'dockerd',
+    'podman',
+    'debootstrap',
+  ],
 }
 /** Services that come with a package and are not wanted: scripts and tests start servers of their own. */
 const services: Partial<Record<ToolName, string[]>> = {

@@ -1,6 +1,6 @@
 // A VM's disk image: made or copied, mounted by guestmount or a loop device, changed in a chroot, compared block by block.
 import { spawnSync } from 'node:child_process'
-import { closeSync, existsSync, openSync, readFileSync, readSync, statSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { which } from '../host.mts'
 import { attach, mount, unmount } from '../loop.mts'
@@ -86,6 +86,9 @@ export async function withMounted(
     await mount(run, found, at)
   } else {
     await $`mkdir -p ${at}`
+    // guestmount boots a small machine of its own with the host's kernel, or any other that lies there.
+    if (!run.dry && !(existsSync('/boot') && readdirSync('/boot').some((name) => name.startsWith('vmlinuz'))))
+      throw new Skipped('guestmount needs a kernel in /boot: apt-get install -y linux-image-amd64, or take --mount loop')
     const settings = { LIBGUESTFS_BACKEND: 'direct', ...(tcg ? { LIBGUESTFS_BACKEND_SETTINGS: 'force_tcg' } : {}) }
     run.cleanup.add(`mount ${at}`, () => unmount(at))
     run.state?.add({ kind: 'mount', path: at })

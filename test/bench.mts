@@ -1,4 +1,4 @@
-// npm run bench [-- corpus databases]: what the suite itself costs, as ratios from one run, each beside its goal. Takes about
+// npm run bench [-- corpus databases benchmarks]: what the suite itself costs, as ratios from one run, each beside its goal. Takes about
 // 12 minutes and 8 GiB of disk below $TMPDIR (databases below /var/tmp). Uses vykar from PATH, else the stand-in.
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { which } from '#lib/host.mts'
 import { bytes } from '#lib/terminal.mts'
+import { benchmarks } from './bench-benchmarks.mts'
 import { databases } from './bench-databases.mts'
 import { root, run, type Sandbox, standin } from './helpers.mts'
 
@@ -28,7 +29,7 @@ function seconds(command: string): number {
   return (performance.now() - start) / 1000
 }
 const corpus = (out: string, ...args: string[]) =>
-  `'${join(root, 'node_modules/.bin/tsx')}' '${join(root, 'data-gen/corpus.mts')}' --out '${join(dir, out)}' --churn 0 ${args.join(' ')}`
+  `'${join(root, 'node_modules/.bin/tsx')}' '${join(root, 'data-gen/corpus.mts')}' --out '${join(dir, out)}' ${args.some((word) => word.includes('--churn')) ? '' : '--churn 0'} ${args.join(' ')}`
 
 function box(name: string): Sandbox {
   const made = { dir: join(dir, name), runtime: join(dir, name, 'runtime'), sample: join(dir, name, 'sample.yaml') }
@@ -115,6 +116,7 @@ async function corpusAndHarness(): Promise<void> {
 const areas: Record<string, () => Promise<void>> = {
   corpus: corpusAndHarness,
   databases: () => databases({ dir, root, result, seconds, median }),
+  benchmarks: () => benchmarks({ dir, box, result, seconds, corpus }),
 }
 const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(areas)
 for (const area of chosen) {

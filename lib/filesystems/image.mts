@@ -88,7 +88,9 @@ export async function withMounted(
     await $`mkdir -p ${at}`
     // guestmount boots a small machine of its own with the host's kernel, or any other that lies there.
     if (!run.dry && !(existsSync('/boot') && readdirSync('/boot').some((name) => name.startsWith('vmlinuz'))))
-      throw new Skipped('guestmount needs a kernel in /boot: apt-get install -y linux-image-amd64, or take --mount loop')
+      throw new Skipped(
+        'guestmount needs a kernel in /boot: apt-get install -y linux-image-amd64, or take --mount loop',
+      )
     const settings = { LIBGUESTFS_BACKEND: 'direct', ...(tcg ? { LIBGUESTFS_BACKEND_SETTINGS: 'force_tcg' } : {}) }
     run.cleanup.add(`mount ${at}`, () => unmount(at))
     run.state?.add({ kind: 'mount', path: at })

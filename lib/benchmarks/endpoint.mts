@@ -23,8 +23,7 @@ export function endpointOf(run: Run, label: string, dir: string): Endpoint {
   const endpoint: Endpoint = { kind, url, dir: local, set }
   if (kind === 's3') {
     const { endpoint: address, bucket, prefix } = parseS3(service.url)
-    const [key, secret] = [run.env.VYKAR_E2E_S3_KEY!, run.env.VYKAR_E2E_S3_SECRET!]
-    endpoint.s3 = { endpoint: address, bucket: `${bucket}/${prefix}`, region: 'us-east-1', key, secret }
+    endpoint.s3 = { endpoint: address, bucket, prefix, region: 'us-east-1' }
   }
   if (kind === 'sftp') {
     const { hostname, port, username, pathname } = new URL(service.url.replace(/^sftp:/, 'http:'))

@@ -1,6 +1,6 @@
 // One round of one tool: each operation timed alone, from the same state of source and caches, its result looked at
 // before anything is wiped.
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { removeBelow } from '../cleanup.mts'
 import { end, processesOf } from '../process.mts'
@@ -63,8 +63,10 @@ export async function timed(
   return done.record
 }
 
-const bytesOf = async (dir: string) =>
-  Number((await $({ limit: '30m', unlisted: true })`du -s --block-size=1 ${dir} | cut -f1`).stdout)
+async function bytesOf(dir: string): Promise<number> {
+  if (scope().dry) return 0
+  return Number((await $({ limit: '30m', unlisted: true })`du -s --block-size=1 ${dir} | cut -f1`).stdout)
+}
 
 /** The figures of a finished command. */
 export const figuresOf = ({ seconds, cpuSeconds, systemSeconds, peakKiB, readBytes, writtenBytes }: CommandRecord) => ({
@@ -87,35 +89,42 @@ export async function roundOf(
   repo: string,
   place: Place,
 ): Promise<Sample[]> {
-  const { env, init, commands, restoredAt } = tools[tool]!
+  const { env, s3Names, init, commands, remove, restoredAt } = tools[tool]!
   const { dir, endpoint, source, name } = place
   const restored = join(dir, 'restored')
   const samples: Sample[] = []
   const fail = (operation: Operation, error: unknown) => {
-    if (error instanceof Interrupted) throw error
+    if (error instanceof Interrupted || scope().dry) throw error
     samples.push({ repo, tool, round, operation, reason: messageOf(error), seconds: 0 })
   }
   const environment = env(place)
   const lines = commands(place, restored)
-  mkdirSync(restored, { recursive: true })
-  writeFileSync(join(dir, 'vykar.yaml'), vykarConfig(place), { mode: 0o600 })
+  // By reference: what a secret is stands in no command line.
+  const secrets =
+    endpoint.s3 && s3Names ? `export ${s3Names[0]}="$VYKAR_E2E_S3_KEY" ${s3Names[1]}="$VYKAR_E2E_S3_SECRET"; ` : ''
   const seen = endpoint.kind === 'local' ? endpoint.dir(name) : undefined
   let operation: Operation = 'first backup'
   try {
+    await $`mkdir -p ${restored} ${endpoint.dir('')}`
+    const config = vykarConfig(place)
+    scope().transcript.write(join(dir, 'vykar.yaml'), config)
+    if (!scope().dry) writeFileSync(join(dir, 'vykar.yaml'), config, { mode: 0o600 })
     await bringSource(method.states[0], source)
-    await bash({ limit: method.limit, env: environment }, `mkdir -p ${endpoint.dir('')} && ${init(place)}`)
+    await bash({ limit: method.limit, env: environment }, `${secrets}${init(place)}`)
     for (operation of operations) {
       if (operation === 'changed backup') await bringSource(method.states[1], source)
       const syncOn = operation === 'restore' ? restored : (seen ?? dir)
-      const record = await timed(method, lines[operation], syncOn, environment)
+      const record = await timed(method, `${secrets}${lines[operation]}`, syncOn, environment)
       const sample: Sample = { repo, tool, round, operation, ...figuresOf(record) }
       if (seen) sample.repositoryBytes = await bytesOf(seen)
       if (operation === 'restore')
         await $({ limit: '2h' })`diff -qr --no-dereference ${source} ${restoredAt(place, restored)}`
       samples.push(sample)
     }
+    if (!seen && remove) await bash({ limit: method.limit, env: environment }, remove(place))
+    if (scope().dry) return samples
     removeBelow(join(dir, '..'), dir)
-    if (seen && existsSync(seen)) removeBelow(join(seen, '..'), seen)
+    if (seen) removeBelow(join(seen, '..'), seen)
   } catch (error) {
     fail(operation, error)
     // What a tool that hangs has started goes with it.

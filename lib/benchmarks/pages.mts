@@ -7,7 +7,7 @@ import { palette, pngOf, svgOf } from '../chart.mts'
 import type { Summary } from '../stats.mts'
 import { bytes } from '../terminal.mts'
 import { type Benchmark, type Figures, ratioText } from './summary.mts'
-import { type Compression, operations, tools } from './tools.mts'
+import { operations, tools } from './tools.mts'
 
 const columns = [
   ['repo', (f: Figures) => f.repo],
@@ -137,7 +137,7 @@ function methodOf(b: Benchmark): string[] {
     `Caches ${b.cache === 'cold' ? 'are dropped before each timed command' : 'are left as they are (warm)'}; a sync of what was written is inside the clock. Throughput is source bytes ÷ time, also where little of the source is read.`,
     'Every restore was compared with its source by diff, outside the clock; a failed command enters no figure.',
     'The interval is a percentile bootstrap over the rounds, tool and vykar measured side by side; where it includes 1 no difference is shown.',
-    `Compression asked for: ${b.compression}; ${named.map((name) => `${name}: ${tools[name]!.compression[b.compression as Compression]}`).join('; ')}. Encryption on, pack and chunk sizes as each tool defaults; lib/benchmarks/tools.mts has the command lines.`,
+    `Compression asked for: ${b.compression}; ${named.map((name) => `${name}: ${tools[name]!.compression[b.compression]}`).join('; ')}. Encryption on, pack and chunk sizes as each tool defaults; lib/benchmarks/tools.mts has the command lines.`,
     ...b.ceilings.map((c) => `Ceiling: ${c.what} took ${seconds(c.seconds)} s, ${bytes(c.throughput)}/s.`),
     ...Object.entries(b.missing).map(([name, why]) => `Not measured: ${name}: ${why}.`),
   ]

@@ -1,7 +1,7 @@
 // From samples to figures: per backend, operation and tool, with spread, and the ratio to vykar.
 import { pairedRatio, type Ratio, type Summary, summary } from '../stats.mts'
 import type { Sample } from './measure.mts'
-import { type Operation, operations, tools } from './tools.mts'
+import { type Compression, type Operation, operations, tools } from './tools.mts'
 
 /** The figures of one tool at one operation. */
 export interface Figures {
@@ -22,6 +22,9 @@ export interface Figures {
   toVykar?: Ratio
 }
 
+/** The ceilings that are measured beside the tools. */
+export const ceilingNames = ['copying the source (cp, sync)', 'reading the source (cat)'] as const
+
 /** summary.json: all that `report.mts compare` needs. The version goes up when a field changes its meaning. */
 export interface Benchmark {
   schema: 'vykar-e2e/benchmark/1'
@@ -29,7 +32,7 @@ export interface Benchmark {
   seed: number
   runs: number
   cache: string
-  compression: string
+  compression: Compression
   sourceBytes: number
   versions: Record<string, string>
   host: Record<string, string>

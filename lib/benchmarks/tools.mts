@@ -26,7 +26,8 @@ export interface Endpoint {
   url: (name: string) => string
   /** A directory on this host, for local. */
   dir: (name: string) => string
-  s3?: { endpoint: string; bucket: string; region: string; key: string; secret: string }
+  /** Its key and secret are in the environment, as VYKAR_E2E_S3_KEY and VYKAR_E2E_S3_SECRET. */
+  s3?: { endpoint: string; bucket: string; prefix: string; region: string }
   sftp?: { host: string; port: string; user: string; key: string; knownHosts: string; dir: string }
   /** More keys of vykar's own entry. */
   set?: Record<string, unknown>
@@ -52,8 +53,12 @@ export interface Tool {
   /** What stands for the compression that was asked for, said in the report. */
   compression: Record<Compression, string>
   env: (place: Place) => Record<string, string>
+  /** Names under which it takes the S3 key and secret. */
+  s3Names?: [key: string, secret: string]
   init: (place: Place) => string
   commands: (place: Place, restored: string) => Record<Operation, string>
+  /** Removes a repository from a server, where the tool has a command for that. */
+  remove?: (place: Place) => string
   /** Where the source's content is in the restored directory. */
   restoredAt: (place: Place, restored: string) => string
 }
@@ -97,16 +102,14 @@ const vykar: Tool = {
       prune: `${it} prune -R bench && ${it} compact -R bench`,
     }
   },
+  remove: ({ program, dir }) => `${q(program)} --config ${q(dir)}/vykar.yaml delete -R bench --yes-delete-this-repo`,
   restoredAt: (_, restored) => restored,
 }
-
-const s3Env = ({ s3 }: Endpoint): Record<string, string> =>
-  s3 ? { AWS_ACCESS_KEY_ID: s3.key, AWS_SECRET_ACCESS_KEY: s3.secret, AWS_DEFAULT_REGION: s3.region } : {}
 
 /** restic's URL; its SFTP goes through ssh(1), which is given key and port by `sftp.args`. */
 function resticUrl({ endpoint, name }: Place): string {
   const { s3, sftp } = endpoint
-  if (endpoint.kind === 's3') return `s3:${s3!.endpoint}/${s3!.bucket}/${name}`
+  if (endpoint.kind === 's3') return `s3:${s3!.endpoint}/${s3!.bucket}/${s3!.prefix}/${name}`
   if (endpoint.kind === 'sftp') return `sftp:${sftp!.user}@${sftp!.host}:${sftp!.dir}/${name}`
   return endpoint.dir(name)
 }
@@ -121,8 +124,9 @@ const restic: Tool = {
     RESTIC_PASSWORD: passphrase,
     RESTIC_CACHE_DIR: `${place.dir}/cache`,
     RESTIC_COMPRESSION: place.compression === 'none' ? 'off' : 'auto',
-    ...s3Env(place.endpoint),
+    ...(place.endpoint.s3 ? { AWS_DEFAULT_REGION: place.endpoint.s3.region } : {}),
   }),
+  s3Names: ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'],
   init: (place) => `${resticWords(place)} init`,
   commands: (place, restored) => {
     const it = resticWords(place)
@@ -158,13 +162,12 @@ const rustic: Tool = {
       ...common,
       RUSTIC_REPOSITORY: 'opendal:s3',
       OPENDAL_BUCKET: s3.bucket,
-      OPENDAL_ROOT: `/${name}`,
+      OPENDAL_ROOT: `/${s3.prefix}/${name}`,
       OPENDAL_ENDPOINT: s3.endpoint,
       OPENDAL_REGION: s3.region,
-      OPENDAL_ACCESS_KEY_ID: s3.key,
-      OPENDAL_SECRET_ACCESS_KEY: s3.secret,
     }
   },
+  s3Names: ['OPENDAL_ACCESS_KEY_ID', 'OPENDAL_SECRET_ACCESS_KEY'],
   init: ({ program, compression }) =>
     `${q(program)} init --set-compression ${{ zstd: 3, lz4: 1, none: 0 }[compression]}`,
   commands: ({ program, source }, restored) => {

@@ -4,11 +4,10 @@
 // Passes when every restored image has the sha256 that its source had, and check finds no error. The report has per round
 // the bytes changed (in 4 KiB blocks), the bytes added to the repository, their ratio and the time, and a chart.
 // --mutate boot changes a running VM instead: frozen through its guest agent in `before`, thawed in `finally`.
-import { statSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
-import { stringify } from 'csv-stringify/sync'
-import { svgOf } from '#lib/chart.mts'
+import { statSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { bootedRow, bootHooks, bootPackages, needBoot } from '#lib/filesystems/boot.mts'
+import { drawGrowth, type Growth } from '#lib/filesystems/growth.mts'
 import {
   buildImage,
   changedBytes,
@@ -16,16 +15,18 @@ import {
   distribution,
   installIn,
   kvmWorks,
+  type Mounting,
   withMounted,
 } from '#lib/filesystems/image.mts'
 import { needRoot } from '#lib/loop.mts'
-import { scenario } from '#lib/run.mts'
+import type { Row } from '#lib/row.mts'
+import { type ScenarioRun, scenario } from '#lib/run.mts'
 import { startServices } from '#lib/services/start.mts'
 import { $, scope } from '#lib/sh.mts'
 import { needSpace } from '#lib/space.mts'
 import { expectSnapshot, freshRepository, packBytes, restored, retire, standardNeeds } from '#lib/standard.mts'
 import { bytes, duration } from '#lib/terminal.mts'
-import { Mismatch, Skipped } from '#lib/verdict.mts'
+import { Skipped } from '#lib/verdict.mts'
 import { parseBackup } from '#lib/vykar.mts'
 
 const wants = [
@@ -57,11 +58,15 @@ const defaults: Record<string, [first: string, second: string]> = {
   debian: ['gnome-core', 'thunderbird libreoffice-core htop curl jq git'],
 }
 
+type VmRun = ScenarioRun<typeof options>
+
 /** A state of the image: before the first round, and after each. */
 interface Version {
   name: string
   file: string
+  /** Bytes in the blocks that differ from the state before. */
   changed: number
+  /** Time the round took. */
   seconds: number
 }
 
@@ -102,110 +107,93 @@ await scenario(import.meta, { needs: [...standardNeeds, 'debootstrap'], wants, o
     return
   }
 
-  const versions: Version[] = []
-  /** Keeps the image as it is now, by its name. */
-  const keep = async (name: string, seconds: number) => {
-    const file = join(images, `${versions.length}.raw`)
-    await $({ limit: '1h' })`cp --sparse=always ${disk} ${file}`
-    const before = versions.at(-1)
-    scope().transcript.line(`# how many 4 KiB blocks differ between ${before?.file ?? 'nothing'} and ${file}`)
-    versions.push({ name, file, changed: before && !run.dry ? changedBytes(before.file, file) : 0, seconds })
-  }
-  await run.step('baseline', () => keep('baseline', 0))
-  let rounds = packages.map((words) => ({ words, options: ['--no-install-recommends'] }))
-  if (!rounds.length)
-    await run.step('distribution', () =>
-      withMounted(run, disk, { how: how as 'loop', tcg }, async (at) => {
-        const [first, second] = defaults[distribution(at)] ?? defaults.debian!
-        rounds = [
-          { words: first, options: [] },
-          { words: second, options: ['--no-install-recommends'] },
-        ]
-      }),
-    )
-  for (const { words, options: apt } of rounds)
-    await run.step(`install ${words}`, async () => {
-      const start = performance.now()
-      await withMounted(run, disk, { how: how as 'loop', tcg }, (at) => installIn(run, at, apt, words.split(' ')))
-      await keep(words, (performance.now() - start) / 1000)
-    })
+  const versions = await statesOf(run, disk, { how: how as Mounting['how'], tcg })
   await run.step('servers', () => startServices(run))
-
-  const table: (string | number)[][] = []
+  const growths: Growth[] = []
   for (const repo of run.repos) {
     const source = join(run.dirs.work, repo, 'vm')
-    await run.row({ repo, values: { SOURCE: source } }, async ({ step, config, files, report }) => {
+    await run.row({ repo, values: { SOURCE: source } }, async (row) => {
+      const { step, config, report } = row
       await step('init', () => freshRepository(config, repo))
-      const snapshots: { id: string; version: Version; allocated: number }[] = []
+      const kept: { id: string; allocated: number }[] = []
       for (const [n, version] of versions.entries())
-        await step(`backup ${n}`, async () => {
-          await $({ limit: '1h' })`mkdir -p ${source} && cp --sparse=always ${version.file} ${source}/disk.raw`
-          await $({ limit: '1h', cwd: source })`sha256sum disk.raw > ../${String(n)}.sha256`
-          const before = files && !run.dry && n ? await packBytes(join(files, 'packs')) : 0
-          const out = `backup-${n}.out`
-          const backup = await $({ limit: '3600s', out })`vykar --config ${config} backup -R ${repo}`
-          const id = await expectSnapshot(config, repo, backup, { label: 'vm-image', out })
-          if (run.dry) return
-          const added = files
-            ? (await packBytes(join(files, 'packs'))) - before
-            : parseBackup(backup.stdout)[0]!.deduplicated
-          const ratio = version.changed ? added / version.changed : undefined
-          report.facts[`${n}: ${version.name}`] = [
-            `${bytes(version.changed)} changed${version.seconds ? ` in ${duration(version.seconds)}` : ''}`,
-            `${bytes(added)} added to the repository${ratio === undefined ? '' : ` (${ratio.toFixed(2)} of what changed)`}`,
-            `backup ${duration(backup.record.seconds)}`,
-          ].join(', ')
-          table.push([
-            repo,
-            n,
-            version.name,
-            version.changed,
-            added,
-            ratio?.toFixed(4) ?? '',
-            backup.record.seconds.toFixed(2),
-          ])
-          snapshots.push({ id, version, allocated: statSync(join(source, 'disk.raw')).blocks * 512 })
-        })
-      for (const [n, { id, allocated }] of snapshots.entries())
+        kept.push(await step(`backup ${n}`, () => backupOf(row, version, n, source, growths)))
+      for (const [n, { id, allocated }] of kept.entries())
         await step(`restore ${n}`, async () => {
           const dir = await restored(config, repo, id, `restored-${n}`)
           await $({ limit: '1h', cwd: dir })`sha256sum --check --quiet --strict ../${String(n)}.sha256`
-          const back = statSync(join(dir, 'disk.raw')).blocks * 512
-          report.facts[`${n}: on disk`] = `${bytes(allocated)} in the source, ${bytes(back)} restored`
+          if (!run.dry)
+            report.facts[`${n}: on disk`] = `${bytes(allocated)} in the source, ${bytes(allocatedIn(dir))} restored`
           await $`rm -r ${dir}`
         })
-      if (!run.dry && snapshots.length !== versions.length)
-        throw new Mismatch('not every state of the image was restored')
-      for (const { id } of snapshots.slice(0, -1))
+      for (const { id } of kept.slice(0, -1))
         await step('snapshot delete', () => $`vykar --config ${config} snapshot delete -R ${repo} ${id}`)
-      await step('retire', () => retire(config, repo, snapshots.at(-1)?.id ?? '‹snapshot›'))
+      await step('retire', () => retire(config, repo, kept.at(-1)!.id))
     })
   }
-  if (run.dry) return
-
-  const dir = join(run.runtime, 'reports', run.plan.name, run.id)
-  const columns = ['repo', 'round', 'packages', 'bytes_changed', 'bytes_added', 'ratio', 'backup_seconds']
-  writeFileSync(join(dir, 'vm-image.csv'), stringify([columns, ...table]))
-  const values = table.flatMap(([repo, n, name, changed, added]) => [
-    { repo, round: `${n}: ${name}`, what: 'changed in the image', gib: Number(changed) / 2 ** 30 },
-    { repo, round: `${n}: ${name}`, what: 'added to the repository', gib: Number(added) / 2 ** 30 },
-  ])
-  const chart = await svgOf({
-    title: 'What changed in the image, and what the repository grew by',
-    data: { values },
-    facet: { row: { field: 'repo', title: null, header: { labelOrient: 'top', labelAnchor: 'start' } } },
-    spec: {
-      width: 520,
-      height: { step: 18 },
-      mark: 'bar',
-      encoding: {
-        x: { field: 'gib', type: 'quantitative', title: 'GiB' },
-        y: { field: 'round', type: 'nominal', title: null, sort: null, axis: { labelLimit: 220 } },
-        yOffset: { field: 'what', sort: null },
-        color: { field: 'what', type: 'nominal', title: null, sort: null, legend: { labelLimit: 0 } },
-      },
-    },
-  })
-  writeFileSync(join(dir, 'growth.svg'), chart)
-  run.report.charts.push({ title: 'Growth per round', file: 'growth.svg' })
+  if (growths.length) await drawGrowth(run, growths)
 })
+
+/** Bytes that the image in a directory takes on disk. */
+function allocatedIn(dir: string): number {
+  return statSync(join(dir, 'disk.raw')).blocks * 512
+}
+
+/** Changes the image round by round and keeps each of its states, the first one too. */
+async function statesOf(run: VmRun, disk: string, mounting: Mounting): Promise<Version[]> {
+  const versions: Version[] = []
+  const keep = async (name: string, seconds: number) => {
+    const file = join(dirname(disk), `${versions.length}.raw`)
+    await $({ limit: '1h' })`cp --sparse=always ${disk} ${file}`
+    const before = versions.at(-1)
+    if (before) scope().transcript.line(`# then: how many 4 KiB blocks differ between ${before.file} and ${file}`)
+    versions.push({ name, file, changed: before && !run.dry ? changedBytes(before.file, file) : 0, seconds })
+  }
+  await run.step('baseline', () => keep('baseline', 0))
+  let rounds = run.options.packages.map((words) => ({ words, apt: ['--no-install-recommends'] }))
+  if (!rounds.length)
+    await run.step('distribution', () =>
+      withMounted(run, disk, mounting, async (at) => {
+        const [first, second] = defaults[distribution(at)] ?? defaults.debian!
+        rounds = [
+          { words: first, apt: [] },
+          { words: second, apt: ['--no-install-recommends'] },
+        ]
+      }),
+    )
+  for (const { words, apt } of rounds)
+    await run.step(`install ${words}`, async () => {
+      const start = performance.now()
+      await withMounted(run, disk, mounting, (at) => installIn(run, at, apt, words.split(' ')))
+      await keep(words, (performance.now() - start) / 1000)
+    })
+  return versions
+}
+
+/** One state of the image backed up: always from the same path, its checksum kept beside it. */
+async function backupOf(
+  { config, repository, files, report }: Row,
+  version: Version,
+  n: number,
+  source: string,
+  growths: Growth[],
+) {
+  const repo = repository.label
+  await $({ limit: '1h' })`mkdir -p ${source} && cp --sparse=always ${version.file} ${source}/disk.raw`
+  await $({ limit: '1h', cwd: source })`sha256sum disk.raw > ../${String(n)}.sha256`
+  const packs = files && !scope().dry ? join(files, 'packs') : undefined
+  const before = packs ? await packBytes(packs) : 0
+  const out = `backup-${n}.out`
+  const backup = await $({ limit: '3600s', out })`vykar --config ${config} backup -R ${repo}`
+  const id = await expectSnapshot(config, repo, backup, { label: 'vm-image', out })
+  if (scope().dry) return { id, allocated: 0 }
+  const added = packs ? (await packBytes(packs)) - before : parseBackup(backup.stdout)[0]!.deduplicated
+  const { name, changed, seconds } = version
+  report.facts[`${n}: ${name}`] = [
+    n ? `${bytes(changed)} changed in ${duration(seconds)}` : 'the image as it was',
+    `${bytes(added)} added to the repository${changed ? ` (${(added / changed).toFixed(2)} of what changed)` : ''}`,
+    `backup ${duration(backup.record.seconds)}`,
+  ].join(', ')
+  growths.push({ repo, round: n, packages: name, changed, added, seconds: backup.record.seconds })
+  return { id, allocated: allocatedIn(source) }
+}

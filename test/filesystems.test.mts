@@ -26,8 +26,8 @@ const sh = (command: string) =>
     stdio: ['ignore', 'pipe', 'inherit'],
   }).trim()
 
-/** What a run must leave as it was. */
-const traces = () => sh('mount; losetup --all')
+/** Mounts and loop devices of the tests; those of others come and go. */
+const traces = () => sh(`(mount; losetup --all) | grep -F ${scratch} || true`)
 /** Takes away what a failed run kept mounted. */
 function umountBelow(dir: string): void {
   sh(`awk -v dir=${dir}/ 'index($2, dir) == 1 {print $2}' /proc/self/mounts | tac | xargs -r -n1 umount

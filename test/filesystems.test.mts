@@ -109,6 +109,11 @@ describe('btrfs', { skip: noBtrfs }, () => {
   })
 })
 
+/** What takes a guest of its own is done only where it is asked for. */
+const noGuest =
+  lacking('qemu-system-x86_64', 'debootstrap', 'flock', 'socat', 'ssh') ||
+  (process.env.VYKAR_E2E_GUEST ? false : 'building and emulating guests takes half an hour: VYKAR_E2E_GUEST=1 does it')
+
 describe('zfs', { skip: noReal || notRoot || lacking('rsync') }, () => {
   test('without the module or the tools: SKIPPED, with what installs it', {
     skip: existsSync('/sys/module/zfs') ? 'this kernel has ZFS' : false,
@@ -119,9 +124,7 @@ describe('zfs', { skip: noReal || notRoot || lacking('rsync') }, () => {
   })
 
   test('with OpenZFS in the guest: PASS, and the lie is caught', {
-    skip:
-      lacking('qemu-system-x86_64', 'debootstrap', 'flock') ||
-      (process.env.VYKAR_E2E_GUEST ? false : 'building and emulating a guest takes 20 minutes: VYKAR_E2E_GUEST=1 does'),
+    skip: noGuest,
   }, () => {
     const inGuest = (...args: string[]) => {
       const script = ['npx', 'tsx', 'scripts/filesystems/zfs.mts', '--repo', 'local', '--image-gib', '1']
@@ -183,6 +186,32 @@ describe('vm-image', { skip: skip || lacking('debootstrap') }, () => {
     assert.equal(ended.code, 1, said(ended))
     assert.match(ended.last, /Unable to locate package no-such-package/)
     assert.equal(traces(), had)
+  })
+
+  describe('a VM that runs', { skip: noGuest }, () => {
+    const boot = ['--mutate', 'boot', '--tcg', '--image-gib', '2', '--packages', 'jq']
+    const lies: Record<string, RegExp> = {
+      'guest-stays-frozen': /the guest is still frozen after the backup/,
+      'guest-not-frozen': /backup: exit 3|compare: exit 1: sha256sum|compare: exit \d+: e2fsck/,
+    }
+    test('frozen, copied, thawed: PASS', async () => {
+      const had = traces()
+      const box = sandbox()
+      const ended = await run(box, 'filesystems/vm-image', args(...boot))
+      assert.equal(ended.code, 0, said(ended))
+      assert.match(String(ended.report!.rows[0]!.facts['records in the frozen image']), /^[1-9]/)
+      assert.equal(traces(), had)
+      assert.deepEqual(processesIn(box), [])
+    })
+    for (const [lie, reason] of Object.entries(lies))
+      test(`${lie} is FAIL`, async () => {
+        const box = sandbox()
+        const ended = await run(box, 'filesystems/vm-image', args(...boot, '--sabotage', lie))
+        umountBelow(box.dir)
+        assert.match(ended.last, /^FAIL filesystems\/vm-image /, said(ended))
+        assert.match(ended.last, reason)
+        assert.deepEqual(processesIn(box), [])
+      })
   })
 
   test('bad input is one line and exit 2, a lack is SKIPPED', async () => {

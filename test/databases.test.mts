@@ -178,6 +178,43 @@ for (const [script, skip, start, lies] of [
     })
   })
 
+describe('MariaDB generator', { skip: noMaria }, () => {
+  test('a load that a deadlock took back is made again, whole', async () => {
+    const server = await mariadbServer()
+    const dir = join(scratch, 'deadlock')
+    mkdirSync(dir)
+    // The first load of orders fails half-way, as InnoDB fails it.
+    const script = `#!/bin/sh
+case "$*" in *'INTO TABLE orders'*)
+  if mkdir ${dir}/once 2> /dev/null; then
+    head -c 20000 > /dev/null
+    echo 'ERROR 1213 (40001) at line 1: Deadlock found when trying to get lock; try restarting transaction' >&2
+    exit 1
+  fi ;;
+esac
+exec ${which('mariadb')} "$@"
+`
+    writeFileSync(join(dir, 'mariadb'), script, { mode: 0o755 })
+    try {
+      const env = { ...process.env, PATH: `${dir}:${path}` }
+      const words = [join(root, 'data-gen/mariadb.mts'), '--uri', server.uri, '--target-gib', '0.03']
+      const made = spawnSync(tsx, words, { encoding: 'utf8', env })
+      assert.equal(made.status, 0, made.stderr)
+      assert.ok(existsSync(join(dir, 'once')), 'no load failed')
+      const planned = /^orders=(\d+)$/m.exec(made.stdout)?.[1]
+      const client = ['--no-defaults', '--protocol=tcp', '-h127.0.0.1', `-P${server.port}`, '-utester', '-N']
+      const sql = 'SELECT count(*), count(DISTINCT id) FROM vykar_maria_test.orders'
+      const counted = spawnSync('mariadb', [...client, '-e', sql], {
+        encoding: 'utf8',
+        env: { ...process.env, MYSQL_PWD: server.password },
+      })
+      assert.equal(counted.stdout.trim(), `${planned}\t${planned}`)
+    } finally {
+      server.stop()
+    }
+  })
+})
+
 const engine = lacking('podman') ? 'docker' : 'podman'
 describe(`PostgreSQL in ${engine}, in an image built from Debian packages`, {
   skip: noReal || tools || noEngine(engine),

@@ -98,6 +98,45 @@ async function write(
   throw new Error(`${table}: ${lines.find((line) => /error/i.test(line)) ?? lines[0] ?? `exit ${code}`}`)
 }
 
+/** What InnoDB says to the one of two transactions that wait for each other; it has taken all of it back. */
+const deadlock = /\b1213\b.*Deadlock/
+/** Times that a writer begins again. */
+const attempts = 5
+
+/**
+ * One writer that begins again after a deadlock: two loads into an empty table both want it for themselves. Blocks are a
+ * function of their number, so those that were taken back are written once more.
+ */
+async function writeAll(
+  loader: Loader,
+  client: Client,
+  table: Table,
+  blocks: () => number | undefined,
+  rows: (index: number) => Iterable<Cell[]>,
+  wrote: (count: number) => void,
+): Promise<void> {
+  let again: number[] = []
+  for (let attempt = 1; ; attempt++) {
+    const taken: number[] = []
+    let written = 0
+    const next = () => {
+      const index = again.shift() ?? blocks()
+      if (index !== undefined) taken.push(index)
+      return index
+    }
+    try {
+      return await write(loader, client, table, next, rows, (count) => {
+        written += count
+        wrote(count)
+      })
+    } catch (error) {
+      if (attempt === attempts || !deadlock.test(messageOf(error))) throw error
+      wrote(-written)
+      again = [...taken, ...again]
+    }
+  }
+}
+
 /** Reports how far it is, on stderr, every five seconds. */
 function progress(total: number): { add: (count: number) => void; end: () => void } {
   const start = performance.now()
@@ -131,7 +170,9 @@ async function generate(options: Values<typeof generatorOptions>, client: Client
       let next = 0
       const blocks = () => (next * blockRows < plan[table] ? next++ : undefined)
       const rows = (index: number) => block(table, index, plan, first, loader.storage, options.seed)
-      const writers = Array.from({ length: options.jobs }, () => write(loader, client, table, blocks, rows, shown.add))
+      const writers = Array.from({ length: options.jobs }, () =>
+        writeAll(loader, client, table, blocks, rows, shown.add),
+      )
       const failed = (await Promise.allSettled(writers)).find((result) => result.status === 'rejected')
       if (failed) throw failed.reason
     }

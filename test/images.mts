@@ -3,6 +3,7 @@ import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { openSync } from 'node:fs'
 import { join } from 'node:path'
 import { which } from '#lib/host.mts'
+import { startTime } from '#lib/process.mts'
 import { lacking, root, scratch } from './helpers.mts'
 
 const answers = (engine: string) => spawnSync(engine, ['info'], { timeout: 30_000 }).status === 0
@@ -14,8 +15,11 @@ function startDockerd(): boolean {
   const log = openSync(join(scratch, 'dockerd.log'), 'a')
   const child = spawn(dockerd, ['--pidfile', join(scratch, 'dockerd.pid')], { stdio: ['ignore', log, log] })
   child.unref()
-  // It needs a moment to end its containerd.
-  process.on('exit', () => spawnSync('bash', ['-c', `kill ${child.pid} && tail --pid=${child.pid} -f /dev/null`]))
+  // It needs a moment to end its containerd; as our child it stays a zombie until we are gone ourselves.
+  process.on('exit', () => {
+    child.kill()
+    for (let i = 0; i < 100 && startTime(child.pid!); i++) spawnSync('sleep', ['0.1'])
+  })
   for (let i = 0; i < 60 && !answers('docker'); i++) spawnSync('sleep', ['0.5'])
   return answers('docker')
 }

@@ -165,7 +165,7 @@ async function backupSource(repo: Repository, source: Source): Promise<void> {
   for (const path of paths) {
     const target = paths.length > 1 ? join(tree, path) : tree
     fs.mkdirSync(target, { recursive: true })
-    const code = await run('rsync', ['-aHAX', ...noDevices, ...link, `${path}/`, `${target}/`])
+    const code = await run('rsync', ['-aHAX', '--modify-window=-1', ...noDevices, ...link, `${path}/`, `${target}/`])
     if (code !== 0 || stopping) {
       undo()
       throw stopping ? new Failure('interrupted', 130) : new Failure(`cannot read ${path}`)
@@ -262,7 +262,7 @@ async function restore(repo: Repository, id: string, dest: string): Promise<void
   const tree = join(repo.pack(repo.find(id).id), 'tree')
   fs.mkdirSync(dest, { recursive: true })
   if (fs.readdirSync(dest).length) throw new Failure(`destination is not empty: ${dest}`)
-  if ((await run('rsync', ['-aHAX', '--numeric-ids', `${tree}/`, `${dest}/`])) !== 0)
+  if ((await run('rsync', ['-aHAX', '--modify-window=-1', '--numeric-ids', `${tree}/`, `${dest}/`])) !== 0)
     throw new Failure('restore failed')
   fs.utimesSync(dest, new Date(), new Date())
   const kinds = sh(`find '${dest}' -mindepth 1 -printf '%y\\n'`).stdout.split('\n')

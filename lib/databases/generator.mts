@@ -178,9 +178,8 @@ async function generate(options: Values<typeof generatorOptions>, client: Client
     }
     if (!options.append) await loader.index()
     const final = (await loader.settle()) - (options.append ? base : 0)
-    // InnoDB grows its files by extents of up to 4 MiB each, more where a load was taken back (seen: 16.5 MiB in all): only in
-    // very small databases does that matter.
-    if (Math.abs(final - target) > Math.max(target * 0.05, 24 * 2 ** 20))
+    // InnoDB grows its files by extents of up to 4 MiB each: only in very small databases does that matter.
+    if (Math.abs(final - target) > Math.max(target * 0.05, 16 * 2 ** 20))
       throw new Error(`the database has ${bytes(final)}, which is not within 5 % of the target of ${bytes(target)}`)
     const counts = Object.fromEntries(tableNames.map((table) => [table, first[table] + plan[table]]))
     const seconds = Number(((performance.now() - start) / 1000).toFixed(2))

@@ -24,10 +24,8 @@ const noMongo =
     ? false
     : 'mongodump, mongorestore and a server (mongod or ferretdb) are in no Debian release')
 const tsx = join(root, 'node_modules/.bin/tsx')
-/** Spare extents of InnoDB depend on how parallel loads meet, and are much of a database as small as these. */
-const oneWriter = (kind: string) => (kind === 'mariadb' ? ['--jobs', '1'] : [])
 const generate = (kind: string, ...args: string[]) =>
-  spawnSync(tsx, [join(root, `data-gen/${kind}.mts`), ...oneWriter(kind), ...args], { encoding: 'utf8' })
+  spawnSync(tsx, [join(root, `data-gen/${kind}.mts`), ...args], { encoding: 'utf8' })
 const path = process.env.PATH!
 const small = ['--target-gib', '0.03', '--repo', 'local']
 
@@ -44,7 +42,7 @@ function oldClients(): string {
 /** Runs a script on a server that is there, in a sandbox of its own. */
 async function on(server: TestServer, script: string, PATH: string, ...args: string[]) {
   const box = sandbox()
-  const words = ['--vykar', real!, '--uri', server.uri, ...small, ...oneWriter(script), ...args]
+  const words = ['--vykar', real!, '--uri', server.uri, ...small, ...args]
   const ended = await run(box, `databases/${script}`, words, { PATH })
   return { box, ended }
 }

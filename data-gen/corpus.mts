@@ -38,8 +38,8 @@ interface FilePlan {
 
 const KiB = 1024
 const MiB = KiB * KiB
-/** Largest piece written at once. */
-const pieceBytes = 4 * MiB
+/** Largest piece written at once: memory for pieces of this size is used again, that for larger ones is mapped anew each time. */
+const pieceBytes = MiB
 /** Files of this size and more are flushed to disk one by one; for smaller ones the sync at the end is faster. */
 const flushBytes = 16 * MiB
 /** Modification times lie in the ten years before this (2024-01-01), in 1/1024 s, which a double holds exactly. */

@@ -37,6 +37,7 @@ export const tools = {
     apt: 'attr',
     version: ['--version'],
   },
+  getfattr: { program: 'getfattr', why: 'reads extended attributes', apt: 'attr', version: ['--version'] },
   setfacl: { program: 'setfacl', why: 'makes ACLs in the corpus', apt: 'acl', version: ['--version'] },
   setcap: { program: 'setcap', why: 'makes file capabilities in the corpus', apt: 'libcap2-bin' },
   curl: { program: 'curl', why: 'makes the S3 bucket', apt: 'curl', version: ['--version'] },

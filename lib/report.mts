@@ -2,7 +2,7 @@
 import { appendFileSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { stringify } from 'csv-stringify/sync'
-import type { StepRecord } from './sh.mts'
+import type { CommandRecord, StepRecord } from './sh.mts'
 import { bytes, duration } from './terminal.mts'
 import type { Verdict } from './verdict.mts'
 
@@ -39,6 +39,8 @@ export interface RunReport {
   reason: string
   standin: boolean
   seed: number
+  /** The command line, passwords in URIs masked. */
+  argv: string[]
   options: Record<string, unknown>
   versions: Record<string, string>
   host: Record<string, string>
@@ -84,7 +86,8 @@ function casesOf(report: RunReport): Pick<RowReport, 'repo' | 'variant' | 'verdi
 }
 
 const cell = (text: unknown) => String(text).replaceAll('|', '\\|').replaceAll('\n', ' ')
-const table = (head: string[], rows: unknown[][]) =>
+/** A Markdown table. */
+export const table = (head: string[], rows: unknown[][]): string =>
   [head, head.map(() => '---'), ...rows].map((row) => `| ${row.map(cell).join(' | ')} |`).join('\n')
 
 function stepRows(steps: StepRecord[]): unknown[][] {
@@ -101,20 +104,25 @@ function stepRows(steps: StepRecord[]): unknown[][] {
   ])
 }
 
+/** Seconds in which at least one of the commands ran; those that ran side by side count once. */
+export function busySeconds(commands: readonly CommandRecord[]): number {
+  const spans = commands.map((c) => [c.at / 1000, c.at / 1000 + c.seconds] as const)
+  let [busy, until] = [0, 0]
+  for (const [from, to] of spans.sort((a, b) => a[0] - b[0])) {
+    busy += Math.max(0, to - Math.max(from, until))
+    until = Math.max(until, to)
+  }
+  return busy
+}
+
 /**
  * Seconds of a run in which none of its commands ran: what the suite itself takes.
  * @param seconds wall time of the whole run
  */
 export function ownSeconds(report: Pick<RunReport, 'steps' | 'rows'>, seconds: number): number {
   const steps = [...report.steps, ...report.rows.flatMap((row) => row.steps)]
-  const spans = steps.flatMap((s) => s.commands.map((c) => [c.at / 1000, c.at / 1000 + c.seconds] as const))
-  let [busy, until] = [0, 0]
-  // Commands of one step may run side by side: their time counts once.
-  for (const [from, to] of spans.sort((a, b) => a[0] - b[0])) {
-    busy += Math.max(0, to - Math.max(from, until))
-    until = Math.max(until, to)
-  }
-  return Math.max(0, seconds - busy)
+  const unlisted = steps.reduce((sum, step) => sum + (step.busySeconds ?? 0), 0)
+  return Math.max(0, seconds - unlisted - busySeconds(steps.flatMap((step) => step.commands)))
 }
 
 /** report.md: the verdict first, then rows, what was noticed, the environment, and every step with its commands. */

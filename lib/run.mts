@@ -39,6 +39,9 @@ export function newRunId(now = new Date()): string {
   return `${stamp}-${Math.random().toString(36).slice(2, 6).padEnd(4, '0')}`
 }
 
+/** A password in a URI is nobody's business. */
+const withoutPassword = (text: string) => text.replace(/(:\/\/[^:@/]*):[^@/]*@/, '$1:***@')
+
 function emptyReport(plan: Plan<OptionSpecs>, id: string, dry: boolean, transcript: string): RunReport {
   return {
     schema: 'vykar-e2e/report/1',
@@ -50,14 +53,11 @@ function emptyReport(plan: Plan<OptionSpecs>, id: string, dry: boolean, transcri
     reason: 'the run did not come to its end',
     standin: plan.vykar.standin,
     seed: plan.common.seed,
+    argv: process.argv.slice(2).map(withoutPassword),
     options: Object.fromEntries(
       Object.entries(plan.options)
         .filter(([, value]) => value && String(value))
-        // A password in a URI is nobody's business.
-        .map(([name, value]) => [
-          name,
-          typeof value === 'string' ? value.replace(/(:\/\/[^:@/]*):[^@/]*@/, '$1:***@') : value,
-        ]),
+        .map(([name, value]) => [name, typeof value === 'string' ? withoutPassword(value) : value]),
     ),
     versions: { vykar: plan.vykar.version, 'vykar path': plan.vykar.path, ...plan.versions },
     host: dry ? {} : describeHost(plan.runtime),

@@ -4,7 +4,7 @@ import { appendFileSync, closeSync, existsSync, openSync, readFileSync, readSync
 import { join } from 'node:path'
 import { $ as zx } from 'zx'
 import { quote, type Transcript } from './transcript.mts'
-import { Blocked, Interrupted, Mismatch } from './verdict.mts'
+import { Blocked, Interrupted, Mismatch, UsageError } from './verdict.mts'
 
 /** What was run and what it cost; times in seconds, memory in KiB, undefined where GNU time is missing. */
 export interface CommandRecord {
@@ -30,6 +30,8 @@ export interface StepRecord {
   verdict?: string
   reason?: string
   commands: CommandRecord[]
+  /** Time in which commands ran that are too many to be on record one by one. */
+  busySeconds?: number
 }
 
 /** Where commands run: the row (or run) that is under way. */
@@ -83,10 +85,10 @@ export class CommandFailed extends Mismatch {}
 
 const limitPattern = /^(\d+)(ms|s|m|h)$/
 const unit: Record<string, number> = { ms: 0.001, s: 1, m: 60, h: 3600 }
-/** Seconds of a duration such as `90s`. Throws on anything else. */
+/** Seconds of a duration such as `90s`. Throws UsageError on anything else. */
 export function seconds(duration: string): number {
   const match = limitPattern.exec(duration)
-  if (!match) throw new Error(`${duration}: not a duration such as 90s, 5m or 2h`)
+  if (!match) throw new UsageError(`${duration}: not a duration such as 90s, 5m or 2h`)
   return Number(match[1]) * unit[match[2]!]!
 }
 

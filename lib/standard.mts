@@ -80,11 +80,11 @@ export async function checked(config: string, repo: string): Promise<void> {
   }
 }
 
-/** Bytes in the pack files; directories, which stay, and minio's markers for them do not count. */
+/** Bytes in the pack files, a hard link once; directories, which stay, and minio's markers for them do not count. */
 export async function packBytes(packs: string): Promise<number> {
   const files = $({
     unlisted: true,
-  })`find ${packs} -type f ! -path '*__XLDIR__*' -printf '%s\n' | awk '{s += $1} END {print s + 0}'`
+  })`find ${packs} -type f ! -path '*__XLDIR__*' -printf '%i %s\n' | sort -u | awk '{s += $2} END {print s + 0}'`
   return Number((await files).stdout)
 }
 

@@ -1,5 +1,5 @@
-// npm run bench [-- corpus databases benchmarks]: what the suite itself costs, as ratios from one run, each beside its goal. Takes about
-// 12 minutes and 8 GiB of disk below $TMPDIR (databases below /var/tmp). Uses vykar from PATH, else the stand-in.
+// npm run bench [-- corpus databases stress benchmarks]: what the suite itself costs, as ratios from one run, each beside its goal. Takes about
+// 40 minutes and 8 GiB of disk below $TMPDIR (databases below /var/tmp). Uses vykar from PATH, else the stand-in.
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -8,6 +8,7 @@ import { which } from '#lib/host.mts'
 import { bytes } from '#lib/terminal.mts'
 import { benchmarks } from './bench-benchmarks.mts'
 import { databases } from './bench-databases.mts'
+import { stress } from './bench-stress.mts'
 import { root, run, type Sandbox, standin } from './helpers.mts'
 
 const rounds = 5
@@ -118,6 +119,7 @@ async function corpusAndHarness(): Promise<void> {
 const areas: Record<string, () => Promise<void>> = {
   corpus: corpusAndHarness,
   databases: () => databases({ dir, root, result, seconds, median }),
+  stress: () => stress({ box, result }),
   benchmarks: () => benchmarks({ dir, box, result, seconds, corpus }),
 }
 const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(areas)

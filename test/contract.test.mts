@@ -1,10 +1,12 @@
 // The contract between vykar and this suite: what its commands print and how they exit. It runs on the stand-in and on
 // the real vykar alike, so that the stand-in cannot drift away.
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { chmodSync, existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { checkLine, compactLine, parseBackup, parseList } from '#lib/vykar.mts'
 import { lacking, noReal, real, sandbox, standin } from './helpers.mts'
 
@@ -135,6 +137,44 @@ for (const [name, vykar, skip] of [
       write()
       assert.equal(parseList(ok('list')).filter((row) => row.label === 'dump').length, 1)
       assert.ok(parseList(ok('list')).length >= before)
+    })
+    test('prune keeps the newest of each label, and the newest of an hour; without a rule it refuses', () => {
+      const before = parseList(ok('list'))
+      fails(/no retention rules configured/, 'prune')
+      for (const rule of ['keep_last: 2', 'keep_hourly: 1\n  keep_last: 1']) {
+        ok('backup')
+        ok('backup')
+        const rows = parseList(ok('list'))
+        const last = Number(/last: (\d)/.exec(rule)![1])
+        const labels = [...new Set(rows.map((row) => row.label))]
+        write(`retention:\n  ${rule}\n`)
+        assert.match(ok('prune'), /^Pruned \d+ snapshots \(kept \d+\), freed \d+ chunks/m)
+        write()
+        const left = labels.flatMap((label) => rows.filter((row) => row.label === label).slice(-last))
+        assert.deepEqual(
+          parseList(ok('list')).map((row) => row.id),
+          rows.filter((row) => left.includes(row)).map((row) => row.id),
+        )
+      }
+      assert.ok(before.length >= 2)
+    })
+    test('maintenance is refused while another client is at work; snapshot delete takes several ids', async () => {
+      write('  - label: slow\n    command_dumps:\n      - name: out.txt\n        command: sleep 3; echo dumped\n')
+      const env = { ...process.env, NO_COLOR: '1', VYKAR_PASSPHRASE: '123' }
+      const busy = spawn(vykar(), ['--config', config, 'backup', '-R', 'local'], { env, stdio: 'ignore' })
+      const ended = once(busy, 'exit')
+      while (!readdirSync(join(box.dir, 'repo/sessions')).length) await sleep(20)
+      for (const words of [['compact'], ['snapshot', 'delete', parseList(ok('list'))[0]!.id]])
+        fails(/active sessions prevent maintenance/, ...words)
+      assert.deepEqual(await ended, [0, null])
+      write()
+      ok('backup')
+      const ids = parseList(ok('list')).map((row) => row.id)
+      ok('snapshot', 'delete', ...ids.slice(1))
+      assert.deepEqual(
+        parseList(ok('list')).map((row) => row.id),
+        ids.slice(0, 1),
+      )
     })
     test('delete all snapshots, compact frees, delete the repository', () => {
       for (const row of parseList(ok('list'))) ok('snapshot', 'delete', row.id)

@@ -97,7 +97,7 @@ test('every lie that the saboteur lists has its test', () => {
     .trim()
     .split('\n')
     .map((line) => line.split(' ')[0]!)
-  const proven = ['lies', 'backends', 'databases', 'containers', 'filesystems']
+  const proven = ['lies', 'backends', 'databases', 'containers', 'filesystems', 'stress']
     .map((name) => readFileSync(join(root, `test/${name}.test.mts`), 'utf8'))
     .join('')
   assert.deepEqual(

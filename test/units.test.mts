@@ -291,7 +291,8 @@ describe('verdicts and reports', () => {
     ])
   })
   const report = {
-    schema: 'vykar-e2e/report/1', scenario: 'backends/x', runId: 'r', started: 's', seconds: 1, verdict: 'FAIL', reason: 'a < b', standin: true, seed: 1, options: {},
+    schema: 'vykar-e2e/report/1', scenario: 'backends/x', runId: 'r', started: 's', seconds: 1, verdict: 'FAIL', reason: 'a < b', standin: true, seed: 1, argv: [],
+    options: {},
     versions: { vykar: '0' }, host: {}, steps: [], notes: [], charts: [], leftBehind: ['process 7'], transcript: 't',
     harness: { seconds: 0, peakKiB: 0 },
     rows: [{ repo: 'local', variant: '', verdict: 'BLOCKED', reason: 'slow "disk"\u0001', seconds: 2, steps: [], gaps: [], notes: [], facts: { reused: '3 B' }, kept: ['/k'] }],

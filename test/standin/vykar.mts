@@ -20,6 +20,7 @@ interface Config {
   sources?: Source[]
   hostname?: string
   encryption?: { mode: string }
+  retention?: { keep_last?: number; keep_hourly?: number }
   hooks?: Source['hooks']
 }
 interface Snapshot {
@@ -144,9 +145,23 @@ class Repository {
     return found
   }
   pack = (id: string) => join(this.dir, 'packs', id)
+  forget(id: string): void {
+    const dir = join(this.dir, 'snapshots')
+    fs.rmSync(join(dir, fs.readdirSync(dir).find((name) => name.endsWith(`-${id}.json`))!))
+  }
+  /** Maintenance is refused while a backup runs; what a killed one left is cleared. */
+  alone(): void {
+    const dir = join(this.dir, 'sessions')
+    for (const name of fs.readdirSync(dir)) {
+      const { pid } = JSON.parse(fs.readFileSync(join(dir, name), 'utf8'))
+      if (fs.existsSync(`/proc/${pid}`)) throw new Failure(`active sessions prevent maintenance: ${name}`)
+      fs.rmSync(join(dir, name))
+    }
+  }
 }
 
-const noDevices = ['--no-specials', '--no-devices', '--numeric-ids']
+/** A file that was changed with its size and time kept is seen too. */
+const copy = ['-aHAX', '--checksum', '--modify-window=-1', '--no-specials', '--no-devices', '--numeric-ids']
 
 async function backupSource(repo: Repository, source: Source): Promise<void> {
   const paths = source.paths ?? (source.path ? [source.path] : [])
@@ -155,7 +170,7 @@ async function backupSource(repo: Repository, source: Source): Promise<void> {
   const tree = join(repo.pack(id), 'tree')
   fs.mkdirSync(tree, { recursive: true })
   const session = join(repo.dir, 'sessions', `${id}.json`)
-  fs.writeFileSync(session, '{}')
+  fs.writeFileSync(session, JSON.stringify({ pid: process.pid }))
   const undo = (): void => {
     fs.rmSync(repo.pack(id), { recursive: true, force: true })
     fs.rmSync(session)
@@ -165,7 +180,7 @@ async function backupSource(repo: Repository, source: Source): Promise<void> {
   for (const path of paths) {
     const target = paths.length > 1 ? join(tree, path) : tree
     fs.mkdirSync(target, { recursive: true })
-    const code = await run('rsync', ['-aHAX', '--modify-window=-1', ...noDevices, ...link, `${path}/`, `${target}/`])
+    const code = await run('rsync', [...copy, ...link, `${path}/`, `${target}/`])
     if (code !== 0 || stopping) {
       undo()
       throw stopping ? new Failure('interrupted', 130) : new Failure(`cannot read ${path}`)
@@ -286,7 +301,25 @@ function check(repo: Repository): void {
   if (errors) throw new Failure(`check found ${errors} error(s)`)
 }
 
+function prune(repo: Repository): void {
+  repo.alone()
+  const { keep_last = 0, keep_hourly = 0 } = repo.config.retention ?? {}
+  if (!keep_last && !keep_hourly) throw new Failure('no retention rules configured')
+  const { snapshots } = repo
+  const kept = new Set<string>()
+  for (const label of new Set(snapshots.map((s) => s.label))) {
+    const mine = snapshots.filter((s) => s.label === label).reverse()
+    const hours = [...new Set(mine.map((s) => s.date.slice(0, 13)))].slice(0, keep_hourly)
+    for (const s of mine.slice(0, keep_last)) kept.add(s.id)
+    for (const hour of hours) kept.add(mine.find((s) => s.date.startsWith(hour))!.id)
+  }
+  const gone = snapshots.filter((s) => !kept.has(s.id))
+  for (const s of gone) repo.forget(s.id)
+  say(`Pruned ${gone.length} snapshots (kept ${kept.size}), freed ${gone.length} chunks (${size(0)})`)
+}
+
 function compact(repo: Repository): void {
+  repo.alone()
   const live = new Set(repo.snapshots.map((s) => s.id))
   const dead = fs.readdirSync(join(repo.dir, 'packs')).filter((id) => !live.has(id))
   let freed = 0
@@ -311,15 +344,15 @@ function remove(repo: Repository): void {
   say(`Repository '${args.repo}' deleted (1 keys removed).`)
 }
 
-function snapshotCommand(repo: Repository, [verb, id]: string[]): void {
+function snapshotCommand(repo: Repository, [verb, id, ...more]: string[]): void {
   const found = repo.find(id!)
   if (verb === 'list')
     say(sh(`cd '${repo.pack(found.id)}/tree' && find . -mindepth 1 -printf '%P\\n'`).stdout.trimEnd())
   else if (verb === 'info')
     say(` Name          ${found.id} \n Hostname      ${found.host} \n Label         ${found.label} `)
   else if (verb === 'delete') {
-    const dir = join(repo.dir, 'snapshots')
-    fs.rmSync(join(dir, fs.readdirSync(dir).find((name) => name.endsWith(`-${found.id}.json`))!))
+    repo.alone()
+    for (const { id } of [found, ...more.map((word) => repo.find(word))]) repo.forget(id)
     say(`Deleted snapshot '${found.id}'\n  Freed: ${found.files} chunks, ${size(found.size)}`)
   } else throw new Failure(`unrecognized subcommand '${verb}'`, 2)
 }
@@ -337,6 +370,7 @@ async function main(): Promise<void> {
   if (command === 'restore') return restore(repo, rest[0]!, rest[1]!)
   if (command === 'check') return check(repo)
   if (command === 'compact') return compact(repo)
+  if (command === 'prune') return prune(repo)
   if (command === 'info') return info(repo)
   if (command === 'break-lock') {
     const locks = fs.readdirSync(join(repo.dir, 'locks'))

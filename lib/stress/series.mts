@@ -1,0 +1,119 @@
+// The figures of a walk, step by step: a CSV that grows with the walk, and its charts.
+import { appendFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { stringify } from 'csv-stringify/sync'
+import type { Run } from '../run.mts'
+
+/** One step. */
+export interface Sample {
+  step: number
+  action: string
+  seconds: number
+  snapshots: number
+  /** Bytes in the repository's packs; undefined where its files cannot be seen. */
+  packBytes: number | undefined
+  /** Bytes of the distinct contents of the retained snapshots; known after a compact. */
+  explainedBytes: number | undefined
+  /** The largest peak memory of the step's vykar commands. */
+  vykarKiB: number
+  harnessKiB: number
+}
+const columns = [
+  'step',
+  'action',
+  'seconds',
+  'snapshots',
+  'packBytes',
+  'explainedBytes',
+  'vykarKiB',
+  'harnessKiB',
+] as const
+
+/** More marks than this are no chart. */
+const mostMarks = 1500
+
+/** The samples of one walk. */
+export class Series {
+  readonly samples: Sample[] = []
+  private readonly name: string
+  private readonly dir: string
+  constructor(
+    private readonly run: Run,
+    private readonly repo: string,
+  ) {
+    this.name = `stress.${repo}`
+    this.dir = join(run.runtime, 'reports', run.plan.name, run.id)
+    writeFileSync(join(this.dir, `${this.name}.csv`), stringify([columns]))
+  }
+
+  add(sample: Sample): void {
+    this.samples.push(sample)
+    const cells = columns.map((column) => sample[column] ?? '')
+    appendFileSync(join(this.dir, `${this.name}.csv`), stringify([cells]))
+  }
+
+  /** Draws repository size, step times and memory over the steps; the report shows the chart. */
+  async draw(): Promise<void> {
+    if (!this.samples.length) return
+    const every = Math.ceil(this.samples.length / mostMarks)
+    const values = this.samples
+      .filter((sample, i) => i % every === 0 || sample.explainedBytes !== undefined)
+      .map((sample) => ({
+        step: sample.step,
+        kind: sample.action.split(',')[0]!.split(' ')[1],
+        seconds: sample.seconds,
+        packs: (sample.packBytes ?? Number.NaN) / 2 ** 20,
+        explained: sample.explainedBytes === undefined ? null : sample.explainedBytes / 2 ** 20,
+        vykar: sample.vykarKiB / 1024,
+        harness: sample.harnessKiB / 1024,
+      }))
+    const x = { field: 'step', type: 'quantitative', title: 'step' } as const
+    const line = (name: string, field: string, title: string, mark: 'line' | 'point') => ({
+      mark: { type: mark, ...(mark === 'point' && { filled: true, size: 18 }) } as const,
+      encoding: {
+        x,
+        y: { field, type: 'quantitative', title },
+        color: { datum: name, title: null, legend: { labelLimit: 0 } },
+      } as const,
+    })
+    const shape = { width: 640, height: 180 }
+    // Only now: the chart library takes 70 MiB, for which a walk of hours has no use.
+    const { svgOf } = await import('../chart.mts')
+    const chart = await svgOf({
+      title: `Stress on ${this.repo}: ${this.samples.length} steps`,
+      data: { values },
+      resolve: { scale: { color: 'independent' } },
+      vconcat: [
+        {
+          ...shape,
+          title: 'Repository',
+          layer: [
+            line('packs', 'packs', 'MiB', 'line'),
+            line('distinct content of the snapshots, after a compact', 'explained', 'MiB', 'point'),
+          ],
+          resolve: { scale: { color: 'shared' } },
+        },
+        {
+          ...shape,
+          title: 'Time of a step, by its first action',
+          mark: { type: 'point', filled: true, size: 18 },
+          encoding: {
+            x,
+            y: { field: 'seconds', type: 'quantitative', title: 's', scale: { type: 'log' } },
+            color: { field: 'kind', type: 'nominal', title: null },
+            // There are more kinds than colours.
+            shape: { field: 'kind', type: 'nominal', title: null },
+          },
+        },
+        {
+          ...shape,
+          title: 'Peak memory',
+          layer: [line('vykar', 'vykar', 'MiB', 'point'), line('this suite', 'harness', 'MiB', 'line')],
+          resolve: { scale: { color: 'shared' } },
+        },
+      ],
+    })
+    writeFileSync(join(this.dir, `${this.name}.svg`), chart)
+    this.run.report.charts.push({ title: `Steps on ${this.repo}`, file: `${this.name}.svg` })
+  }
+}

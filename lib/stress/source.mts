@@ -1,0 +1,115 @@
+// The source of a stress walk changes between its backups: the same seed and the same tree give the same changes.
+import { execFileSync } from 'node:child_process'
+import { createCipheriv, createHash } from 'node:crypto'
+import fs from 'node:fs'
+import { dirname, join } from 'node:path'
+import { seeded } from '../random.mts'
+
+/** A regular file of the tree. */
+interface Entry {
+  path: string
+  size: number
+}
+
+/** Regular files below a directory, in the order of their names. */
+function filesOf(dir: string): Entry[] {
+  const found: Entry[] = []
+  for (const entry of fs.readdirSync(dir, { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1))) {
+    const path = join(dir, entry.name)
+    if (entry.isDirectory()) found.push(...filesOf(path))
+    else if (entry.isFile()) found.push({ path, size: fs.lstatSync(path).size })
+  }
+  return found
+}
+
+/** What the changes of one round share. */
+interface Hand {
+  dir: string
+  random: () => number
+  /** So many bytes that no other change has. */
+  fresh: (length: number) => Buffer
+  /** A path below `dir` that nothing has yet. */
+  unused: () => string
+  root: boolean
+}
+
+/** Overwrites 4 KiB somewhere in a file, or all of a smaller one. */
+function rewrite({ path, size }: Entry, { random, fresh }: Hand): void {
+  const at = Math.floor(random() * Math.max(0, size - 4096))
+  const handle = fs.openSync(path, 'r+')
+  fs.writeSync(handle, fresh(Math.min(4096, size)), 0, undefined, at)
+  fs.closeSync(handle)
+}
+
+/** Puts a modification time back to the nanosecond, which utimes() of Node cannot. */
+function keepTime(path: string, change: () => void): void {
+  const at = fs.lstatSync(path, { bigint: true }).mtimeNs
+  change()
+  execFileSync('touch', ['-d', `@${at / 10n ** 9n}.${String(at % 10n ** 9n).padStart(9, '0')}`, path])
+}
+
+const pick = <T,>(values: readonly T[], random: () => number) => values[Math.floor(random() * values.length)]!
+
+/** The kinds of change, each made to one file; what backup tools decide by size and time only is among them. */
+const changes: Record<string, (file: Entry, hand: Hand) => void> = {
+  add: (_, { random, fresh, unused }) => fs.writeFileSync(unused(), fresh(Math.floor(2 ** (8 + random() * 13)))),
+  copy: ({ path }, { unused }) => fs.copyFileSync(path, unused()),
+  grow: ({ path }, { random, fresh }) => fs.appendFileSync(path, fresh(Math.floor(2 ** (random() * 17)))),
+  truncate: ({ path, size }, { random }) => fs.truncateSync(path, Math.floor(size * random())),
+  rename: ({ path }, { unused }) => fs.renameSync(path, unused()),
+  delete: ({ path }) => fs.rmSync(path),
+  rewrite,
+  'rewrite with size and time kept': (file, hand) => keepTime(file.path, () => rewrite(file, hand)),
+  mode: ({ path }, { random }) => fs.chmodSync(path, pick([0o600, 0o640, 0o644, 0o755, 0o4755], random)),
+  owner: ({ path }, { random, root }) => root && fs.chownSync(path, pick([0, 1000, 12345], random), 54321),
+  time: ({ path }, { random }) => {
+    const at = Math.floor(random() * 2 ** 31) + Math.floor(random() * 1024) / 1024
+    fs.utimesSync(path, at, at)
+  },
+  xattr: ({ path }, { random }) =>
+    execFileSync('setfattr', ['-n', 'user.stress', '-v', String(Math.floor(random() * 2 ** 31)), path]),
+  hardlink: ({ path }, { unused }) => fs.linkSync(path, unused()),
+  symlink: ({ path }, { unused }) => fs.symlinkSync(path.split('/').at(-1)!, unused()),
+  directory: (_, { unused }) => fs.mkdirSync(unused()),
+}
+const growing = ['add', 'copy', 'grow']
+const shrinking = ['delete', 'truncate']
+
+/**
+ * Changes a tree.
+ * @param count how many files are touched
+ * @param size what the tree shall have, in bytes: far above it only shrinking changes are made, far below growing ones
+ * @param seed of this round's choices
+ * @returns how many changes of each kind were made
+ */
+export function change(dir: string, count: number, size: number, seed: string): Record<string, number> {
+  const random = seeded(seed)
+  const stream = createCipheriv(
+    'aes-128-ctr',
+    createHash('sha256').update(seed).digest().subarray(0, 16),
+    Buffer.alloc(16),
+  )
+  const made: Record<string, number> = {}
+  for (let n = 0; n < count; n++) {
+    const files = filesOf(dir).filter((file) => file.size > 0)
+    const total = files.reduce((sum, file) => sum + file.size, 0)
+    const directories = [...new Set(files.map((file) => dirname(file.path)))]
+    const kinds = total > size * 1.2 ? shrinking : total < size * 0.8 ? growing : Object.keys(changes)
+    const kind = pick(files.length > 1 ? kinds : ['add'], random)
+    const file = files.length ? pick(files, random) : { path: '', size: 0 }
+    const unused = () =>
+      join(
+        directories.length ? pick(directories, random) : dir,
+        `new-${createHash('sha256').update(`${seed} ${n}`).digest('hex').slice(0, 12)}`,
+      )
+    const fresh = (length: number) => stream.update(Buffer.alloc(length))
+    changes[kind]!(file, { dir, random, fresh, unused, root: process.getuid?.() === 0 })
+    made[kind] = (made[kind] ?? 0) + 1
+  }
+  return made
+}
+
+/** How many files a share of the tree is, in percent; at least one. */
+export function shareOf(dir: string, percent: number): number {
+  return Math.max(1, Math.round((filesOf(dir).length * percent) / 100))
+}

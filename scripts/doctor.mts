@@ -1,38 +1,11 @@
 #!/usr/bin/env -S npx tsx
 // What each script needs on this host: a table, present with version or missing with the command that installs it.
 // Exits 0 when every script can run, 77 when something is missing.
-import { spawnSync } from 'node:child_process'
-import { readdirSync } from 'node:fs'
-import { join } from 'node:path'
 import { aptLine, type Found, find, type ToolName } from '#lib/host.mts'
 import { parseOptions } from '#lib/options.mts'
-import { headerOf, root } from '#lib/prepare.mts'
+import { headerOf } from '#lib/prepare.mts'
+import { type Description, describeAll } from '#lib/suite/scenarios.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
-
-/** What `--describe` prints. */
-interface Description {
-  scenario: string
-  header: string
-  needs: ToolName[]
-  wants: ToolName[]
-}
-
-/** The scenario scripts: all below a folder of scripts/, and those beside it that answer --describe. */
-function describeAll(): Description[] {
-  const scripts = join(root, 'scripts')
-  const tools = ['all.mts', 'doctor.mts', 'report.mts', 'setup.mts']
-  const files = readdirSync(scripts, { recursive: true, encoding: 'utf8' })
-  return files
-    .filter((name) => name.endsWith('.mts') && !tools.includes(name))
-    .sort()
-    .map((name) => {
-      const asked = spawnSync(join(root, 'node_modules/.bin/tsx'), [join(scripts, name), '--describe'], {
-        encoding: 'utf8',
-      })
-      if (asked.status !== 0) throw new Error(`${name} --describe: exit ${asked.status}: ${asked.stderr.trim()}`)
-      return JSON.parse(asked.stdout) as Description
-    })
-}
 
 function print(scripts: (Description & { tools: Found[] })[]): void {
   for (const { scenario, tools } of scripts) {
@@ -55,7 +28,10 @@ try {
   } else {
     const known = new Map<ToolName, Found>()
     const look = (name: ToolName) => known.get(name) ?? known.set(name, find(name)).get(name)!
-    const scripts = describeAll().map((script) => ({ ...script, tools: [...script.needs, ...script.wants].map(look) }))
+    const scripts = (await describeAll()).map((script) => ({
+      ...script,
+      tools: [...script.needs, ...script.wants].map(look),
+    }))
     if (options.json) console.log(JSON.stringify(scripts, null, 2))
     else print(scripts)
     process.exitCode = scripts.every(({ tools }) => tools.every((tool) => tool.path)) ? 0 : 77

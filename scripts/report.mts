@@ -1,20 +1,38 @@
 #!/usr/bin/env -S npx tsx
 // Looks at results of earlier runs.
-//   report.mts compare A B [--threshold 0.1]   what became slower or faster between two benchmark directories
-// Exits 1 when something is slower by more than the threshold, as far as its 95 % interval can tell.
+//   report.mts index                      writes ~/runtime/reports/index.html: verdict, failures, what was not tested, history
+//   report.mts show SCENARIO|DIR          prints a report, the newest of a scenario
+//   report.mts compare A B                two benchmarks: what became slower or faster; two runs of a scenario: verdicts,
+//                                         known gaps, steps
+//   report.mts merge DIR... [--expected FILE]   takes the reports of other hosts' runtime directories over; FILE is what
+//                                         `all.mts --list` printed: what has no result is listed, to be run again
+//   report.mts prune --keep 30d           removes older reports and logs, not the newest of a scenario
+//   report.mts pack FILE.tar.gz           the newest results and their logs in at most 20 MiB
+// compare exits 1 on a regression beyond the threshold or a verdict that became worse, merge when something is missing.
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { join, resolve } from 'node:path'
 import { compare, readBenchmark } from '#lib/benchmarks/compare.mts'
 import { ratioText } from '#lib/benchmarks/summary.mts'
 import { nearest, optionHelp, parseOptions } from '#lib/options.mts'
 import { headerOf } from '#lib/prepare.mts'
+import { collect, difference, merge, newest, pruneRuns, readReport } from '#lib/suite/collect.mts'
+import { pack } from '#lib/suite/pack.mts'
+import { indexPage } from '#lib/suite/page.mts'
+import { scenarioNames } from '#lib/suite/scenarios.mts'
+import { bytes, duration } from '#lib/terminal.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
 
 const specs = {
   help: { kind: 'flag', help: 'this text' },
+  runtime: { kind: 'path', help: 'runtime directory; default ~/runtime or $VYKAR_E2E_RUNTIME' },
   threshold: { kind: 'number', help: 'share by which a time may grow', default: 0.1 },
+  keep: { kind: 'string', help: 'prune: how old a run may be, in days (30d) or hours (12h)' },
+  expected: { kind: 'file', help: 'merge: list of what was to be run' },
 } as const
 
 /** Prints a line for each operation that both have, the worst first. Returns the exit code. */
-function printComparison(a: string, b: string, threshold: number): number {
+function compareBenchmarks(a: string, b: string, threshold: number): number {
   const changes = compare(readBenchmark(a), readBenchmark(b), threshold)
   for (const { repo, operation, tool, ratio, regression } of changes.sort((x, y) => y.ratio.ratio - x.ratio.ratio)) {
     const word = regression ? 'SLOWER' : !ratio.shown ? 'same' : ratio.ratio > 1 ? 'slower' : 'faster'
@@ -29,16 +47,133 @@ function printComparison(a: string, b: string, threshold: number): number {
   return worse ? 1 : 0
 }
 
+/** Prints how two runs of a scenario differ. Returns 1 where a verdict became worse or a known gap is new. */
+function compareRuns(a: string, b: string, threshold: number): number {
+  const [first, second] = [readReport(a).report, readReport(b).report]
+  if (first.scenario !== second.scenario)
+    throw new UsageError(`${first.scenario} and ${second.scenario} are two scenarios: compare two runs of one`)
+  const { verdicts, gaps, steps } = difference(first, second, threshold)
+  console.log(`${first.scenario}: vykar ${first.versions.vykar} and ${second.versions.vykar}`)
+  for (const { row, from, to } of verdicts) console.log(`verdict  ${row}: ${from} → ${to}`)
+  for (const { row, gap, change } of gaps) console.log(`gap      ${row}: ${gap} is ${change}`)
+  for (const { row, step, from, to } of steps)
+    console.log(`time     ${row} ${step}: ${duration(from)} → ${duration(to)} (one run each: no more than a hint)`)
+  const worse = verdicts.filter(
+    ({ from, to }) => to !== from && to !== 'PASS' && (from === 'PASS' || to === 'FAIL'),
+  ).length
+  const fresh = gaps.filter((gap) => gap.change === 'new').length
+  console.log(
+    worse + fresh
+      ? `FAIL ${worse} verdicts became worse, ${fresh} known gaps are new`
+      : 'PASS no verdict became worse, no known gap is new',
+  )
+  return worse + fresh ? 1 : 0
+}
+
+const isReport = (path: string) =>
+  path.endsWith('report.json') || path.endsWith('report.md') || existsSync(join(path, 'report.json'))
+
+/** Writes the page. Returns its path. */
+function index(runtime: string): string {
+  const stored = collect(runtime)
+  if (!stored.length) throw new UsageError(`${join(runtime, 'reports')} holds no report yet: run a scenario first`)
+  const file = join(runtime, 'reports/index.html')
+  writeFileSync(file, indexPage(stored, scenarioNames(), join(runtime, 'reports')))
+  return file
+}
+
+/** The newest report of a scenario, or that of a directory. */
+function show(runtime: string, word: string): void {
+  const found = newest(collect(runtime))
+  const run = found.get(word)?.now ?? (existsSync(word) ? readReport(word) : undefined)
+  if (!run) throw new UsageError(`no report of ${word}; did you mean ${nearest(word, [...found.keys()])}?`)
+  console.log(readFileSync(join(run.dir, 'report.md'), 'utf8'))
+}
+
+/** Takes reports over. Returns 1 where something expected has no result, or one that did not come to its end. */
+function mergeAll(runtime: string, dirs: string[], expected: string | undefined): number {
+  const copied = merge(
+    dirs.map((dir) => resolve(dir)),
+    runtime,
+  )
+  for (const { report } of copied)
+    console.log(`${report.verdict.padEnd(8)} ${report.scenario}  ${report.reason}`.trimEnd())
+  const done = collect(runtime)
+  const lines = expected ? readFileSync(expected, 'utf8').split('\n').filter(Boolean) : []
+  const ended = (line: string) =>
+    done.some(
+      ({ report }) => `${[report.scenario, ...report.argv].join(' ')} `.startsWith(`${line} `) && report.seconds > 0,
+    )
+  const missing = lines.filter((line) => !ended(line))
+  for (const line of missing) console.log(`again ./e2e ${line}`)
+  console.log(`report ${index(runtime)}`)
+  console.log(
+    missing.length
+      ? `FAIL ${missing.length} of ${lines.length} have no result`
+      : `PASS merged ${copied.length} reports`,
+  )
+  return missing.length ? 1 : 0
+}
+
+/** The moment so long ago, ISO 8601. */
+function ago(keep: string | undefined): string {
+  const [, count, unit] = /^(\d+)([dh])$/.exec(keep ?? '') ?? []
+  if (!count) throw new UsageError(`prune needs --keep with days or hours, such as 30d${keep ? `, not ${keep}` : ''}`)
+  return new Date(Date.now() - Number(count) * (unit === 'd' ? 86_400_000 : 3_600_000)).toISOString()
+}
+
+const commands: Record<
+  string,
+  (paths: string[], options: ReturnType<typeof parseOptions<typeof specs>>, runtime: string) => number
+> = {
+  index: (paths, _, runtime) => {
+    expectPaths('index', paths, 0)
+    console.log(`report ${index(runtime)}`)
+    return 0
+  },
+  show: (paths, _, runtime) => {
+    expectPaths('show', paths, 1)
+    show(runtime, paths[0]!)
+    return 0
+  },
+  compare: (paths, { threshold }) => {
+    expectPaths('compare', paths, 2)
+    return (paths.every(isReport) ? compareRuns : compareBenchmarks)(paths[0]!, paths[1]!, threshold)
+  },
+  merge: (paths, { expected }, runtime) => {
+    if (!paths.length) throw new UsageError('merge needs the runtime directories of the other hosts')
+    return mergeAll(runtime, paths, expected && resolve(expected))
+  },
+  prune: (paths, { keep }, runtime) => {
+    expectPaths('prune', paths, 0)
+    const gone = pruneRuns(runtime, ago(keep))
+    console.log(gone.length ? `removed ${gone.length} runs: ${gone.join(', ')}` : 'nothing is that old')
+    return 0
+  },
+  pack: (paths, _, runtime) => {
+    expectPaths('pack', paths, 1)
+    const { packed, left, size } = pack(runtime, resolve(paths[0]!))
+    console.log(`${paths[0]}: ${packed} files, ${bytes(size)}${left ? `; ${left} did not fit` : ''}`)
+    return 0
+  },
+}
+
+function expectPaths(command: string, paths: string[], count: number): void {
+  if (paths.length !== count)
+    throw new UsageError(`${command} takes ${count} argument${count === 1 ? '' : 's'}, not ${paths.length}`)
+}
+
 try {
   const options = parseOptions(process.argv.slice(2), specs, true)
   const [command, ...paths] = options._
+  const runtime = resolve(options.runtime ?? process.env.VYKAR_E2E_RUNTIME ?? join(homedir(), 'runtime'))
   if (options.help) console.log(`${headerOf(import.meta.filename)}\n\n${optionHelp(specs)}`)
-  else if (command !== 'compare')
-    throw new UsageError(
-      command ? `no command ${command}; did you mean ${nearest(command, ['compare'])}?` : 'compare A B is needed',
-    )
-  else if (paths.length !== 2) throw new UsageError('compare needs two benchmark directories')
-  else process.exitCode = printComparison(paths[0]!, paths[1]!, options.threshold)
+  else if (!command) throw new UsageError(`a command is needed: ${Object.keys(commands).join(', ')}`)
+  else if (!commands[command])
+    throw new UsageError(`no command ${command}; did you mean ${nearest(command, Object.keys(commands))}?`)
+  else if (options.expected && !existsSync(options.expected))
+    throw new UsageError(`--expected ${options.expected}: no such file`)
+  else process.exitCode = commands[command](paths, options, runtime)
 } catch (error) {
   console.error(`report: ${messageOf(error)}`)
   process.exitCode = error instanceof UsageError ? 2 : 1

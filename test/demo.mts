@@ -20,7 +20,7 @@ const loader = ['--import', join(root, 'node_modules/tsx/dist/loader.mjs')]
 const say = (text = '') => console.log(text)
 
 // What is missing is installed by the script that every machine is set up with.
-const setup = spawnSync(process.execPath, [...loader, join(root, 'scripts/setup.mts'), 'local'], {
+const setup = spawnSync(process.execPath, [...loader, join(root, 'scripts/setup.mts'), 'local', '--packages-only'], {
   stdio: 'inherit',
 })
 if (setup.status !== 0) {

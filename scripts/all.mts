@@ -1,0 +1,145 @@
+#!/usr/bin/env -S npx tsx
+// Runs scenarios one after the other, in the matrix order: all of them, a folder, or those that are named.
+//   all.mts backends databases/postgres --repo local,rest      a selection
+//   all.mts --profile smoke                                    a fixed list: smoke 10 min, release 1 h, soak a night
+//   all.mts --resume RUN                                       goes on where a run stopped, also after kill -9
+//   all.mts --list [--json]                                    what would be run, a line each as e2e takes it
+// A line for each scenario as it ends; run.json, report.md and junit.xml in ~/runtime/reports/all/<run>/. The exit code
+// is the worst verdict's. A scenario that exceeds its profile's limit is ended and BLOCKED.
+import { existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { basename, join, resolve } from 'node:path'
+import { lock } from '#lib/lock.mts'
+import { optionHelp, parseOptions } from '#lib/options.mts'
+import { commonOptions, headerOf } from '#lib/prepare.mts'
+import { pointTo } from '#lib/report.mts'
+import { newRunId } from '#lib/run.mts'
+import { byHand, verdictOfAll, writeResults } from '#lib/suite/results.mts'
+import { runTask, type SuiteRun, save } from '#lib/suite/runner.mts'
+import { choose, describeAll, profiles } from '#lib/suite/scenarios.mts'
+import { duration } from '#lib/terminal.mts'
+import { exitCodes, messageOf, UsageError, verdictOf } from '#lib/verdict.mts'
+
+/** Options that are handed on to every scenario. */
+const handed = [
+  'runtime',
+  'sample',
+  'services',
+  'vykar',
+  'seed',
+  'time-scale',
+  'require',
+  'wipe-repo',
+  'strict-gaps',
+  'keep',
+  'install',
+] as const
+const specs = {
+  help: { kind: 'flag', help: 'this text' },
+  profile: { kind: 'string', help: 'a fixed list', choices: Object.keys(profiles) },
+  repo: commonOptions.repo,
+  resume: { kind: 'string', help: 'run id or directory of a run to go on with; `latest` for the newest' },
+  'fail-fast': { kind: 'flag', help: 'stop at the first FAIL' },
+  list: { kind: 'flag', help: 'print the calls, run nothing' },
+  json: { kind: 'flag', help: 'with --list: as JSON, with limits and what is left out' },
+  ...(Object.fromEntries(handed.map((name) => [name, commonOptions[name]])) as Pick<
+    typeof commonOptions,
+    (typeof handed)[number]
+  >),
+} as const
+
+/** The options of this call that every scenario gets too, as they were given. */
+function handedOn(argv: string[]): string[] {
+  const words: string[] = []
+  for (const [i, word] of argv.entries()) {
+    const name = /^--([^=]+)/.exec(word)?.[1] as (typeof handed)[number] | undefined
+    if (!name || !handed.includes(name)) continue
+    words.push(word)
+    if (commonOptions[name].kind !== 'flag' && !word.includes('=')) words.push(argv[i + 1]!)
+  }
+  return words
+}
+
+/** The run of an earlier call, by id, directory or `latest`. */
+function resumed(all: string, word: string): { dir: string; run: SuiteRun } {
+  const dir = [join(all, word), resolve(word)].find((path) => existsSync(join(path, 'run.json')))
+  if (!dir) throw new UsageError(`--resume ${word}: no such run below ${all}`)
+  return { dir, run: JSON.parse(readFileSync(join(dir, 'run.json'), 'utf8')) }
+}
+
+/** Runs what has no result yet. Returns the exit code. */
+async function work(dir: string, run: SuiteRun, failFast: boolean): Promise<number> {
+  const release = await lock(`all ${run.runId}`, `run ${run.runId}`)
+  let stopped: NodeJS.Signals | undefined
+  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+    process.on(name, () => {
+      stopped ??= name
+    })
+  const width = Math.max(...run.tasks.map((task) => task.scenario.length))
+  for (const task of run.tasks) {
+    if (!task.result)
+      task.result = await runTask(
+        task,
+        () => stopped !== undefined,
+        () => save(dir, run),
+      )
+    delete task.process
+    save(dir, run)
+    writeResults(dir, run)
+    if (!task.result) break
+    const { verdict, seconds, reason } = task.result
+    console.log(
+      `${verdict.padEnd(8)} ${task.scenario.padEnd(width)} ${duration(seconds).padStart(12)}  ${reason}`.trimEnd(),
+    )
+    if (failFast && verdict === 'FAIL') break
+  }
+  await release()
+  const open = run.tasks.filter((task) => !task.result)
+  const verdict = verdictOfAll(run)
+  for (const task of run.tasks.filter((task) => task.result?.verdict === 'FAIL' || task.result?.verdict === 'BLOCKED'))
+    console.log(`again ${byHand(task)}`)
+  console.log(`report ${join(dir, 'report.md')}`)
+  console.log(
+    `${verdict} all ${open.length ? `${open.length} of ${run.tasks.length} were not run; go on with --resume ${run.runId}` : ''}`.trim(),
+  )
+  return stopped ? { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }[stopped as 'SIGINT'] : exitCodes[verdict]
+}
+
+try {
+  const argv = process.argv.slice(2)
+  const options = parseOptions(argv, specs, true)
+  const runtime = resolve(options.runtime ?? process.env.VYKAR_E2E_RUNTIME ?? join(homedir(), 'runtime'))
+  const all = join(runtime, 'reports/all')
+  if (options.help) console.log(`${headerOf(import.meta.filename)}\n\n${optionHelp(specs)}`)
+  else if (options.resume) {
+    const { dir, run } = resumed(all, options.resume)
+    process.exitCode = await work(dir, run, options['fail-fast'])
+  } else {
+    const choice = choose(await describeAll(), options._, options.profile, options.repo, handedOn(argv))
+    if (options.json) console.log(JSON.stringify(choice, null, 2))
+    else if (options.list) for (const { scenario, args } of choice.entries) console.log([scenario, ...args].join(' '))
+    else {
+      const runId = newRunId()
+      const dir = join(all, runId)
+      mkdirSync(dir, { recursive: true })
+      const tasks = choice.entries.map((entry, i) => ({
+        ...entry,
+        output: join(dir, `${String(i + 1).padStart(2, '0')}-${basename(entry.scenario)}.out`),
+      }))
+      const run: SuiteRun = {
+        schema: 'vykar-e2e/all/1',
+        runId,
+        profile: options.profile ?? '',
+        started: new Date().toISOString(),
+        tasks,
+        left: choice.left,
+      }
+      save(dir, run)
+      pointTo(join(all, 'latest'), runId)
+      process.exitCode = await work(dir, run, options['fail-fast'])
+    }
+  }
+} catch (error) {
+  console.error(`all: ${messageOf(error)}`)
+  process.exitCode = error instanceof UsageError ? 2 : exitCodes[verdictOf(error)]
+}

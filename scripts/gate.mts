@@ -1,0 +1,182 @@
+#!/usr/bin/env -S npx tsx
+// The release gate: may this build of vykar be shipped?
+//   npm run gate -- --vykar NEW --baseline OLD [SCENARIO or folder...]
+// Runs a profile with both builds, scenario by scenario in shuffled order, then times both in the same rounds, on the
+// same corpus with the same seed. It ships unless there is a new FAIL, a scenario that only the baseline passed, a known
+// gap that vanished or appeared, or an operation that is slower than the baseline with an interval beyond the threshold.
+// Writes report.md, junit.xml and results.tar.gz (at most 20 MiB) to ~/runtime/reports/gate/<run>/ and, where
+// $GITHUB_STEP_SUMMARY is set, the report there too. The last line is SHIP or DO NOT SHIP; exit 0 or 1.
+import { appendFileSync, mkdirSync, writeFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { readBenchmark } from '#lib/benchmarks/compare.mts'
+import { identifyVykar } from '#lib/host.mts'
+import { optionHelp, parseOptions } from '#lib/options.mts'
+import { headerOf } from '#lib/prepare.mts'
+import { seeded } from '#lib/random.mts'
+import { newRunId } from '#lib/run.mts'
+import { shuffled } from '#lib/stats.mts'
+import { type Judgement, judgeScenarios, judgeTimes, type Pair } from '#lib/suite/judge.mts'
+import { pack } from '#lib/suite/pack.mts'
+import { junitOfAll, reportOf } from '#lib/suite/results.mts'
+import { runTask, type SuiteRun, type Task } from '#lib/suite/runner.mts'
+import { choose, describeAll, type Entry, profiles } from '#lib/suite/scenarios.mts'
+import { duration } from '#lib/terminal.mts'
+import { messageOf, UsageError } from '#lib/verdict.mts'
+
+const specs = {
+  help: { kind: 'flag', help: 'this text' },
+  vykar: { kind: 'path', help: 'the new build' },
+  baseline: { kind: 'path', help: 'the build that it is compared with' },
+  profile: { kind: 'string', help: 'scenarios to run', choices: Object.keys(profiles), default: 'smoke' },
+  repo: { kind: 'list', help: 'repositories to use, by label' },
+  runs: { kind: 'number', help: 'rounds of the benchmark; 0 leaves it out', default: 5 },
+  threshold: { kind: 'number', help: 'share by which a time may grow', default: 0.1 },
+  'corpus-gib': { kind: 'number', help: 'size of a default corpus that has to be made', default: 1, above: true },
+  seed: { kind: 'number', help: 'all random choices derive from it', default: 1 },
+  runtime: { kind: 'path', help: 'results; default ~/runtime or $VYKAR_E2E_RUNTIME' },
+  sample: { kind: 'path', help: 'base config' },
+} as const
+
+type Options = ReturnType<typeof parseOptions<typeof specs>>
+let stopped: NodeJS.Signals | undefined
+
+/** Runs one entry with one build. */
+async function runWith(dir: string, entry: Entry, build: string, path: string): Promise<Task> {
+  const output = join(dir, `${entry.scenario.replaceAll('/', '-')}.${build}.out`)
+  const task: Task = { ...entry, args: [...entry.args, '--vykar', path], output }
+  task.result = await runTask(
+    task,
+    () => stopped !== undefined,
+    () => undefined,
+  )
+  if (!task.result) throw new Error(`interrupted by ${stopped}`)
+  const { verdict, seconds, reason } = task.result
+  console.log(
+    `${verdict.padEnd(8)} ${build.padEnd(9)} ${entry.scenario.padEnd(26)} ${duration(seconds).padStart(12)}  ${reason}`.trimEnd(),
+  )
+  return task
+}
+
+/** The scenarios of the profile with both builds; which one is first is drawn. */
+async function scenarios(
+  dir: string,
+  entries: Entry[],
+  builds: { vykar: string; baseline: string },
+  seed: number,
+): Promise<{ pairs: Pair[]; tasks: Task[] }> {
+  const next = seeded(`gate ${seed}`)
+  const [pairs, tasks]: [Pair[], Task[]] = [[], []]
+  for (const entry of entries) {
+    const done: Partial<Record<'vykar' | 'baseline', Task>> = {}
+    for (const build of shuffled(['vykar', 'baseline'] as const, next))
+      done[build] = await runWith(dir, entry, build, builds[build])
+    const [baseline, vykar] = [done.baseline!, done.vykar!]
+    pairs.push({
+      scenario: entry.scenario,
+      baseline: baseline.result!,
+      fresh: vykar.result!,
+      reports: [reportOf(baseline), reportOf(vykar)],
+    })
+    tasks.push(vykar)
+  }
+  return { pairs, tasks }
+}
+
+/** Both builds in the same rounds of the benchmark. */
+async function times(
+  dir: string,
+  options: Options,
+  common: string[],
+  builds: { vykar: string; baseline: string },
+): Promise<Judgement> {
+  const size = ['--corpus-gib', String(options['corpus-gib'])]
+  const args = [
+    '--repo',
+    'local',
+    '--tools',
+    'vykar',
+    '--baseline',
+    builds.baseline,
+    '--runs',
+    String(options.runs),
+    ...size,
+    ...common,
+  ]
+  const task = await runWith(dir, { scenario: 'benchmarks', args, limit: 4 * 3600 }, 'both', builds.vykar)
+  const page = reportOf(task)
+    ?.notes.find((note) => note.startsWith('benchmark: '))
+    ?.slice('benchmark: '.length)
+  if (!page) return { objections: [`benchmarks: ${task.result!.verdict}: ${task.result!.reason}`], notes: [] }
+  return judgeTimes(readBenchmark(dirname(dirname(page))), options.threshold)
+}
+
+/** The page: the answer first. */
+function page(versions: string, { objections, notes }: Judgement): string {
+  const list = (items: string[]) => items.map((item) => `- ${item}`).join('\n') || 'none'
+  const answer = objections.length ? 'DO NOT SHIP' : 'SHIP'
+  return `# ${answer}\n\n${versions}\n\n## Objections\n\n${list(objections)}\n\n## Notes\n\n${list(notes)}\n`
+}
+
+async function gate(options: Options): Promise<number> {
+  if (!options.vykar || !options.baseline) throw new UsageError('--vykar NEW and --baseline OLD are both needed')
+  const [fresh, old] = [identifyVykar(options.vykar), identifyVykar(options.baseline)]
+  const builds = { vykar: fresh.path, baseline: old.path }
+  const runtime = resolve(options.runtime ?? process.env.VYKAR_E2E_RUNTIME ?? join(homedir(), 'runtime'))
+  const sample = options.sample ? ['--sample', resolve(options.sample)] : []
+  const common = ['--runtime', runtime, '--seed', String(options.seed), ...sample]
+  const { entries, left } = choose(await describeAll(), options._, options.profile, options.repo, common)
+  const runId = newRunId()
+  const dir = join(runtime, 'reports/gate', runId)
+  mkdirSync(dir, { recursive: true })
+  const { pairs, tasks } = await scenarios(dir, entries, builds, options.seed)
+  const [verdicts, speed] = [
+    judgeScenarios(pairs),
+    options.runs ? await times(dir, options, common, builds) : { objections: [], notes: ['times were not compared'] },
+  ]
+  const all: Judgement = {
+    objections: [...verdicts.objections, ...speed.objections],
+    notes: [...verdicts.notes, ...speed.notes, ...left.map(({ scenario, why }) => `${scenario} was not run: ${why}`)],
+  }
+  const text = page(
+    `vykar ${fresh.version} (${fresh.path}) against ${old.version} (${old.path}), profile ${options.profile}, seed ${options.seed}`,
+    all,
+  )
+  const run: SuiteRun = {
+    schema: 'vykar-e2e/all/1',
+    runId,
+    profile: options.profile,
+    started: new Date().toISOString(),
+    tasks,
+    left,
+  }
+  writeFileSync(join(dir, 'report.md'), text)
+  writeFileSync(join(dir, 'junit.xml'), junitOfAll(run))
+  if (process.env.GITHUB_STEP_SUMMARY) appendFileSync(process.env.GITHUB_STEP_SUMMARY, text)
+  pack(runtime, join(dir, 'results.tar.gz'))
+  for (const objection of all.objections) console.log(`objection ${objection}`)
+  console.log(`report ${join(dir, 'report.md')}`)
+  console.log(
+    all.objections.length
+      ? `DO NOT SHIP ${fresh.version}: ${all.objections.length} objections`
+      : `SHIP ${fresh.version}`,
+  )
+  return all.objections.length ? 1 : 0
+}
+
+for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+  process.on(name, () => {
+    stopped ??= name
+  })
+try {
+  const options = parseOptions(process.argv.slice(2), specs, true)
+  if (options.help) console.log(`${headerOf(import.meta.filename)}\n\n${optionHelp(specs)}`)
+  else process.exitCode = await gate(options)
+} catch (error) {
+  console.error(`gate: ${messageOf(error)}`)
+  process.exitCode = stopped
+    ? { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }[stopped as 'SIGINT']
+    : error instanceof UsageError
+      ? 2
+      : 1
+}

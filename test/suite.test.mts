@@ -1,0 +1,575 @@
+// all.mts, report.mts, gate.mts and setup.mts: what is run, what its results mean, what the pages say.
+import assert from 'node:assert/strict'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Benchmark } from '#lib/benchmarks/summary.mts'
+import { which } from '#lib/host.mts'
+import type { RowReport, RunReport } from '#lib/report.mts'
+import { collect, difference, merge, pruneRuns } from '#lib/suite/collect.mts'
+import { judgeScenarios, judgeTimes, type Pair } from '#lib/suite/judge.mts'
+import { pack } from '#lib/suite/pack.mts'
+import { indexPage } from '#lib/suite/page.mts'
+import { junitOfAll, verdictOfAll } from '#lib/suite/results.mts'
+import { resultOf, runTask, type SuiteRun, type Task } from '#lib/suite/runner.mts'
+import { choose, type Description, describeAll, profiles, scenarioNames } from '#lib/suite/scenarios.mts'
+import type { Verdict } from '#lib/verdict.mts'
+import {
+  cleanEnv,
+  lacking,
+  noReal,
+  processesIn,
+  real,
+  root,
+  type Sandbox,
+  sandbox,
+  scratch,
+  smallCorpus,
+  standin,
+} from './helpers.mts'
+
+const tools = lacking('flock', 'diff', 'rsync', 'setfattr', 'setfacl')
+const loader = ['--import', join(root, 'node_modules/tsx/dist/loader.mjs')]
+const argv = (script: string, args: string[]) => [...loader, join(root, 'scripts', `${script}.mts`), ...args]
+/** Runs a script that is no scenario to its end. */
+function tool(box: Sandbox, script: string, ...args: string[]) {
+  const done = spawnSync(process.execPath, argv(script, args), { encoding: 'utf8', env: cleanEnv(box) })
+  return { code: done.status, out: done.stdout + done.stderr, last: done.stdout.trimEnd().split('\n').at(-1) ?? '' }
+}
+const words = (box: Sandbox, vykar = standin()) => ['--runtime', box.runtime, '--sample', box.sample, '--vykar', vykar]
+const runsOf = (box: Sandbox, name: string) =>
+  readdirSync(join(box.runtime, 'reports', name)).filter((entry) => entry !== 'latest')
+const stateOf = (box: Sandbox): SuiteRun =>
+  JSON.parse(readFileSync(join(box.runtime, 'reports/all/latest/run.json'), 'utf8'))
+/** The small corpus where the scripts look for their default one. */
+function withCorpus(box: Sandbox): Sandbox {
+  spawnSync('cp', ['-a', smallCorpus(), join(box.dir, 'corpus-local')])
+  return box
+}
+
+/** A report as a scenario writes it. */
+function report(over: Partial<RunReport>, rows: Partial<RowReport>[] = []): RunReport {
+  return {
+    schema: 'vykar-e2e/report/1',
+    scenario: 'backends/local',
+    runId: '20260101T000000Z-aaaa',
+    started: '2026-01-01T00:00:00.000Z',
+    seconds: 10,
+    verdict: 'PASS',
+    reason: '',
+    standin: false,
+    seed: 1,
+    argv: [],
+    options: {},
+    versions: { vykar: '0.19.1' },
+    host: { system: 'Debian' },
+    steps: [],
+    notes: [],
+    charts: [],
+    leftBehind: [],
+    transcript: '/t',
+    harness: { seconds: 1, peakKiB: 1 },
+    ...over,
+    rows: rows.map((row) => ({
+      repo: 'local',
+      variant: '',
+      verdict: 'PASS',
+      reason: '',
+      seconds: 5,
+      steps: [],
+      gaps: [],
+      notes: [],
+      facts: {},
+      kept: [],
+      ...row,
+    })),
+  }
+}
+let runtimes = 0
+/** A runtime directory with these reports. */
+function runtimeWith(...reports: RunReport[]): string {
+  const dir = join(scratch, `runtime-${++runtimes}`)
+  for (const one of reports) {
+    const at = join(dir, 'reports', one.scenario.split('/').at(-1)!, one.runId)
+    mkdirSync(at, { recursive: true })
+    writeFileSync(join(at, 'report.json'), JSON.stringify(one))
+    writeFileSync(join(at, 'report.md'), `# ${one.verdict}\n`)
+  }
+  return dir
+}
+const gap = (id: string) => ({ id, state: 'seen' as const, count: 1, why: 'known' })
+
+describe('all.mts', { skip: tools }, () => {
+  test('a selection, in matrix order: a line each, run.json, JUnit, exit 0', () => {
+    const box = withCorpus(sandbox())
+    const done = tool(box, 'all', 'backends/local-none', 'backends/local', ...words(box))
+    assert.equal(done.code, 0, done.out)
+    assert.match(done.out, /^DEMO +backends\/local +.*\nDEMO +backends\/local-none/m)
+    assert.equal(done.last, 'DEMO all')
+    const run = stateOf(box)
+    assert.deepEqual(
+      run.tasks.map((task) => [task.scenario, task.result!.verdict]),
+      [
+        ['backends/local', 'DEMO'],
+        ['backends/local-none', 'DEMO'],
+      ],
+    )
+    const xml = readFileSync(join(box.runtime, 'reports/all/latest/junit.xml'), 'utf8')
+    assert.match(
+      xml,
+      /<testsuites[\s\S]*<testsuite name="backends\/local"[\s\S]*<testsuite name="backends\/local-none"/,
+    )
+  })
+
+  test('a failure: exit 1, how to run it again; --fail-fast stops there, --resume goes on', () => {
+    const box = withCorpus(sandbox())
+    const liar = join(box.dir, 'vykar')
+    const lie = `case "$*" in *' check '*) echo 'Error: broken' >&2; exit 1 ;; esac`
+    writeFileSync(liar, `#!/bin/sh\n${lie}\nexec '${standin()}' "$@"\n`, { mode: 0o755 })
+    const done = tool(box, 'all', 'backends/local', 'backends/local-none', '--fail-fast', ...words(box, liar))
+    assert.equal(done.code, 1, done.out)
+    assert.match(done.out, /^FAIL +backends\/local .*broken/m)
+    assert.match(done.out, /^again \.\/e2e backends\/local --runtime/m)
+    assert.match(done.last, /^FAIL all 1 of 2 were not run; go on with --resume /)
+    writeFileSync(liar, `#!/bin/sh\nexec '${standin()}' "$@"\n`, { mode: 0o755 })
+    const more = tool(box, 'all', '--resume', 'latest', '--runtime', box.runtime)
+    assert.equal(more.code, 1, more.out)
+    assert.match(more.out, /^DEMO +backends\/local-none/m)
+    assert.equal(more.last, 'FAIL all')
+    assert.equal(runsOf(box, 'local').length, 1)
+  })
+
+  for (const [moment, while_] of [
+    ['runs', 'while its scenario still runs'],
+    ['has ended', 'after its scenario has ended'],
+  ] as const)
+    test(`kill -9, then --resume ${while_}: nothing is run twice, nothing is lost or left`, async () => {
+      const box = withCorpus(sandbox())
+      const child = spawn(process.execPath, argv('all', ['backends/local', 'backends/local-none', ...words(box)]), {
+        env: cleanEnv(box),
+        stdio: 'ignore',
+      })
+      const gone = once(child, 'exit')
+      const begun = () => existsSync(join(box.runtime, 'reports/all/latest/run.json')) && stateOf(box).tasks[0]!.process
+      while (!begun()) await sleep(20)
+      child.kill('SIGKILL')
+      await gone
+      const first = stateOf(box).tasks[0]!
+      assert.equal(first.result, undefined)
+      while (moment === 'has ended' && existsSync(`/proc/${first.process!.pid}`)) await sleep(50)
+      const more = tool(box, 'all', '--resume', 'latest', '--runtime', box.runtime)
+      assert.equal(more.last, 'DEMO all', more.out)
+      assert.equal(runsOf(box, 'local').length, 1)
+      assert.equal(runsOf(box, 'local-none').length, 1)
+      assert.deepEqual(processesIn(box), [])
+      assert.deepEqual(readdirSync(join(box.runtime, 'work')), [])
+    })
+
+  test('--list prints what e2e takes; --json has limits and what is left out', () => {
+    const box = sandbox()
+    const list = tool(box, 'all', '--list', '--profile', 'smoke', 'backends', 'databases', '--repo', 'local,rest')
+    assert.equal(list.code, 0, list.out)
+    assert.match(list.out, /^backends\/interrupt-minimal --corpus-gib 0\.25 --repo local,rest$/m)
+    assert.match(list.out, /^databases\/postgres --target-gib 0\.1 --repo local$/m)
+    const json = JSON.parse(tool(box, 'all', '--list', '--json', '--profile', 'smoke', '--repo', 'rest').out)
+    assert.ok(json.entries.every((entry: Task) => entry.limit > 0))
+    assert.ok(json.left.some(({ scenario }: { scenario: string }) => scenario === 'backends/local'))
+  })
+
+  test('bad input is one line and exit 2', () => {
+    const box = sandbox()
+    for (const [args, message] of [
+      [['databases/postgers'], /did you mean databases\/postgres/],
+      [['--profile', 'smok'], /did you mean smoke/],
+      [['--repo', 'nosuch', 'backends'], /--repo nosuch: not one of/],
+      [['--resume', 'nosuch'], /no such run/],
+      [['--sabotage', 'x'], /unknown option/],
+    ] as const) {
+      const done = tool(box, 'all', ...args)
+      assert.equal(done.code, 2, done.out)
+      assert.match(done.out, message)
+    }
+  })
+})
+
+describe('profiles', () => {
+  test('name scripts that there are, with options that they take', async () => {
+    const described = await describeAll()
+    for (const [name, fixed] of Object.entries(profiles)) {
+      const { entries } = choose(described, [], name, [], [])
+      assert.equal(entries.length, fixed.length, name)
+      for (const { scenario, args } of entries) {
+        const asked = spawnSync(process.execPath, argv(scenario, [...args, '--describe']), { encoding: 'utf8' })
+        assert.equal(asked.status, 0, `${name} ${scenario} ${args}: ${asked.stderr}`)
+      }
+    }
+  })
+
+  test('a folder is all below it; what has none of the repositories is left out, with the reason', () => {
+    const described = scenarioNames().map(
+      (scenario): Description => ({
+        scenario,
+        header: '',
+        needs: [],
+        wants: [],
+        repos: scenario === 'backends/s3' ? ['s3'] : ['local', 's3'],
+      }),
+    )
+    const { entries, left } = choose(described, ['backends'], undefined, ['local'], ['--seed', '3'])
+    assert.ok(entries.length > 3 && entries.every((entry) => entry.scenario.startsWith('backends/')))
+    assert.deepEqual(entries[0]!.args, ['--repo', 'local', '--seed', '3'])
+    assert.deepEqual(left, [{ scenario: 'backends/s3', why: 'none of its repositories (s3) was chosen' }])
+  })
+})
+
+describe('what a script’s end means', () => {
+  const dir = join(scratch, 'ends')
+  mkdirSync(dir)
+  const task = (output: string): Task => {
+    writeFileSync(join(dir, 'out'), output)
+    return {
+      scenario: 'backends/local',
+      args: [],
+      limit: 60,
+      output: join(dir, 'out'),
+      begun: new Date().toISOString(),
+    }
+  }
+  const page = join(dir, 'report.md')
+  writeFileSync(join(dir, 'report.json'), JSON.stringify(report({})))
+  const good = `report ${page}\nPASS backends/local\n`
+
+  test('a PASS needs its last line, its exit code and its report', () => {
+    assert.equal(resultOf(task(good), 0).verdict, 'PASS')
+    for (const [output, code, reason] of [
+      [good, 1, /says PASS, its exit code is 1/],
+      ['PASS backends/local\n', 0, /names no report/],
+      [`report ${page}\nSKIPPED backends/local no rsync\n`, 77, /its report PASS/],
+      [`report ${page}\n`, 0, /ended without a verdict \(exit 0\)/],
+      ['', 137, /ended without a verdict \(exit 137\): no output/],
+      [`report ${page}\nPASS backends/other\n`, 0, /without a verdict/],
+    ] as const) {
+      const result = resultOf(task(output), code)
+      assert.equal(result.verdict, 'FAIL', output)
+      assert.match(result.reason, reason)
+    }
+  })
+
+  test('a script that exceeds its limit is ended and BLOCKED', { skip: tools }, async () => {
+    const box = withCorpus(sandbox())
+    const slow = join(box.dir, 'vykar')
+    writeFileSync(slow, `#!/bin/sh\ncase "$*" in *' backup '*) sleep 600 ;; esac\nexec '${standin()}' "$@"\n`, {
+      mode: 0o755,
+    })
+    const late: Task = {
+      scenario: 'backends/local',
+      args: [...words(box, slow), '--source', join(box.dir, 'corpus-local')],
+      limit: 6,
+      output: join(box.dir, 'out'),
+    }
+    const result = await runTask(
+      late,
+      () => false,
+      () => undefined,
+    )
+    assert.equal(result!.verdict, 'BLOCKED')
+    assert.match(result!.reason, /exceeded its limit of 0\.1 min/)
+    assert.deepEqual(readdirSync(join(box.runtime, 'work')), [])
+  })
+
+  test('a task without a result makes the whole a FAIL, and has a case in JUnit', () => {
+    const run: SuiteRun = {
+      schema: 'vykar-e2e/all/1',
+      runId: 'r',
+      profile: '',
+      started: '2026-01-01T00:00:00Z',
+      left: [],
+      tasks: [
+        { ...task(good), result: { verdict: 'PASS', reason: '', seconds: 1, report: page } },
+        { ...task(''), scenario: 'backends/rest' },
+      ],
+    }
+    assert.equal(verdictOfAll(run), 'FAIL')
+    assert.match(junitOfAll(run), /classname="backends\/rest" name="run"[^>]*><failure message="did not end"/)
+    run.tasks[1]!.result = { verdict: 'BLOCKED', reason: 'exceeded <its> limit', seconds: 9, report: page }
+    assert.match(junitOfAll(run), /<error message="exceeded &lt;its&gt; limit"/)
+  })
+})
+
+describe('report.mts', () => {
+  const bad = report(
+    {
+      runId: '20260102T000000Z-bbbb',
+      verdict: 'FAIL',
+      reason: 'local: <b>differs</b>',
+      argv: ['--seed', '7'],
+    },
+    [
+      {
+        verdict: 'FAIL',
+        reason: 'Files <a> and b differ',
+        gaps: [gap('sparse-allocated')],
+        steps: [{ name: 'compare', log: join(scratch, 'compare.log'), seconds: 3, verdict: 'FAIL', commands: [] }],
+      },
+    ],
+  )
+  const before = report({}, [{ steps: [{ name: 'compare', log: '', seconds: 1, verdict: 'PASS', commands: [] }] }])
+  const skipped = report({ scenario: 'filesystems/zfs', verdict: 'SKIPPED', reason: 'zpool is missing' })
+  writeFileSync(join(scratch, 'compare.log'), `${'line\n'.repeat(30)}the <last> line\n`)
+
+  test('the page: verdict, failures with reason, command and log, what was not tested, changes, gaps', () => {
+    const html = indexPage(collect(runtimeWith(before, bad, skipped)), scenarioNames(), scratch)
+    assert.match(html, /<h1><b class="v fail">FAIL<\/b> 2 scenarios: 1 FAIL, 1 SKIPPED; \d+ more were never run/)
+    assert.match(html, /Files &lt;a&gt; and b differ/)
+    assert.match(html, /\.\/e2e backends\/local --seed 7/)
+    assert.match(html, /the &lt;last&gt; line/)
+    assert.match(html, /<li><b>databases\/postgres<\/b>: never run here/)
+    assert.match(html, /<li><b>filesystems\/zfs<\/b>: zpool is missing/)
+    assert.match(html, /was PASS/)
+    assert.match(html, /<b>sparse-allocated<\/b>/)
+    assert.doesNotMatch(html, /<b>differs|https?:\/\//)
+    assert.ok(html.indexOf('<h2>Not tested') < html.indexOf('<h2>Scenarios and'))
+  })
+
+  test('a run of the stand-in counts as not tested', () => {
+    const demo = report({ verdict: 'DEMO', standin: true }, [{ verdict: 'DEMO' }])
+    assert.match(indexPage(collect(runtimeWith(demo)), ['backends/local'], scratch), /ran with the stand-in/)
+  })
+
+  test('compare: verdicts, gaps, steps; exit 1 where something became worse', () => {
+    assert.deepEqual(difference(before, bad, 0.25), {
+      verdicts: [
+        { row: 'run', from: 'PASS', to: 'FAIL' },
+        { row: 'local', from: 'PASS', to: 'FAIL' },
+      ],
+      gaps: [{ row: 'local', gap: 'sparse-allocated', change: 'new' }],
+      steps: [{ row: 'local', step: 'compare', from: 1, to: 3 }],
+    })
+    const runtime = runtimeWith(before, bad)
+    const [a, b] = [before, bad].map(({ runId }) => join(runtime, 'reports/local', runId)) as [string, string]
+    const worse = tool(sandbox(), 'report', 'compare', a, b)
+    assert.equal(worse.code, 1, worse.out)
+    assert.match(worse.out, /^verdict {2}local: PASS → FAIL$/m)
+    assert.equal(tool(sandbox(), 'report', 'compare', b, a).code, 0)
+  })
+
+  test('merge: results of several hosts, each once; what has no result is to be run again', () => {
+    const [one, two] = [
+      runtimeWith(before),
+      runtimeWith(skipped, report({ scenario: 'stress', seconds: 0, verdict: 'FAIL' })),
+    ]
+    const into = runtimeWith()
+    assert.equal(merge([one, two], into).length, 3)
+    assert.equal(merge([one, two], into).length, 0)
+    const expected = join(scratch, 'expected')
+    writeFileSync(expected, 'backends/local\nbackends/rest --repo rest\nstress\n')
+    const done = tool(sandbox(), 'report', 'merge', one, two, '--runtime', into, '--expected', expected)
+    assert.equal(done.code, 1, done.out)
+    assert.match(done.out, /^again \.\/e2e backends\/rest --repo rest$/m)
+    // stress was begun on a host that died: its report stands at the FAIL it began with.
+    assert.match(done.out, /^again \.\/e2e stress$/m)
+    assert.doesNotMatch(done.out, /^again \.\/e2e backends\/local$/m)
+    assert.equal(done.last, 'FAIL 2 of 3 have no result')
+  })
+
+  test('prune keeps what is young, and the newest of each scenario', () => {
+    const runtime = runtimeWith(before, bad, skipped)
+    assert.deepEqual(pruneRuns(runtime, '2025-12-01T00:00:00Z'), [])
+    assert.deepEqual(pruneRuns(runtime, '2026-06-01T00:00:00Z'), [before.runId])
+    assert.equal(collect(runtime).length, 2)
+  })
+
+  test('pack: at most 20 MiB, the reports first', () => {
+    const runtime = runtimeWith(bad, skipped)
+    const logs = join(runtime, 'logs/local', bad.runId)
+    mkdirSync(logs, { recursive: true })
+    for (let i = 0; i < 3; i++) spawnSync('bash', ['-c', `head -c 9M /dev/urandom > ${logs}/${i}.log`])
+    const out = join(scratch, 'pack.tar.gz')
+    const { left } = pack(runtime, out)
+    assert.ok(left > 0)
+    assert.ok(statSync(out).size <= 20 * 2 ** 20)
+    const names = spawnSync('tar', ['-tzf', out], { encoding: 'utf8' }).stdout
+    assert.match(names, /reports\/local\/.*\/report\.json/)
+    assert.match(names, /reports\/zfs\/.*\/report\.json/)
+  })
+
+  test('bad input is one line and exit 2', () => {
+    const empty = runtimeWith()
+    mkdirSync(empty, { recursive: true })
+    for (const [args, message] of [
+      [[], /a command is needed/],
+      [['indx'], /did you mean index/],
+      [['index', '--runtime', empty], /holds no report yet/],
+      [['show', 'backends/lokal', '--runtime', runtimeWith(before)], /did you mean backends\/local/],
+      [['merge', empty, '--runtime', empty], /no runtime directory/],
+      [['prune', '--runtime', empty], /--keep with days or hours/],
+      [['pack', '/nowhere/x.tar.gz', '--runtime', runtimeWith(before)], /cannot be written/],
+      [['compare', '/nowhere', '/nowhere'], /no benchmark/],
+    ] as const) {
+      const done = tool(sandbox(), 'report', ...args)
+      assert.equal(done.code, 2, done.out)
+      assert.match(done.out, message)
+      assert.equal(done.out.trim().split('\n').length, 1)
+    }
+  })
+
+  const noBrowser = which('chromium') ? false : 'missing: chromium (scripts/setup.mts installs it)'
+  test('a browser shows the page at desktop and phone width without an error', { skip: noBrowser }, () => {
+    const file = join(scratch, 'index.html')
+    writeFileSync(file, indexPage(collect(runtimeWith(before, bad, skipped)), scenarioNames(), scratch))
+    for (const size of ['1280,900', '390,844']) {
+      const picture = join(scratch, `page-${size}.png`)
+      const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--enable-logging=stderr', `--window-size=${size}`]
+      const seen = spawnSync('chromium', [...flags, `--screenshot=${picture}`, `file://${file}`], {
+        encoding: 'utf8',
+        env: { ...process.env, HOME: scratch },
+        timeout: 120_000,
+      })
+      assert.ok(statSync(picture).size > 10_000, seen.stderr)
+      assert.doesNotMatch(seen.stderr, /CONSOLE/)
+    }
+  })
+})
+
+describe('the gate', () => {
+  const result = (verdict: Verdict) => ({ verdict, reason: '', seconds: 1, report: '' })
+  const pair = (baseline: Verdict, fresh: Verdict, gaps: [string[], string[]] = [[], []]): Pair => ({
+    scenario: 'backends/local',
+    baseline: result(baseline),
+    fresh: result(fresh),
+    reports: [report({}, [{ gaps: gaps[0].map(gap) }]), report({ verdict: fresh }, [{ gaps: gaps[1].map(gap) }])],
+  })
+  const good = pair('PASS', 'PASS')
+
+  test('objects to what is new, and only to that', () => {
+    assert.deepEqual(judgeScenarios([good]).objections, [])
+    for (const [one, message] of [
+      [pair('PASS', 'FAIL'), /PASS with the baseline, FAIL with the new build/],
+      [pair('SKIPPED', 'FAIL'), /SKIPPED with the baseline, FAIL/],
+      [pair('PASS', 'BLOCKED'), /PASS with the baseline, BLOCKED/],
+      [pair('PASS', 'SKIPPED'), /PASS with the baseline, SKIPPED/],
+      [pair('PASS', 'PASS', [[], ['acl-lost']]), /known gap acl-lost is new/],
+      [pair('PASS', 'PASS', [['sparse'], []]), /known gap sparse is gone/],
+    ] as const) {
+      const { objections } = judgeScenarios([good, one])
+      assert.equal(objections.length, 1, objections.join('; '))
+      assert.match(objections[0]!, message)
+    }
+    assert.deepEqual(judgeScenarios([good, pair('FAIL', 'FAIL')]).objections, [])
+    assert.deepEqual(judgeScenarios([good, pair('FAIL', 'PASS')]).objections, [])
+    assert.match(judgeScenarios([pair('SKIPPED', 'SKIPPED')]).objections[0]!, /no scenario passed/)
+  })
+
+  const benchmark = (low: number, high: number, failed: string[] = []) =>
+    ({
+      figures: [
+        { repo: 'local', operation: 'backup', tool: 'vykar', failed },
+        {
+          repo: 'local',
+          operation: 'backup',
+          tool: 'baseline',
+          failed: [],
+          toVykar: { ratio: (low + high) / 2, low, high, shown: low > 1 || high < 1 },
+        },
+      ],
+    }) as unknown as Benchmark
+
+  test('objects to a time whose whole interval lies beyond the threshold', () => {
+    // Times of the baseline ÷ the new build: 0.5 means that the new build takes twice as long.
+    assert.match(judgeTimes(benchmark(0.4, 0.6), 0.1).objections[0]!, /new build ÷ baseline 2\.00 \(1\.67 to 2\.50\)/)
+    assert.deepEqual(judgeTimes(benchmark(0.7, 0.95), 0.1).objections, [])
+    assert.deepEqual(judgeTimes(benchmark(1.2, 1.4), 0.1).objections, [])
+    assert.match(judgeTimes(benchmark(1, 1, ['round 2: exit 1']), 0.1).objections[0]!, /failed with vykar: round 2/)
+    assert.match(judgeTimes({ figures: [] } as unknown as Benchmark, 0.1).objections[0]!, /no operation was measured/)
+  })
+
+  /** The gate on one scenario, without times. */
+  const gate = (box: Sandbox, fresh: string, old: string, ...args: string[]) => {
+    const sides = ['--vykar', fresh, '--baseline', old, '--runs', '0', '--runtime', box.runtime, '--sample', box.sample]
+    return tool(box, 'gate', 'backends/local', ...sides, ...args)
+  }
+  /** A vykar of which every restore fails. */
+  const liar = (box: Sandbox, vykar: string) => {
+    const file = join(box.dir, 'vykar')
+    const text = `#!/bin/sh\ncase "$*" in *' restore '*) exit 1 ;; esac\nexec '${vykar}' "$@"\n`
+    writeFileSync(file, text, { mode: 0o755 })
+    return file
+  }
+
+  test('the same build ships; page, JUnit, archive and step summary are written', { skip: noReal || tools }, () => {
+    const box = withCorpus(sandbox())
+    const summary = join(box.dir, 'summary.md')
+    process.env.GITHUB_STEP_SUMMARY = summary
+    const done = gate(box, real!, real!)
+    delete process.env.GITHUB_STEP_SUMMARY
+    assert.equal(done.code, 0, done.out)
+    assert.match(done.last, /^SHIP \d/)
+    const dir = join(box.runtime, 'reports/gate', runsOf(box, 'gate')[0]!)
+    for (const name of ['report.md', 'junit.xml', 'results.tar.gz']) assert.ok(existsSync(join(dir, name)), name)
+    assert.match(readFileSync(summary, 'utf8'), /^# SHIP/)
+  })
+
+  test('a build that cannot restore does not ship, nor does the stand-in', { skip: tools }, () => {
+    const box = withCorpus(sandbox())
+    const done = gate(box, liar(box, standin()), standin())
+    assert.equal(done.code, 1, done.out)
+    assert.match(done.out, /^objection backends\/local: DEMO with the baseline, FAIL with the new build: .*restore/m)
+    assert.match(done.last, /^DO NOT SHIP/)
+    assert.match(gate(box, standin(), standin()).out, /^objection no scenario passed/m)
+  })
+
+  test('bad input is exit 2', () => {
+    const box = sandbox()
+    assert.match(tool(box, 'gate', '--vykar', standin()).out, /are both needed/)
+    for (const args of [
+      ['/nowhere', standin()],
+      [standin(), standin(), '--runs', 'x'],
+      [standin(), standin(), 'nosuch'],
+    ]) {
+      const done = gate(box, args[0]!, args[1]!, ...args.slice(2))
+      assert.equal(done.code, 2, done.out)
+    }
+  })
+})
+
+describe('setup.mts', () => {
+  test('the sandbox is made once, with credentials of its own; a dry run makes nothing', { skip: tools }, () => {
+    const box = sandbox()
+    const dry = tool(box, 'setup', 'local', '--dry-run', '--corpus-gib', '0.01')
+    assert.match(dry.out, /would write .*vykar\.sample\.yaml/)
+    assert.ok(!existsSync(join(box.dir, 'vykar.sample.yaml')) && !existsSync(join(box.dir, 'corpus-local')))
+    const made = tool(box, 'setup', 'local', '--corpus-gib', '0.01')
+    assert.match(made.out, /^setup: corpus-remote +ok +made/m)
+    const sample = join(box.dir, 'vykar.sample.yaml')
+    assert.equal(statSync(sample).mode & 0o777, 0o600)
+    assert.doesNotMatch(readFileSync(sample, 'utf8'), /minioadmin|:-vykar-e2e\}/)
+    assert.match(readFileSync(sample, 'utf8'), /\$\{VYKAR_E2E_S3_SECRET:-[0-9a-f]{32}\}/)
+    assert.ok(existsSync(join(box.dir, 'runtime/README.md')))
+    const old = readFileSync(sample, 'utf8')
+    utimesSync(sample, 1, 1)
+    const again = tool(box, 'setup', 'local', '--corpus-gib', '0.01')
+    assert.match(again.out, /^setup: sample +ok .* is there$/m)
+    assert.equal(readFileSync(sample, 'utf8'), old)
+  })
+
+  test('a step that fails does not stop the others, and the exit code says so', { skip: tools }, () => {
+    const box = sandbox()
+    writeFileSync(join(box.dir, 'corpus-local'), 'a file')
+    const done = tool(box, 'setup', 'local', '--corpus-gib', '0.01')
+    assert.equal(done.code, 1, done.out)
+    assert.match(done.out, /^setup: corpus-local +FAILED .*not a directory/m)
+    assert.match(done.out, /^setup: corpus-remote +ok +made/m)
+  })
+
+  test('a version that is not there is named; an unknown area too', { skip: tools }, () => {
+    const box = sandbox()
+    if (which('vykar'))
+      assert.match(tool(box, 'setup', 'local', '--dry-run', '--vykar-version', '9.9.9').out, /not 9\.9\.9/)
+    const odd = tool(box, 'setup', 'datbases')
+    assert.equal(odd.code, 2)
+    assert.match(odd.out, /did you mean databases/)
+  })
+})

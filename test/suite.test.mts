@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -571,5 +571,36 @@ describe('setup.mts', () => {
     const odd = tool(box, 'setup', 'datbases')
     assert.equal(odd.code, 2)
     assert.match(odd.out, /did you mean databases/)
+  })
+})
+
+describe('the docs', () => {
+  const doc = (name: string) => readFileSync(join(root, 'docs', name), 'utf8')
+
+  test('name every known gap', () => {
+    const gaps = readFileSync(join(root, 'configs/known-gaps.yaml'), 'utf8').matchAll(/^- id: (\S+)$/gm)
+    for (const [, id] of gaps) assert.match(doc('known-gaps.md'), new RegExp(`^\\| \`${id}\` `, 'm'))
+  })
+
+  test('the template of a scenario runs as it stands', { skip: tools }, () => {
+    const box = sandbox()
+    const [, template] = /^```ts\n([\s\S]*?)^```$/m.exec(doc('writing-a-scenario.md'))!
+    // Below the clone, so that #lib is found.
+    const file = join(root, 'test/fixtures', `template-${process.pid}.mts`)
+    writeFileSync(file, template!)
+    try {
+      const done = spawnSync(process.execPath, [...loader, file, ...words(box)], {
+        encoding: 'utf8',
+        env: cleanEnv(box),
+      })
+      assert.match(done.stdout, /^DEMO template-\d+$/m, done.stdout + done.stderr)
+    } finally {
+      rmSync(file)
+    }
+  })
+
+  test('the README has a row for every scenario', () => {
+    const readme = readFileSync(join(root, 'README.md'), 'utf8')
+    for (const name of scenarioNames()) assert.ok(readme.includes(`](scripts/${name}.mts)`), name)
   })
 })

@@ -8,7 +8,8 @@
 //                                         `all.mts --list` printed: what has no result is listed, to be run again
 //   report.mts prune --keep 30d           removes older reports and logs, not the newest of a scenario
 //   report.mts pack FILE.tar.gz           the newest results and their logs in at most 20 MiB
-// compare exits 1 on a regression beyond the threshold or a verdict that became worse, merge when something is missing.
+// compare exits 1 on a regression beyond the threshold or a verdict that became worse; merge exits with the worst verdict, 1
+// when something is missing.
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -21,7 +22,7 @@ import { pack } from '#lib/suite/pack.mts'
 import { indexPage } from '#lib/suite/page.mts'
 import { scenarioNames } from '#lib/suite/scenarios.mts'
 import { bytes, duration } from '#lib/terminal.mts'
-import { messageOf, UsageError } from '#lib/verdict.mts'
+import { exitCodes, fold, messageOf, UsageError } from '#lib/verdict.mts'
 
 const specs = {
   help: { kind: 'flag', help: 'this text' },
@@ -90,7 +91,7 @@ function show(runtime: string, word: string): void {
   console.log(readFileSync(join(run.dir, 'report.md'), 'utf8'))
 }
 
-/** Takes reports over. Returns 1 where something expected has no result, or one that did not come to its end. */
+/** Takes reports over. Returns the exit code of the worst of the newest verdicts, 1 where something expected has no result. */
 function mergeAll(runtime: string, dirs: string[], expected: string | undefined): number {
   const copied = merge(
     dirs.map((dir) => resolve(dir)),
@@ -107,12 +108,10 @@ function mergeAll(runtime: string, dirs: string[], expected: string | undefined)
   const missing = lines.filter((line) => !ended(line))
   for (const line of missing) console.log(`again ./e2e ${line}`)
   console.log(`report ${index(runtime)}`)
-  console.log(
-    missing.length
-      ? `FAIL ${missing.length} of ${lines.length} have no result`
-      : `PASS merged ${copied.length} reports`,
-  )
-  return missing.length ? 1 : 0
+  const verdict = missing.length ? 'FAIL' : fold([...newest(done).values()].map(({ now }) => now.report.verdict))
+  const lack = missing.length ? `; ${missing.length} of ${lines.length} have no result` : ''
+  console.log(`${verdict} merged ${copied.length} reports${lack}`)
+  return exitCodes[verdict]
 }
 
 /** The moment so long ago, ISO 8601. */

@@ -75,7 +75,11 @@ function untested(names: readonly string[], runs: ReadonlyMap<string, { now: Sto
 /** Scenarios by repositories; a verdict that the run before did not have is marked. */
 function matrix(runs: ReadonlyMap<string, { now: Stored; before: Stored | undefined }>, link: Link): string {
   const rows = [...runs.entries()].map(([scenario, { now, before }]) => {
-    const changed = before ? difference(before.report, now.report, 0.25).verdicts : []
+    const changed = before
+      ? difference(before.report, now.report, 1).verdicts.filter(
+          ({ from, to }) => from !== 'not run' && to !== 'not run',
+        )
+      : []
     const cells = matrixOrder.map((label) => {
       const mine = now.report.rows.filter((row) => row.repo === label)
       if (!mine.length) return '<span class="none">–</span>'

@@ -126,15 +126,33 @@ export interface ContainerSpec {
   flags?: string[]
 }
 
-/** The image must be there or be pulled; one that this run pulled goes again on PASS. */
+/** The image that test/images/build made, as this engine names it; undefined where there is none. */
+function builtImage(engine: string, build: string): string | undefined {
+  const { stdout } = quietly(engine, 'images', '--format', '{{.Repository}}:{{.Tag}}')
+  return new RegExp(`^(?:localhost/)?(vykar-e2e/${build}:\\S+)$`, 'm').exec(stdout ?? '')?.[1]
+}
+
+/**
+ * The image must be there or be pulled; one that this run pulled goes again on PASS. Where a default cannot be pulled, the
+ * one built from Debian packages takes its place.
+ * @returns the image to use
+ * @throws Skipped where there is none
+ */
 export async function haveImage(
   run: Run,
   { engine, image, build }: Pick<ContainerSpec, 'engine' | 'image' | 'build'>,
-): Promise<void> {
-  if (!scope().dry && quietly(engine, 'image', 'inspect', image).status === 0) return
+): Promise<string> {
+  if (!scope().dry && quietly(engine, 'image', 'inspect', image).status === 0) return image
   const pull = await $({ limit: '15m', expect: 'any' })`${engine} pull ${image}`
-  if (scope().dry) return
+  if (scope().dry) return image
   const why = pull.stderr.trim().split('\n').at(-1) ?? ''
+  const named = run.report.argv.some((word) => word === image || word.endsWith(`=${image}`))
+  const built = pull.code !== 0 && build && !named ? builtImage(engine, build) : undefined
+  if (built) {
+    const note = `image ${image} cannot be pulled: ${built}, built from Debian packages, is used`
+    if (!run.report.notes.includes(note)) run.report.notes.push(note)
+    return built
+  }
   if (pull.code !== 0)
     throw skipOrFail(
       `image ${image} cannot be pulled (${why}): name one with --image, or ${build ? `build one from Debian packages: test/images/build ${build} ${engine}` : 'a server with --uri'}`,
@@ -142,22 +160,24 @@ export async function haveImage(
       run.common.require,
     )
   run.cleanup.add(`image ${image}`, () => run.keep(`image ${image}`) || $`${engine} rmi ${image}`, true)
+  return image
 }
 
 /**
  * Starts a container, without a network unless it publishes a port; its volumes go with it. On FAIL it is stopped and kept, with its data.
  * @param healthy asked until it succeeds: the words of a command that is run in the container
  * @throws UsageError where the name is taken, Blocked with its log's last lines where the server does not come up
+ * @returns the image that it runs
  */
-export async function startContainer(run: Run, spec: ContainerSpec, healthy: string[]): Promise<void> {
-  const { engine, name, image, environment, args } = spec
+export async function startContainer(run: Run, spec: ContainerSpec, healthy: string[]): Promise<string> {
+  const { engine, name, environment, args } = spec
   const { dry } = scope()
   if (!dry) needEngine(run, engine)
   if (!dry && quietly(engine, 'container', 'inspect', name).status === 0)
     throw new UsageError(
       `container ${name} is there already: ${engine} rm -f -v ${name}, or use it with --container ${name}`,
     )
-  await haveImage(run, spec)
+  const image = await haveImage(run, spec)
   const variables = Object.entries(environment).flatMap(([key, value]) => ['-e', `${key}=${value}`])
   // podman's monitor keeps the environment of whoever started it: it is a service, not something left behind.
   const env = engine === 'podman' ? { VYKAR_E2E_SERVICE: name } : undefined
@@ -193,6 +213,7 @@ export async function startContainer(run: Run, spec: ContainerSpec, healthy: str
     const said = `${logs.stdout}${logs.stderr}`.trim().split('\n').slice(-3).join(' | ')
     throw new Blocked(`the server in container ${name} did not come up; its log: ${said || 'nothing'}`)
   }
+  return image
 }
 
 /**

@@ -1,7 +1,8 @@
 #!/usr/bin/env -S npx tsx
-// Turns a fresh Debian or Ubuntu machine into the sandbox: packages for the chosen areas (all when none is named), the
-// two corpora, ~/vykar.sample.yaml with random credentials, ~/runtime, and vykar through its own installer where there
-// is none. What is there already stays as it is, so that it can be run again; a step that fails does not stop the others.
+// Turns a fresh Debian or Ubuntu machine into the sandbox: packages for the chosen areas (all when none is named),
+// container images (pulled, or built from Debian packages), the two corpora, ~/vykar.sample.yaml with random
+// credentials, ~/runtime, and vykar through its own installer where there is none. What is there already stays as it
+// is, so that it can be run again; a step that fails does not stop the others.
 //   setup.mts                                 everything
 //   setup.mts databases filesystems           packages of two areas, and the rest
 //   setup.mts test --packages-only            what `npm test` needs
@@ -49,7 +50,7 @@ const services: Partial<Record<ToolName, string[]>> = {
 const specs = {
   help: { kind: 'flag', help: 'this text' },
   'dry-run': { kind: 'flag', help: 'only say what would be done' },
-  'packages-only': { kind: 'flag', help: 'no corpora, sample, runtime directory or vykar' },
+  'packages-only': { kind: 'flag', help: 'no images, corpora, sample, runtime directory or vykar' },
   'corpus-gib': { kind: 'number', help: 'size of each of the two corpora', default: 1, above: true },
   'vykar-version': { kind: 'string', help: 'the version that vykar must have; its installer brings the newest' },
 } as const
@@ -72,6 +73,36 @@ function packages(chosen: string[], dry: boolean): Outcome {
   const left = missing.filter((tool) => !find(tool.name as ToolName).path).map((tool) => tool.name)
   const installed = missing.map((tool) => tool.name).filter((name) => !left.includes(name))
   return left.length ? [1, `still missing: ${left.join(', ')}`] : [0, `installed ${installed.join(', ')}`]
+}
+
+/** Images that the scripts start containers from, and what test/images/build makes where they cannot be pulled. */
+const images = { 'debian:stable-slim': 'base', 'postgres:16': 'postgres', 'mariadb:11': 'mariadb' } as const
+
+/** One image for one engine: there, pulled, or built from Debian packages. */
+function image(engine: string, name: string, kind: string): Outcome {
+  const ask = (...words: string[]) => spawnSync(engine, words, { encoding: 'utf8', timeout: 900_000 })
+  if (ask('image', 'inspect', name).status === 0) return [0, `${engine} has ${name}`]
+  const built = ask('images', '--format', '{{.Repository}}:{{.Tag}}').stdout ?? ''
+  if (built.includes(`vykar-e2e/${kind}:`)) return [0, `${engine} has vykar-e2e/${kind}, built from Debian packages`]
+  if (ask('pull', name).status === 0) return [0, `${engine} pulled ${name}`]
+  const made = spawnSync(join(root, 'test/images/build'), [kind, engine], { encoding: 'utf8' })
+  return made.status === 0
+    ? [0, `${engine}: ${name} cannot be pulled, built ${made.stdout.trim()} from Debian packages`]
+    : [1, `${engine}: ${name} cannot be pulled or built: ${made.stderr.trim().split('\n').at(-1)}`]
+}
+
+/** The images of every engine that answers. */
+function imagesOf(dry: boolean): Outcome {
+  const engines = ['docker', 'podman'].filter((name) => find(name as ToolName).path)
+  const able = engines.filter((name) => spawnSync(name, ['info'], { stdio: 'ignore', timeout: 60_000 }).status === 0)
+  if (dry) return [0, `would pull or build ${Object.keys(images).join(', ')} for ${able.join(' and ') || 'no engine'}`]
+  const done = able.flatMap((engine) => Object.entries(images).map(([name, kind]) => image(engine, name, kind)))
+  const silent = engines
+    .filter((name) => !able.includes(name))
+    .map((name): Outcome => [77, `${name} does not answer: start its daemon and run this again`])
+  const all = [...done, ...silent]
+  const worst = all.some(([code]) => code === 1) ? 1 : all.some(([code]) => code === 77) ? 77 : 0
+  return [worst, all.map(([, said]) => said).join('; ') || 'no engine is there']
 }
 
 /** The sample with credentials of its own: what was a published default is random now. */
@@ -138,6 +169,9 @@ function setup(chosen: string[], options: Options): number {
   const steps: [name: string, step: () => Outcome][] = [['packages', () => packages(chosen, dry)]]
   if (!options['packages-only'])
     steps.push(
+      ...(chosen.some((area) => area === 'databases' || area === 'containers')
+        ? [['images', () => imagesOf(dry)] as [string, () => Outcome]]
+        : []),
       ['sample', () => sample(dry)],
       ['runtime', () => runtime(dry)],
       ['corpus-local', () => corpus('corpus-local', options['corpus-gib'], dry)],

@@ -226,11 +226,25 @@ describe(`PostgreSQL in ${engine}, in an image built from Debian packages`, {
     image = postgresImage(engine)
   })
 
-  test('PASS, and no container or volume is left', async () => {
+  /** A PATH on which the engine reaches no registry, nor has what would come from one. */
+  const withoutRegistry = () => {
+    const dir = join(scratch, 'no-registry')
+    mkdirSync(dir, { recursive: true })
+    const lacks = `case "$1 $2 $3" in pull\\ *) echo 'no route to host' >&2; exit 1 ;; 'image inspect postgres:16') exit 1 ;; esac`
+    writeFileSync(join(dir, engine), `#!/bin/sh\n${lacks}\nexec ${which(engine)} "$@"\n`, { mode: 0o755 })
+    return `${dir}:${path}`
+  }
+
+  test('PASS without a registry: the image built from packages is used and named; no container or volume is left', async () => {
     const had = volumes()
-    const ended = await run(sandbox(), 'databases/postgres', args('--variant', 'command_dumps'))
+    const words = ['--vykar', real!, '--engine', engine, ...small, '--variant', 'command_dumps']
+    const ended = await run(sandbox(), 'databases/postgres', words, { PATH: withoutRegistry() })
     assert.equal(ended.code, 0, said(ended))
     assert.equal(ended.report?.versions.image, image)
+    assert.ok(
+      ended.report?.notes.some((note) => note.startsWith('image postgres:16 cannot be pulled')),
+      said(ended),
+    )
     assert.match(ended.report?.versions.postgres ?? '', /^\d+\.\d+/)
     assert.notEqual(spawnSync(engine, ['container', 'inspect', 'vykar-pg']).status, 0)
     assert.equal(volumes(), had)

@@ -19,9 +19,8 @@ const writing = `trap stop=1 TERM; cd /data; n=$(ls | grep -c "^[0-9]"); while [
 
 /** Starts the writer on a new volume. Returns the volume's directory on the host. */
 export async function startWriter(run: ContainerRun, engine: Engine): Promise<string> {
-  const { image } = run.options
   const { writer, records } = namesOf(engine)
-  await haveImage(run, { engine: engine.name, image, build: 'base' })
+  const image = await haveImage(run, { engine: engine.name, image: run.options.image, build: 'base' })
   run.report.versions.image = image
   const volume = await createVolume(run, run.cleanup, engine.name, records)
   const flags = ['-v', `${records}:/data`, '--stop-timeout', '60', '--entrypoint', 'sh']

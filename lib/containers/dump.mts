@@ -28,7 +28,7 @@ export const dumpCommand = (engine: Engine) =>
 export async function filledDatabase(run: ContainerRun, engine: Engine): Promise<Filled> {
   const names = namesOf(engine)
   for (const name of [names.database, names.fresh])
-    await startContainer(
+    run.report.versions['database image'] = await startContainer(
       run,
       {
         engine: engine.name,
@@ -40,7 +40,6 @@ export async function filledDatabase(run: ContainerRun, engine: Engine): Promise
       },
       ['pg_isready', '-q', '-h', '127.0.0.1'],
     )
-  run.report.versions['database image'] = run.options['database-image']
   const made = await $({
     limit: '2h',
   })`${dataGen('postgres')} --container ${names.database} --engine ${engine.name} --target-gib ${String(run.options['target-gib'])} --seed ${String(run.common.seed)}`

@@ -11,9 +11,9 @@ import { type ContainerRun, namesOf } from './names.mts'
 
 /** Fills a new volume with a corpus and with what only a container makes. Returns its directory on the host. */
 export async function filledVolume(run: ContainerRun, engine: Engine): Promise<string> {
-  const { image, source } = run.options
+  const { source } = run.options
   const names = namesOf(engine)
-  await haveImage(run, { engine: engine.name, image, build: 'base' })
+  const image = await haveImage(run, { engine: engine.name, image: run.options.image, build: 'base' })
   run.report.versions.image = image
   const volume = await createVolume(run, run.cleanup, engine.name, names.volume)
   const corpus = source ?? join(run.dirs.work, 'corpus')
@@ -44,7 +44,7 @@ export async function staticVolume(run: ContainerRun, engine: Engine, row: Row, 
   const names = namesOf(engine)
   // A volume for each repository: where one row fails, its volume is kept.
   const copy = `${names.restored}-${repo}`
-  const { image } = run.options
+  const image = run.report.versions.image!
   await step('init', () => freshRepository(config, repo))
   const backup = await step(
     'backup',

@@ -74,9 +74,8 @@ export async function server(run: DatabaseRun, kind: Kind, own: OwnContainer): P
     if (container && !run.dry) needEngine(run, engine)
     client = clientOf(kind, choice)
   } else {
-    await startContainer(run, { engine, image, build: kind, ...own }, own.healthy)
+    run.report.versions.image = await startContainer(run, { engine, image, build: kind, ...own }, own.healthy)
     client = containerClient(kind, engine, own.name, own.environment)
-    run.report.versions.image = image
   }
   exportEnv(run, client.env)
   return client

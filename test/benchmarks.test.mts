@@ -114,7 +114,7 @@ describe('report.mts compare', () => {
       [/no benchmark/, 'compare', before, '/no/such'],
       [/the sources differ/, 'compare', before, fabricated('other', 1, { sourceBytes: 5e9 })],
       [/not a benchmark of this version/, 'compare', before, fabricated('old', 1, { schema: 'x' as never })],
-      [/compare needs two/, 'compare', before],
+      [/compare takes 2 arguments, not 1/, 'compare', before],
       [/did you mean compare/, 'compere', before, before],
       [/unknown option --treshold; did you mean --threshold/, 'compare', '--treshold', '1'],
     ]

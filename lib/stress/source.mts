@@ -90,20 +90,26 @@ export function change(dir: string, count: number, size: number, seed: string): 
     Buffer.alloc(16),
   )
   const made: Record<string, number> = {}
+  // Looked through once, and kept up to date: a tree of many files takes longer to list than to change.
+  const files = filesOf(dir).filter((file) => file.size > 0)
+  let total = files.reduce((sum, file) => sum + file.size, 0)
+  const directories = [...new Set([dir, ...files.map((file) => dirname(file.path))])]
+  const see = (path: string) => {
+    const stat = fs.lstatSync(path, { throwIfNoEntry: false })
+    if (!stat?.isFile() || stat.size === 0) return
+    files.push({ path, size: stat.size })
+    total += stat.size
+  }
   for (let n = 0; n < count; n++) {
-    const files = filesOf(dir).filter((file) => file.size > 0)
-    const total = files.reduce((sum, file) => sum + file.size, 0)
-    const directories = [...new Set(files.map((file) => dirname(file.path)))]
     const kinds = total > size * 1.2 ? shrinking : total < size * 0.8 ? growing : Object.keys(changes)
     const kind = pick(files.length > 1 ? kinds : ['add'], random)
-    const file = files.length ? pick(files, random) : { path: '', size: 0 }
-    const unused = () =>
-      join(
-        directories.length ? pick(directories, random) : dir,
-        `new-${createHash('sha256').update(`${seed} ${n}`).digest('hex').slice(0, 12)}`,
-      )
-    const fresh = (length: number) => stream.update(Buffer.alloc(length))
-    changes[kind]!(file, { dir, random, fresh, unused, root: process.getuid?.() === 0 })
+    const [file = { path: '', size: 0 }] = files.splice(Math.floor(random() * files.length), 1)
+    total -= file.size
+    const name = `new-${createHash('sha256').update(`${seed} ${n}`).digest('hex').slice(0, 12)}`
+    const fresh = join(pick(directories, random), name)
+    const bytes = (length: number) => stream.update(Buffer.alloc(length))
+    changes[kind]!(file, { dir, random, fresh: bytes, unused: () => fresh, root: process.getuid?.() === 0 })
+    for (const path of [file.path, fresh]) if (path) see(path)
     made[kind] = (made[kind] ?? 0) + 1
   }
   return made

@@ -17,8 +17,9 @@ const lines = (engine: string, ...args: string[]) =>
 /** What a lie must lead to, and the pattern that it is about. */
 const caught: Record<string, [pattern: string, reason: RegExp]> = {
   'container-not-started': ['downtime', /the container does not run after the backup/],
-  'container-not-stopped': ['downtime', /the container was not stopped for the backup/],
-  'container-restarted': ['downtime', /started behind the hook's back, [\d.]+ s before `finally`/],
+  // What writes during the copy may also change a file under vykar's eyes, which it says first.
+  'container-not-stopped': ['downtime', /the container was not stopped for the backup|exit 3: .*could not be read/],
+  'container-restarted': ['downtime', /started behind the hook's back, [\d.]+ s before|exit 3: .*could not be read/],
   'container-killed': ['downtime', /records: exit 1: .*sha256sum/],
   'source-changes': ['volume', /difference.* between .*SOURCE\//],
   'restore-owner': ['volume', /difference/],

@@ -4,13 +4,11 @@
 // Passes when after every step the list is the model's, no lock or session is held and the size is explained by what is
 // retained, every restore equals the manifest made at its backup, nothing grows from step to step, and the repository
 // is empty after its last snapshot went. A failure stops the walk, keeps everything and prints how to repeat it.
-import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { sleep } from 'zx'
 import { background } from '#lib/background.mts'
-import { diskUsage } from '#lib/cleanup.mts'
 import { localDir } from '#lib/config.mts'
-import { dataGen, root } from '#lib/prepare.mts'
+import { root } from '#lib/prepare.mts'
 import { nothingHeld } from '#lib/repository.mts'
 import { type Row, rowScope } from '#lib/row.mts'
 import { type ScenarioRun, scenario } from '#lib/run.mts'
@@ -18,11 +16,13 @@ import { startServices } from '#lib/services/start.mts'
 import { $, type Output, scope, seconds, within } from '#lib/sh.mts'
 import { needSpace } from '#lib/space.mts'
 import { freshRepository, packBytes, standardNeeds } from '#lib/standard.mts'
+import { type Client, makeClients } from '#lib/stress/clients.mts'
+import { explained, noGrowth } from '#lib/stress/growth.mts'
+import { contents, manifest, sameAsWritten } from '#lib/stress/manifest.mts'
 import { disagreement, type Kept, survivors } from '#lib/stress/model.mts'
-import { Series } from '#lib/stress/series.mts'
+import { figuresOf, type Sample, Series } from '#lib/stress/series.mts'
 import { change, shareOf } from '#lib/stress/source.mts'
 import { type Spent, walkStep } from '#lib/stress/steps.mts'
-import { grows } from '#lib/stress/trend.mts'
 import {
   type Action,
   beginTrace,
@@ -62,18 +62,6 @@ const smallPacks = { min_pack_size: 1 << 20, max_pack_size: 8 << 20 }
 /** What vykar says when maintenance and another client meet. */
 const refusal = /active sessions prevent maintenance|repository is locked by/
 
-/** A machine that backs up to the repository: its directory, config, cache and source. */
-interface Client {
-  label: string
-  dir: string
-  config: string
-  source: string
-  /** Bytes of the source at the beginning. */
-  size: number
-  /** How long its last backup took, in seconds. */
-  last: number
-}
-
 /** A walk under way. */
 interface Walk {
   run: Stress
@@ -88,14 +76,6 @@ interface Walk {
   counts: Record<string, number>
 }
 
-/** What every backup and every restore is compared by: content, metadata, extended attributes. */
-async function manifest(tree: string, stem: string): Promise<void> {
-  const $in = $({ limit: '1h', cwd: tree, unlisted: true })
-  await $in`find . -type f -print0 | sort -z | xargs -0 -r sha256sum > ${stem}.sha256`
-  await $in`find . -mindepth 1 \( -type d -printf '%y %m %U %G %T@ %p\0' -o -printf '%y %m %U %G %n %s %T@ %p %l\0' \) | sort -z | tr '\0' '\n' > ${stem}.tree`
-  await $in`find . -mindepth 1 ! -type l -print0 | sort -z | xargs -0 -r getfattr -d -m - -e hex > ${stem}.xattr`
-}
-
 /** The snapshot that a backup says it made, with the manifest of its source. */
 async function remember(
   walk: Walk,
@@ -105,8 +85,7 @@ async function remember(
 ): Promise<void> {
   const stem = join(walk.row.dir, 'model', serial)
   await manifest(client.source, stem)
-  const sizes = $({ cwd: client.source, unlisted: true })
-  await sizes`paste -d ' ' <(sed -E 's/^.?([0-9a-f]{64}) .*/\1/' ${stem}.sha256) <(find . -type f -print0 | sort -z | xargs -0 -r stat -c %s) > ${stem}.content`
+  await contents(client.source, stem)
   walk.model.push({ serial, id, label: client.label, files, hour: '', manifest: stem })
 }
 
@@ -151,8 +130,7 @@ async function restore(walk: Walk, client: Client, { manifest: stem, id }: Kept)
   await dropCaches(walk)
   await $`mkdir ${restored}`
   await $({ limit: '3600s' })`vykar --config ${client.config} restore -R ${walk.repo} ${id} ${restored}`
-  await manifest(restored, restored)
-  for (const part of ['sha256', 'tree', 'xattr']) await $({ limit: '1h' })`diff -a ${stem}.${part} ${restored}.${part}`
+  await sameAsWritten(stem, restored)
   await $({ limit: '1h', unlisted: true })`rm -rf ${restored}/`
 }
 
@@ -239,7 +217,7 @@ async function stepOf(
   walk: Walk,
   step: number,
   actions: Action[],
-): Promise<Pick<import('#lib/stress/series.mts').Sample, 'packBytes' | 'explainedBytes'>> {
+): Promise<Pick<Sample, 'packBytes' | 'explainedBytes'>> {
   const { repo, row, clients } = walk
   const alone = actions.length === 1 || !actions.some((action) => isMaintenance(action.kind))
   const done = await Promise.allSettled(actions.map((action) => act(walk, step, action, alone)))
@@ -259,64 +237,7 @@ async function stepOf(
   if (!row.files) return { packBytes: undefined, explainedBytes: undefined }
   const packs = await packBytes(join(row.files, 'packs'))
   const tidy = actions.length === 1 && actions[0]!.threshold !== undefined && walk.model.length > 0
-  return { packBytes: packs, explainedBytes: tidy ? await explained(walk, packs) : undefined }
-}
-
-/** Bytes of the distinct files of all retained snapshots: what a repository without compression may at most hold. */
-async function explained(walk: Walk, packs: number): Promise<number> {
-  const lists = walk.model.map((kept) => `${kept.manifest}.content`)
-  const sum = await $({ limit: '10m', unlisted: true })`sort -u ${lists} | awk '{s += $2} END {print s + 0}'`
-  const bound = Number(sum.stdout)
-  // A twentieth for pack headers and what lies below the threshold, 8 MiB for directory listings and the last pack.
-  if (packs > bound * 1.05 + 8 * 2 ** 20)
-    throw new Mismatch(
-      `after compact the packs have ${bytes(packs)}, but the snapshots hold ${bytes(bound)} of distinct content`,
-    )
-  return bound
-}
-
-/** What must not grow over the steps: what a compact leaves, the memory of vykar's backups, the memory of this suite. */
-function noGrowth({ series }: Walk): void {
-  const { samples } = series
-  const tidy = samples.filter((sample) => sample.explainedBytes !== undefined)
-  const excess = tidy.map((s) => [s.step, s.packBytes! - s.explainedBytes!] as const)
-  const size = tidy.at(-1)?.explainedBytes ?? 0
-  const leak = grows(excess, size * 0.1)
-  if (leak)
-    throw new Mismatch(
-      `the repository grows by ${bytes(Math.round(leak.slope))} ± ${bytes(Math.round(leak.error))} a step beyond what its snapshots hold, ${bytes(Math.round(leak.growth))} so far`,
-    )
-  // At first every program grows.
-  const settled = samples.slice(Math.floor(samples.length / 4))
-  const backups = settled.filter((sample) => /^\d+ backup/.test(sample.action))
-  for (const [who, points] of [
-    ['vykar backup', backups.map((s) => [s.step, s.vykarKiB] as const)],
-    ['this suite', settled.map((s) => [s.step, s.harnessKiB] as const)],
-  ] as const) {
-    const most = Math.max(...points.map(([, kib]) => kib))
-    const growing = points.length > 200 ? grows(points, Math.max(most * 0.3, 32 * 1024)) : undefined
-    if (growing)
-      throw new Mismatch(
-        `the memory of ${who} grows: ${bytes(Math.round(growing.growth * 1024))} over ${points.length} steps`,
-      )
-  }
-}
-
-/** The clients: directory, source, and the row's config with the client's own source, label and cache. */
-async function makeClients(row: Row, { concurrency, corpusGib, seed }: WalkOptions): Promise<Client[]> {
-  mkdirSync(join(row.dir, 'model'))
-  const clients: Client[] = []
-  for (let n = 1; n <= concurrency; n++) {
-    const [label, dir] = [`client-${n}`, join(row.dir, `client-${n}`)]
-    const [config, source] = [join(dir, 'config.yaml'), join(dir, 'corpus/snapshot-1')]
-    mkdirSync(dir)
-    await $({ limit: '1h' })`${dataGen('corpus')} --out ${dir}/corpus --gib ${corpusGib} --seed ${seed + n} --churn 0`
-    // Holes are content for sha256sum and nothing for a repository.
-    await $`rm ${source}/awkward/sparse`
-    await $`sed "s|path: .*|path: ${source}|; s|label: .LABEL.|label: ${label}|; s|^cache_dir: .*|cache_dir: ${dir}/cache|" ${row.config} > ${config} && chmod 600 ${config}`
-    clients.push({ label, dir, config, source, size: diskUsage(source), last: 1 })
-  }
-  return clients
+  return { packBytes: packs, explainedBytes: tidy ? await explained(walk.model, packs) : undefined }
 }
 
 /** Goes on until the steps or the time are over. Any failure says how the walk can be repeated. */
@@ -345,7 +266,7 @@ async function goOn(walk: Walk, trace: Trace | undefined): Promise<void> {
         vykarKiB,
         harnessKiB: process.memoryUsage().rss / 1024,
       })
-      if (value.explainedBytes !== undefined) noGrowth(walk)
+      if (value.explainedBytes !== undefined) noGrowth(series.samples)
       const rate = step / ((performance.now() - start) / 1000)
       const size = value.packBytes === undefined ? '' : `, ${bytes(value.packBytes)}`
       run.terminal.line(
@@ -358,7 +279,7 @@ async function goOn(walk: Walk, trace: Trace | undefined): Promise<void> {
       throw error
     }
   }
-  noGrowth(walk)
+  noGrowth(series.samples)
 }
 
 /** The last snapshots go, and with them every byte in the packs: what a walk has leaked is left over now. */
@@ -372,23 +293,6 @@ async function drain({ row, repo, model }: Walk): Promise<void> {
   if (!row.files || rowScope().dry) return
   const left = await packBytes(join(row.files, 'packs'))
   if (left > 0) throw new Mismatch(`${bytes(left)} are left in the packs although no snapshot is`)
-}
-
-function facts({ row, series, spent, counts, options: o, model }: Walk): void {
-  const steps = series.samples.length
-  const own = Math.max(0, spent.wall - spent.busy)
-  Object.assign(row.report.facts, {
-    steps,
-    'steps per second': (steps / Math.max(spent.wall, 0.001)).toFixed(2),
-    seed: o.seed,
-    'snapshots at the end': model.length,
-    ...counts,
-    'largest packs': bytes(Math.max(0, ...series.samples.map((s) => s.packBytes ?? 0))),
-    'peak memory of vykar': bytes(Math.max(0, ...series.samples.map((s) => s.vykarKiB)) * 1024),
-    'memory of this suite': bytes(Math.round(series.samples.at(-1)?.harnessKiB ?? 0) * 1024),
-    'time in vykar': duration(spent.vykar),
-    'share of this suite': `${((100 * own) / Math.max(own + spent.vykar, 0.001)).toFixed(1)} % of its and vykar’s time`,
-  })
 }
 
 const wants = ['vykar-server', 's3-server', 'sshd', 'sftp', 'rclone'] as const
@@ -444,7 +348,11 @@ await scenario(import.meta, { needs: [...standardNeeds, 'getfattr'], wants, opti
       try {
         await row.step('walk', () => goOn(walk, trace))
       } finally {
-        facts(walk)
+        Object.assign(
+          row.report.facts,
+          { seed: walkOptions.seed },
+          figuresOf(walk.series.samples, walk.counts, walk.spent),
+        )
         await walk.series.draw()
       }
       await row.step('drain', () => drain(walk))

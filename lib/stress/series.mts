@@ -3,6 +3,8 @@ import { appendFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { stringify } from 'csv-stringify/sync'
 import type { Run } from '../run.mts'
+import { bytes, duration } from '../terminal.mts'
+import type { Spent } from './steps.mts'
 
 /** One step. */
 export interface Sample {
@@ -115,5 +117,30 @@ export class Series {
     })
     writeFileSync(join(this.dir, `${this.name}.svg`), chart)
     this.run.report.charts.push({ title: `Steps on ${this.repo}`, file: `${this.name}.svg` })
+  }
+}
+
+/**
+ * The figures of a walk, for its row of the report.
+ * @param counts how often each kind of action was done
+ * @param spent what the steps took
+ */
+export function figuresOf(
+  samples: readonly Sample[],
+  counts: Record<string, number>,
+  spent: Spent,
+): Record<string, string | number> {
+  const steps = samples.length
+  const own = Math.max(0, spent.wall - spent.busy)
+  return {
+    steps,
+    'steps per second': (steps / Math.max(spent.wall, 0.001)).toFixed(2),
+    'snapshots at the end': samples.at(-1)?.snapshots ?? 0,
+    ...counts,
+    'largest packs': bytes(Math.max(0, ...samples.map((s) => s.packBytes ?? 0))),
+    'peak memory of vykar': bytes(Math.max(0, ...samples.map((s) => s.vykarKiB)) * 1024),
+    'memory of this suite': bytes(Math.round(samples.at(-1)?.harnessKiB ?? 0) * 1024),
+    'time in vykar': duration(spent.vykar),
+    'share of this suite': `${((100 * own) / Math.max(own + spent.vykar, 0.001)).toFixed(1)} % of its and vykar’s time`,
   }
 }

@@ -41,11 +41,13 @@ function rewrite({ path, size }: Entry, { random, fresh }: Hand): void {
   fs.closeSync(handle)
 }
 
-/** Puts a modification time back to the nanosecond, which utimes() of Node cannot. */
-function keepTime(path: string, change: () => void): void {
+/** Makes a change and puts the modification time back to the nanosecond, which utimes() of Node cannot. */
+export function keepTime(path: string, change: () => void): void {
   const at = fs.lstatSync(path, { bigint: true }).mtimeNs
   change()
-  execFileSync('touch', ['-d', `@${at / 10n ** 9n}.${String(at % 10n ** 9n).padStart(9, '0')}`, path])
+  const [age, second] = [at < 0n ? -at : at, 10n ** 9n]
+  const time = `${at < 0n ? '-' : ''}${age / second}.${String(age % second).padStart(9, '0')}`
+  execFileSync('touch', ['-d', `@${time}`, path])
 }
 
 const pick = <T,>(values: readonly T[], random: () => number) => values[Math.floor(random() * values.length)]!

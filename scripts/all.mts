@@ -18,7 +18,7 @@ import { byHand, verdictOfAll, writeResults } from '#lib/suite/results.mts'
 import { runTask, type SuiteRun, save } from '#lib/suite/runner.mts'
 import { choose, describeAll, profiles } from '#lib/suite/scenarios.mts'
 import { duration } from '#lib/terminal.mts'
-import { exitCodes, messageOf, UsageError, verdictOf } from '#lib/verdict.mts'
+import { exitCodes, messageOf, UsageError, type Verdict, verdictOf } from '#lib/verdict.mts'
 
 /** Options that are handed on to every scenario. */
 const handed = [
@@ -94,14 +94,20 @@ async function work(dir: string, run: SuiteRun, failFast: boolean): Promise<numb
     if (failFast && verdict === 'FAIL') break
   }
   await release()
-  const open = run.tasks.filter((task) => !task.result)
-  const verdict = verdictOfAll(run)
-  for (const task of run.tasks.filter((task) => task.result?.verdict === 'FAIL' || task.result?.verdict === 'BLOCKED'))
-    console.log(`again ${byHand(task)}`)
+  const of = (word?: Verdict) => run.tasks.filter((task) => task.result?.verdict === word)
+  for (const task of [...of('FAIL'), ...of('BLOCKED')]) console.log(`again ${byHand(task)}`)
   console.log(`report ${join(dir, 'report.md')}`)
-  console.log(
-    `${verdict} all ${open.length ? `${open.length} of ${run.tasks.length} were not run; go on with --resume ${run.runId}` : ''}`.trim(),
-  )
+  const total = run.tasks.length
+  const said = [
+    of('SKIPPED').length
+      ? `${of('SKIPPED').length} of ${total} SKIPPED: ${of('SKIPPED')
+          .map((task) => task.scenario)
+          .join(', ')}`
+      : '',
+    of().length ? `${of().length} of ${total} were not run; go on with --resume ${run.runId}` : '',
+  ]
+  const verdict = verdictOfAll(run)
+  console.log([verdict, 'all', said.filter(Boolean).join('; ')].filter(Boolean).join(' '))
   return stopped ? { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }[stopped as 'SIGINT'] : exitCodes[verdict]
 }
 

@@ -56,3 +56,10 @@ export class Terminal {
     if (this.live) process.stdout.write('\r\x1b[K')
   }
 }
+
+/** Lets `… | head` end the reader without ending this program: results are in files too. Other errors are thrown. */
+export function allowClosedPipe(): void {
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error
+  })
+}

@@ -17,7 +17,7 @@ import { newRunId } from '#lib/run.mts'
 import { byHand, verdictOfAll, writeResults } from '#lib/suite/results.mts'
 import { runTask, type SuiteRun, save } from '#lib/suite/runner.mts'
 import { choose, describeAll, profiles } from '#lib/suite/scenarios.mts'
-import { duration } from '#lib/terminal.mts'
+import { allowClosedPipe, duration } from '#lib/terminal.mts'
 import { exitCodes, messageOf, UsageError, type Verdict, verdictOf } from '#lib/verdict.mts'
 
 /** Options that are handed on to every scenario. */
@@ -111,6 +111,7 @@ async function work(dir: string, run: SuiteRun, failFast: boolean): Promise<numb
   return stopped ? { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }[stopped as 'SIGINT'] : exitCodes[verdict]
 }
 
+allowClosedPipe()
 try {
   const argv = process.argv.slice(2)
   const options = parseOptions(argv, specs, true)

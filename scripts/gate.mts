@@ -21,7 +21,7 @@ import { pack } from '#lib/suite/pack.mts'
 import { junitOfAll, reportOf } from '#lib/suite/results.mts'
 import { runTask, type SuiteRun, type Task } from '#lib/suite/runner.mts'
 import { choose, describeAll, type Entry, profiles } from '#lib/suite/scenarios.mts'
-import { duration } from '#lib/terminal.mts'
+import { allowClosedPipe, duration } from '#lib/terminal.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
 
 const specs = {
@@ -168,6 +168,7 @@ for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
   process.on(name, () => {
     stopped ??= name
   })
+allowClosedPipe()
 try {
   const options = parseOptions(process.argv.slice(2), specs, true)
   if (options.help) console.log(`${headerOf(import.meta.filename)}\n\n${optionHelp(specs)}`)

@@ -21,7 +21,7 @@ import { collect, difference, merge, newest, pruneRuns, readReport } from '#lib/
 import { pack } from '#lib/suite/pack.mts'
 import { indexPage } from '#lib/suite/page.mts'
 import { scenarioNames } from '#lib/suite/scenarios.mts'
-import { bytes, duration } from '#lib/terminal.mts'
+import { allowClosedPipe, bytes, duration } from '#lib/terminal.mts'
 import { exitCodes, fold, messageOf, UsageError } from '#lib/verdict.mts'
 
 const specs = {
@@ -162,6 +162,7 @@ function expectPaths(command: string, paths: string[], count: number): void {
     throw new UsageError(`${command} takes ${count} argument${count === 1 ? '' : 's'}, not ${paths.length}`)
 }
 
+allowClosedPipe()
 try {
   const options = parseOptions(process.argv.slice(2), specs, true)
   const [command, ...paths] = options._

@@ -179,6 +179,13 @@ describe('all.mts', { skip: tools }, () => {
     assert.ok(json.left.some(({ scenario }: { scenario: string }) => scenario === 'backends/local'))
   })
 
+  test('a reader that goes away ends nothing', () => {
+    const line = `'${process.execPath}' ${argv('all', ['--list']).join(' ')} | head -1`
+    const done = spawnSync('bash', ['-c', `set -o pipefail; ${line}`], { encoding: 'utf8' })
+    assert.equal(done.stderr, '')
+    assert.equal(done.stdout, 'backends/local\n')
+  })
+
   test('bad input is one line and exit 2', () => {
     const box = sandbox()
     for (const [args, message] of [

@@ -17,7 +17,7 @@ import { $, type Output, scope, seconds, within } from '#lib/sh.mts'
 import { needSpace } from '#lib/space.mts'
 import { freshRepository, packBytes, standardNeeds } from '#lib/standard.mts'
 import { type Client, makeClients } from '#lib/stress/clients.mts'
-import { explained, noGrowth } from '#lib/stress/growth.mts'
+import { explained, liveKiB, noGrowth } from '#lib/stress/growth.mts'
 import { contents, manifest, sameAsWritten } from '#lib/stress/manifest.mts'
 import { disagreement, type Kept, survivors } from '#lib/stress/model.mts'
 import { figuresOf, type Sample, Series } from '#lib/stress/series.mts'
@@ -250,12 +250,15 @@ async function goOn(walk: Walk, trace: Trace | undefined): Promise<void> {
     : Number.POSITIVE_INFINITY
   const most = trace?.steps.length ?? run.options.iterations ?? (run.options.duration ? Number.POSITIVE_INFINITY : 200)
   const start = performance.now()
+  let live = 0
   for (let step = 1; step <= most && performance.now() < until; step++) {
     const actions = trace?.steps[step - 1] ?? plan(step, walk.model, o)
     const words = actions.map(described).join(', ')
     record(actions)
     try {
       const { value, commands, seconds: took } = await walkStep(step, walk.spent, () => stepOf(walk, step, actions))
+      // A collection takes a moment: one in ten steps is enough to see what grows.
+      if (step % 10 === 1) live = liveKiB()
       const vykarKiB = Math.max(0, ...commands.filter((c) => c.command.startsWith('vykar ')).map((c) => c.peakKiB ?? 0))
       series.add({
         step,
@@ -264,7 +267,7 @@ async function goOn(walk: Walk, trace: Trace | undefined): Promise<void> {
         snapshots: walk.model.length,
         ...value,
         vykarKiB,
-        harnessKiB: process.memoryUsage().rss / 1024,
+        harnessKiB: live,
       })
       if (value.explainedBytes !== undefined) noGrowth(series.samples)
       const rate = step / ((performance.now() - start) / 1000)
@@ -348,11 +351,7 @@ await scenario(import.meta, { needs: [...standardNeeds, 'getfattr'], wants, opti
       try {
         await row.step('walk', () => goOn(walk, trace))
       } finally {
-        Object.assign(
-          row.report.facts,
-          { seed: walkOptions.seed },
-          figuresOf(walk.series.samples, walk.counts, walk.spent),
-        )
+        Object.assign(row.report.facts, { seed: walkOptions.seed }, figuresOf(walk.series, walk.counts, walk.spent))
         await walk.series.draw()
       }
       await row.step('drain', () => drain(walk))

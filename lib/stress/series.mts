@@ -18,6 +18,7 @@ export interface Sample {
   explainedBytes: number | undefined
   /** The largest peak memory of the step's vykar commands. */
   vykarKiB: number
+  /** What this program holds, after a collection. */
   harnessKiB: number
 }
 const columns = [
@@ -34,9 +35,14 @@ const columns = [
 /** More marks than this are no chart. */
 const mostMarks = 1500
 
-/** The samples of one walk. */
+/** More samples than this are not held: a walk of days must not grow. */
+const mostHeld = 4000
+
+/** The samples of one walk. The CSV has all, memory holds all that follow a compact and, of a long walk, a share of the rest. */
 export class Series {
-  readonly samples: Sample[] = []
+  samples: Sample[] = []
+  /** Steps so far. */
+  steps = 0
   private readonly name: string
   private readonly dir: string
   constructor(
@@ -49,7 +55,10 @@ export class Series {
   }
 
   add(sample: Sample): void {
+    this.steps++
     this.samples.push(sample)
+    if (this.samples.length > mostHeld)
+      this.samples = this.samples.filter((held, i) => i % 2 === 0 || held.explainedBytes !== undefined)
     const cells = columns.map((column) => sample[column] ?? '')
     appendFileSync(join(this.dir, `${this.name}.csv`), stringify([cells]))
   }
@@ -82,7 +91,7 @@ export class Series {
     // Only now: the chart library takes 70 MiB, for which a walk of hours has no use.
     const { svgOf } = await import('../chart.mts')
     const chart = await svgOf({
-      title: `Stress on ${this.repo}: ${this.samples.length} steps`,
+      title: `Stress on ${this.repo}: ${this.steps} steps`,
       data: { values },
       resolve: { scale: { color: 'independent' } },
       vconcat: [
@@ -110,7 +119,10 @@ export class Series {
         {
           ...shape,
           title: 'Peak memory',
-          layer: [line('vykar', 'vykar', 'MiB', 'point'), line('this suite', 'harness', 'MiB', 'line')],
+          layer: [
+            line('vykar', 'vykar', 'MiB', 'point'),
+            line('this suite, after a collection', 'harness', 'MiB', 'line'),
+          ],
           resolve: { scale: { color: 'shared' } },
         },
       ],
@@ -126,11 +138,10 @@ export class Series {
  * @param spent what the steps took
  */
 export function figuresOf(
-  samples: readonly Sample[],
+  { samples, steps }: Series,
   counts: Record<string, number>,
   spent: Spent,
 ): Record<string, string | number> {
-  const steps = samples.length
   const own = Math.max(0, spent.wall - spent.busy)
   return {
     steps,

@@ -6,7 +6,9 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { liveKiB, noGrowth } from '#lib/stress/growth.mts'
 import { disagreement, type Kept, survivors } from '#lib/stress/model.mts'
+import type { Sample } from '#lib/stress/series.mts'
 import { change, keepTime } from '#lib/stress/source.mts'
 import { grows, trend } from '#lib/stress/trend.mts'
 import { defaultWeights, parseWeights, plan, type WalkOptions } from '#lib/stress/walk.mts'
@@ -277,6 +279,47 @@ describe('trends', () => {
       ),
       undefined,
     )
+  })
+})
+
+describe('growth in a walk', () => {
+  const samples = (over: (i: number) => Partial<Sample>) =>
+    Array.from(
+      { length: 400 },
+      (_, i): Sample => ({
+        step: i + 1,
+        action: '1 backup',
+        seconds: 1,
+        snapshots: 4,
+        packBytes: 100 * 2 ** 20,
+        explainedBytes: i % 10 ? undefined : 99 * 2 ** 20,
+        vykarKiB: 70_000 + 500 * (i % 3),
+        harnessKiB: 20_000 + 2000 * (i % 5),
+        ...over(i),
+      }),
+    )
+
+  test('what is flat, or noisy, is none', () => noGrowth(samples(() => ({}))))
+
+  test('the repository beyond its content, vykar’s memory and the suite’s own are told apart', () => {
+    assert.throws(
+      () => noGrowth(samples((i) => ({ packBytes: (100 + i / 10) * 2 ** 20 }))),
+      /the repository grows by .* a step/,
+    )
+    assert.throws(() => noGrowth(samples((i) => ({ vykarKiB: 70_000 + 200 * i }))), /memory of vykar backup grows/)
+    assert.throws(() => noGrowth(samples((i) => ({ harnessKiB: 20_000 + 60 * i }))), /memory of this suite grows/)
+    // More retained data is no leak.
+    noGrowth(
+      samples((i) => ({ packBytes: (100 + i) * 2 ** 20, ...(i % 10 ? {} : { explainedBytes: (99 + i) * 2 ** 20 }) })),
+    )
+  })
+
+  test('what a collection leaves counts, garbage does not', () => {
+    const before = liveKiB()
+    for (let i = 0; i < 50; i++) Array.from({ length: 100_000 }, () => ({ i }))
+    assert.ok(liveKiB() - before < 4096)
+    const held = Array.from({ length: 400_000 }, (_, i) => ({ i }))
+    assert.ok(liveKiB() - before > 4096, String(held.length))
   })
 })
 

@@ -93,7 +93,7 @@ export class Series {
     const chart = await svgOf({
       title: `Stress on ${this.repo}: ${this.steps} steps`,
       data: { values },
-      resolve: { scale: { color: 'independent' } },
+      resolve: { scale: { color: 'independent', shape: 'independent' } },
       vconcat: [
         {
           ...shape,

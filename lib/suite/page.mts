@@ -91,13 +91,14 @@ function matrix(runs: ReadonlyMap<string, { now: Stored; before: Stored | undefi
     })
     return [
       `<a href="${escaped(link(now.dir))}/report.md">${escaped(scenario)}</a>`,
+      badge(now.report.verdict),
       ...cells,
       escaped(duration(now.report.seconds)),
       escaped(now.report.versions.vykar ?? ''),
       escaped(now.report.started.slice(0, 16).replace('T', ' ')),
     ]
   })
-  return tableOf(['scenario', ...matrixOrder, 'took', 'vykar', 'run (UTC)'], rows)
+  return tableOf(['scenario', 'verdict', ...matrixOrder, 'took', 'vykar', 'run (UTC)'], rows)
 }
 
 function sentence(runs: readonly Stored[], missing: number): string {

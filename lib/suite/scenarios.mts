@@ -109,6 +109,7 @@ export const profiles: Record<string, Fixed[]> = {
     ['containers/podman', 20, ['--strict-gaps']],
     ['filesystems/btrfs', 15, ['--strict-gaps']],
     ['filesystems/zfs', 15, ['--strict-gaps']],
+    ['filesystems/vm-image', 30, ['--image-gib', '3', '--packages', 'htop jq,git python3', '--strict-gaps'], quick],
     ['stress', 15, ['--duration', '10m', '--strict-gaps'], quick],
   ],
   soak: [

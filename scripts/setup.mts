@@ -67,7 +67,18 @@ function packages(chosen: string[], dry: boolean): Outcome {
   if (dry) return [0, what]
   if (process.getuid?.() !== 0 && !canSudo())
     return [77, `${what}: neither root nor passwordless sudo: run that as root; what needs it is skipped until then`]
-  aptInstall(missing.map((tool) => (tools[tool.name as ToolName] as { apt?: string }).apt ?? tool.name))
+  const names = [...new Set(missing.map((tool) => (tools[tool.name as ToolName] as { apt?: string }).apt ?? tool.name))]
+  try {
+    aptInstall(names)
+  } catch {
+    // One package that cannot be had must not keep the others away.
+    for (const name of names)
+      try {
+        aptInstall([name])
+      } catch (error) {
+        console.error(`setup: ${name}: ${messageOf(error)}`)
+      }
+  }
   for (const unit of missing.flatMap((tool) => services[tool.name as ToolName] ?? []))
     spawnSync('systemctl', ['disable', '--now', unit], { stdio: 'ignore' })
   const left = missing.filter((tool) => !find(tool.name as ToolName).path).map((tool) => tool.name)

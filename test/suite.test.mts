@@ -2,7 +2,17 @@
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -573,6 +583,25 @@ describe('setup.mts', () => {
     assert.equal(done.code, 1, done.out)
     assert.match(done.out, /^setup: corpus-local +FAILED .*not a directory/m)
     assert.match(done.out, /^setup: corpus-remote +ok +made/m)
+  })
+
+  test('a package that cannot be had keeps no other away, and is named', () => {
+    const box = sandbox()
+    // A machine without rsync and attr, on which apt-get has all but attr.
+    const bin = join(box.dir, 'bin')
+    mkdirSync(bin)
+    const have = `mkdir -p ${bin} && printf '#!/bin/sh\\n' > ${bin}/rsync && chmod +x ${bin}/rsync`
+    const lack = `case "$*" in *attr*) exit 100 ;; *rsync*) ${have} ;; esac`
+    writeFileSync(join(bin, 'apt-get'), `#!/bin/sh\n${lack}\nexit 0\n`, { mode: 0o755 })
+    writeFileSync(join(bin, 'sudo'), '#!/bin/sh\n[ "$1" = -n ] && shift\nexec "$@"\n', { mode: 0o755 })
+    for (const name of ['node', 'sh', 'env', 'mkdir', 'printf', 'chmod', 'cat', 'true'])
+      symlinkSync(name === 'node' ? process.execPath : which(name)!, join(bin, name))
+    const done = spawnSync(process.execPath, argv('setup', ['local', '--packages-only']), {
+      encoding: 'utf8',
+      env: { ...cleanEnv(box), PATH: bin },
+    })
+    assert.equal(done.status, 1, done.stdout + done.stderr)
+    assert.match(done.stdout, /^setup: packages +FAILED +still missing: (?!.*rsync).*setfattr/m)
   })
 
   test('a version that is not there is named; an unknown area too', { skip: tools }, () => {

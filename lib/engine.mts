@@ -127,7 +127,7 @@ export interface ContainerSpec {
 }
 
 /** The image that test/images/build made, as this engine names it; undefined where there is none. */
-function builtImage(engine: string, build: string): string | undefined {
+export function builtImage(engine: string, build: string): string | undefined {
   const { stdout } = quietly(engine, 'images', '--format', '{{.Repository}}:{{.Tag}}')
   return new RegExp(`^(?:localhost/)?(vykar-e2e/${build}:\\S+)$`, 'm').exec(stdout ?? '')?.[1]
 }

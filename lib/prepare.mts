@@ -22,13 +22,16 @@ import { Mismatch, Skipped, UsageError } from './verdict.mts'
 /** The clone this code lives in. */
 export const root = resolve(import.meta.dirname, '..')
 
-/** The words that run a generator of data-gen/ with this clone's tsx, from any directory. */
-export const dataGen = (name: string): string[] => [
+/** The words that run a file of this clone with its tsx, from any directory: `data-gen/corpus`, `scripts/stress`. */
+export const tsxWords = (file: string): string[] => [
   process.execPath,
   '--import',
   join(root, 'node_modules/tsx/dist/loader.mjs'),
-  join(root, 'data-gen', `${name}.mts`),
+  join(root, `${file}.mts`),
 ]
+
+/** The words that run a generator of data-gen/. */
+export const dataGen = (name: string): string[] => tsxWords(`data-gen/${name}`)
 
 /** Options that every scenario takes. */
 export const commonOptions = {

@@ -55,7 +55,8 @@ export interface RunReport {
   harness: { seconds: number; peakKiB: number }
 }
 
-const xml = (text: string) =>
+/** Text as XML and HTML have it, in an attribute too. */
+export const xml = (text: string): string =>
   text
     .replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c]!)
     // biome-ignore lint/suspicious/noControlCharactersInRegex: XML 1.0 has no way to write them

@@ -16,7 +16,7 @@ import { pointTo } from '#lib/report.mts'
 import { newRunId } from '#lib/run.mts'
 import { byHand, verdictOfAll, writeResults } from '#lib/suite/results.mts'
 import { runTask, type SuiteRun, save } from '#lib/suite/runner.mts'
-import { choose, describeAll, profiles } from '#lib/suite/scenarios.mts'
+import { callOf, choose, describeAll, profiles } from '#lib/suite/scenarios.mts'
 import { allowClosedPipe, duration } from '#lib/terminal.mts'
 import { exitCodes, messageOf, UsageError, type Verdict, verdictOf } from '#lib/verdict.mts'
 
@@ -124,7 +124,11 @@ try {
   } else {
     const choice = choose(await describeAll(), options._, options.profile, options.repo, handedOn(argv))
     if (options.json) console.log(JSON.stringify(choice, null, 2))
-    else if (options.list) for (const { scenario, args } of choice.entries) console.log([scenario, ...args].join(' '))
+    else if (options.list) for (const { scenario, args } of choice.entries) console.log(callOf(scenario, args))
+    else if (!choice.entries.length)
+      throw new UsageError(
+        `nothing is to be run: ${choice.left.map(({ scenario, why }) => `${scenario}: ${why}`).join('; ')}`,
+      )
     else {
       const runId = newRunId()
       const dir = join(all, runId)

@@ -126,7 +126,10 @@ async function gate(options: Options): Promise<number> {
   const sample = options.sample ? ['--sample', resolve(options.sample)] : []
   const common = ['--runtime', runtime, '--seed', String(options.seed), ...sample]
   const { entries, left } = choose(await describeAll(), options._, options.profile, options.repo, common)
+  if (!entries.length)
+    throw new UsageError('nothing is to be run: no scenario of the profile has one of these repositories')
   const runId = newRunId()
+  const started = new Date().toISOString()
   const dir = join(runtime, 'reports/gate', runId)
   mkdirSync(dir, { recursive: true })
   const { pairs, tasks } = await scenarios(dir, entries, builds, options.seed)
@@ -146,7 +149,7 @@ async function gate(options: Options): Promise<number> {
     schema: 'vykar-e2e/all/1',
     runId,
     profile: options.profile,
-    started: new Date().toISOString(),
+    started,
     tasks,
     left,
   }

@@ -20,7 +20,7 @@ import { headerOf } from '#lib/prepare.mts'
 import { collect, difference, merge, newest, pruneRuns, readReport } from '#lib/suite/collect.mts'
 import { pack } from '#lib/suite/pack.mts'
 import { indexPage } from '#lib/suite/page.mts'
-import { scenarioNames } from '#lib/suite/scenarios.mts'
+import { callOf, scenarioNames } from '#lib/suite/scenarios.mts'
 import { allowClosedPipe, bytes, duration } from '#lib/terminal.mts'
 import { exitCodes, fold, messageOf, UsageError } from '#lib/verdict.mts'
 
@@ -102,9 +102,7 @@ function mergeAll(runtime: string, dirs: string[], expected: string | undefined)
   const done = collect(runtime)
   const lines = expected ? readFileSync(expected, 'utf8').split('\n').filter(Boolean) : []
   const ended = (line: string) =>
-    done.some(
-      ({ report }) => `${[report.scenario, ...report.argv].join(' ')} `.startsWith(`${line} `) && report.seconds > 0,
-    )
+    done.some(({ report }) => `${callOf(report.scenario, report.argv)} `.startsWith(`${line} `) && report.seconds > 0)
   const missing = lines.filter((line) => !ended(line))
   for (const line of missing) console.log(`again ./e2e ${line}`)
   console.log(`report ${index(runtime)}`)

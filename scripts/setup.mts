@@ -12,6 +12,7 @@ import { randomBytes } from 'node:crypto'
 import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
+import { builtImage } from '#lib/engine.mts'
 import { aptInstall, aptLine, canSudo, find, type ToolName, tools, vykarInstall } from '#lib/host.mts'
 import { nearest, optionHelp, parseOptions, type Values } from '#lib/options.mts'
 import { dataGen, headerOf, root } from '#lib/prepare.mts'
@@ -93,8 +94,8 @@ const images = { 'debian:stable-slim': 'base', 'postgres:16': 'postgres', 'maria
 function image(engine: string, name: string, kind: string): Outcome {
   const ask = (...words: string[]) => spawnSync(engine, words, { encoding: 'utf8', timeout: 900_000 })
   if (ask('image', 'inspect', name).status === 0) return [0, `${engine} has ${name}`]
-  const built = ask('images', '--format', '{{.Repository}}:{{.Tag}}').stdout ?? ''
-  if (built.includes(`vykar-e2e/${kind}:`)) return [0, `${engine} has vykar-e2e/${kind}, built from Debian packages`]
+  const built = builtImage(engine, kind)
+  if (built) return [0, `${engine} has ${built}, built from Debian packages`]
   if (ask('pull', name).status === 0) return [0, `${engine} pulled ${name}`]
   const made = spawnSync(join(root, 'test/images/build'), [kind, engine], { encoding: 'utf8' })
   return made.status === 0
@@ -150,11 +151,10 @@ function corpus(name: string, gib: number, dry: boolean): Outcome {
 
 /** vykar and its server: found, or fetched by the installer that its documentation names. */
 function vykar(version: string | undefined, dry: boolean): Outcome {
-  const install = () => spawnSync('sh', ['-c', vykarInstall], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
   let found = find('vykar')
   if (!found.path && dry) return [0, `would run ${vykarInstall}`]
   if (!found.path) {
-    const done = install()
+    const done = spawnSync('sh', ['-c', vykarInstall], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
     found = find('vykar')
     const why = done.stderr.trim().split('\n').at(-1) || `exit ${done.status}`
     if (!found.path)

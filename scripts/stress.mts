@@ -7,16 +7,14 @@
 import { join } from 'node:path'
 import { sleep } from 'zx'
 import { background } from '#lib/background.mts'
-import { localDir } from '#lib/config.mts'
 import { root } from '#lib/prepare.mts'
 import { nothingHeld } from '#lib/repository.mts'
 import { type Row, rowScope } from '#lib/row.mts'
 import { type ScenarioRun, scenario } from '#lib/run.mts'
 import { startServices } from '#lib/services/start.mts'
 import { $, type Output, scope, seconds, within } from '#lib/sh.mts'
-import { needSpace } from '#lib/space.mts'
 import { freshRepository, packBytes, standardNeeds } from '#lib/standard.mts'
-import { type Client, makeClients } from '#lib/stress/clients.mts'
+import { type Client, makeClients, needWalkSpace } from '#lib/stress/clients.mts'
 import { explained, liveKiB, noGrowth } from '#lib/stress/growth.mts'
 import { contents, manifest, sameAsWritten } from '#lib/stress/manifest.mts'
 import { disagreement, type Kept, survivors } from '#lib/stress/model.mts'
@@ -76,6 +74,14 @@ interface Walk {
   counts: Record<string, number>
 }
 
+/** What was done, or happened, once more. */
+function count({ counts }: Walk, what: string): void {
+  counts[what] = (counts[what] ?? 0) + 1
+}
+
+/** The exit codes that are right: alone 0 only, and beside another client 1 too, which must then be a refusal. */
+const expected = (alone: boolean) => (alone ? [0] : [0, 1])
+
 /** The snapshot that a backup says it made, with the manifest of its source. */
 async function remember(
   walk: Walk,
@@ -89,10 +95,10 @@ async function remember(
   walk.model.push({ serial, id, label: client.label, files, hour: '', manifest: stem })
 }
 
-async function backup(walk: Walk, client: Client, serial: string, beside: boolean): Promise<Output> {
+async function backup(walk: Walk, client: Client, serial: string, alone: boolean): Promise<Output> {
   const done = await $({
     limit: '3600s',
-    expect: beside ? [0, 1] : [0],
+    expect: expected(alone),
     out: 'backup.out',
   })`vykar --config ${client.config} backup -R ${walk.repo}`
   if (done.code === 1) return done.complained(refusal)
@@ -120,9 +126,11 @@ async function interrupt(walk: Walk, client: Client, serial: string, moment: num
     (s) => s.label === client.label && !walk.model.some((kept) => kept.id === s.id),
   )
   if (rc === 0 && !late) throw new Mismatch('the interrupted backup exited 0, but list shows no snapshot of it')
-  walk.counts['interrupted, came too late'] = (walk.counts['interrupted, came too late'] ?? 0) + (late ? 1 : 0)
-  if (late) await remember(walk, client, serial, late)
-  await backup(walk, client, `${serial}-resumed`, false)
+  if (late) {
+    count(walk, 'interrupted, came too late')
+    await remember(walk, client, serial, late)
+  }
+  await backup(walk, client, `${serial}-resumed`, true)
 }
 
 async function restore(walk: Walk, client: Client, { manifest: stem, id }: Kept): Promise<void> {
@@ -138,7 +146,7 @@ async function check(walk: Walk, client: Client, alone: boolean, ...flags: strin
   await dropCaches(walk)
   const done = await $({
     limit: '3600s',
-    expect: alone ? [0] : [0, 1],
+    expect: expected(alone),
     out: 'check.out',
   })`vykar --config ${client.config} check -R ${walk.repo} ${flags}`
   if (done.code === 1) return done.complained(refusal)
@@ -153,7 +161,7 @@ async function check(walk: Walk, client: Client, alone: boolean, ...flags: strin
 
 /** Snapshots that the model must forget, unless the removal was refused. */
 async function remove(walk: Walk, client: Client, { target, policy }: Action, alone: boolean): Promise<Output> {
-  const expect = alone ? [0] : [0, 1]
+  const expect = expected(alone)
   const gone = walk.model.find((kept) => kept.serial === target)
   const rules = Object.entries(policy ?? {}).map(([name, n]) => `  ${name}: ${n}`)
   const done = gone
@@ -171,7 +179,7 @@ async function compact(walk: Walk, client: Client, threshold: number | undefined
   const flags = threshold === undefined ? [] : ['--threshold', String(threshold)]
   const done = await $({
     limit: '1800s',
-    expect: alone ? [0] : [0, 1],
+    expect: expected(alone),
     out: 'compact.out',
   })`vykar --config ${client.config} compact -R ${walk.repo} ${flags}`
   if (done.code === 1) return done.complained(refusal)
@@ -190,11 +198,14 @@ async function act(walk: Walk, step: number, action: Action, alone: boolean): Pr
   const serial = `${step}.${action.client}`
   const kept = walk.model.find((snapshot) => snapshot.serial === action.target)
   const { kind } = action
-  walk.counts[kind] = (walk.counts[kind] ?? 0) + 1
   // In a replay an interrupt may come earlier or later than it did: then a target of the trace may not be there.
-  if (action.target && !kept) return true
+  if (action.target && !kept) {
+    count(walk, 'left out in the replay')
+    return true
+  }
+  count(walk, kind)
   const done = await within({ ...scope(), dir: client.dir }, async (): Promise<Output | undefined> => {
-    if (kind === 'backup') return backup(walk, client, serial, !alone)
+    if (kind === 'backup') return backup(walk, client, serial, alone)
     if (kind === 'restore') await restore(walk, client, kept!)
     else if (kind === 'interrupt') await interrupt(walk, client, serial, action.moment!)
     else if (kind === 'list') await $({ limit: '10m' })`vykar --config ${client.config} list -R ${walk.repo} --last 5`
@@ -207,8 +218,7 @@ async function act(walk: Walk, step: number, action: Action, alone: boolean): Pr
     return undefined
   })
   if (done?.code !== 1) return true
-  walk.counts[`${kind}, refused beside another client`] =
-    (walk.counts[`${kind}, refused beside another client`] ?? 0) + 1
+  count(walk, `${kind}, refused beside another client`)
   return false
 }
 
@@ -260,15 +270,8 @@ async function goOn(walk: Walk, trace: Trace | undefined): Promise<void> {
       // A collection takes a moment: one in ten steps is enough to see what grows.
       if (step % 10 === 1) live = liveKiB()
       const vykarKiB = Math.max(0, ...commands.filter((c) => c.command.startsWith('vykar ')).map((c) => c.peakKiB ?? 0))
-      series.add({
-        step,
-        action: words,
-        seconds: took,
-        snapshots: walk.model.length,
-        ...value,
-        vykarKiB,
-        harnessKiB: live,
-      })
+      const figures = { seconds: took, snapshots: walk.model.length, ...value, vykarKiB, harnessKiB: live }
+      series.add({ step, action: words, ...figures })
       if (value.explainedBytes !== undefined) noGrowth(series.samples)
       const rate = step / ((performance.now() - start) / 1000)
       const size = value.packBytes === undefined ? '' : `, ${bytes(value.packBytes)}`
@@ -319,17 +322,7 @@ await scenario(import.meta, { needs: [...standardNeeds, 'getfattr'], wants, opti
   if (trace && !run.repos.includes(trace.repo))
     throw new UsageError(`--replay: the walk was on ${trace.repo}, which --repo leaves out`)
   const repos = trace ? [trace.repo] : run.repos
-  // Sources, what they change by, and what has not been compacted yet; a restored tree for each client.
-  const size = walkOptions.concurrency * walkOptions.corpusGib * 2 ** 30
-  const dirs = [
-    run.runtime,
-    ...run.repos.map((label) => localDir(run.plan.sample.repository(label).url)).filter((dir) => dir !== undefined),
-  ]
-  needSpace(
-    dirs.map((dir) => ({ dir, bytes: size * 4 })),
-    `${walkOptions.concurrency} sources of ${walkOptions.corpusGib} GiB`,
-    'take a smaller --corpus-gib',
-  )
+  needWalkSpace(run, walkOptions)
   await run.step('servers', () => startServices(run))
 
   for (const repo of repos)

@@ -25,7 +25,7 @@ import { pack } from '#lib/suite/pack.mts'
 import { indexPage } from '#lib/suite/page.mts'
 import { junitOfAll, verdictOfAll } from '#lib/suite/results.mts'
 import { resultOf, runTask, type SuiteRun, type Task } from '#lib/suite/runner.mts'
-import { choose, type Description, describeAll, profiles, scenarioNames } from '#lib/suite/scenarios.mts'
+import { callOf, choose, type Description, describeAll, profiles, scenarioNames } from '#lib/suite/scenarios.mts'
 import type { Verdict } from '#lib/verdict.mts'
 import {
   cleanEnv,
@@ -203,6 +203,7 @@ describe('all.mts', { skip: tools }, () => {
       [['--profile', 'smok'], /did you mean smoke/],
       [['--repo', 'nosuch', 'backends'], /--repo nosuch: not one of/],
       [['--resume', 'nosuch'], /no such run/],
+      [['backends/s3', '--repo', 'local'], /nothing is to be run: backends\/s3: none of its repositories \(s3\)/],
       [['--sabotage', 'x'], /unknown option/],
     ] as const) {
       const done = tool(box, 'all', ...args)
@@ -223,6 +224,13 @@ describe('profiles', () => {
         assert.equal(asked.status, 0, `${name} ${scenario} ${args}: ${asked.stderr}`)
       }
     }
+  })
+
+  test('a call can be pasted into a shell, whatever its words are', () => {
+    const args = ['--repo', 'local,rest', '--packages', 'htop jq,git', '--source', "/a'b $HOME"]
+    assert.match(callOf('stress', args), /^stress --repo local,rest --packages 'htop jq,git' --source /)
+    const read = spawnSync('bash', ['-c', `printf '%s\\n' ${callOf('stress', args)}`], { encoding: 'utf8' })
+    assert.deepEqual(read.stdout.trimEnd().split('\n'), ['stress', ...args])
   })
 
   test('a folder is all below it; what has none of the repositories is left out, with the reason', () => {
@@ -351,6 +359,12 @@ describe('report.mts', () => {
     assert.ok(html.indexOf('<h2>Not tested') < html.indexOf('<h2>Scenarios and'))
   })
 
+  test('a report of the first versions, without its command line, is read too', () => {
+    const { argv: _, ...old } = bad
+    const html = indexPage(collect(runtimeWith(old as RunReport)), scenarioNames(), scratch)
+    assert.match(html, /Again: <code>\.\/e2e backends\/local<\/code>/)
+  })
+
   test('a run of the stand-in counts as not tested', () => {
     const demo = report({ verdict: 'DEMO', standin: true }, [{ verdict: 'DEMO' }])
     assert.match(indexPage(collect(runtimeWith(demo)), ['backends/local'], scratch), /ran with the stand-in/)
@@ -390,6 +404,11 @@ describe('report.mts', () => {
     // stress was begun on a host that died: its report stands at the FAIL it began with.
     assert.match(done.out, /^again \.\/e2e stress$/m)
     assert.doesNotMatch(done.out, /^again \.\/e2e backends\/local$/m)
+    // What a word with a space was called with is found too.
+    const spaced = runtimeWith(report({ scenario: 'filesystems/vm-image', argv: ['--packages', 'htop jq'] }))
+    writeFileSync(expected, "filesystems/vm-image --packages 'htop jq'\n")
+    const found = tool(sandbox(), 'report', 'merge', spaced, '--runtime', runtimeWith(), '--expected', expected)
+    assert.equal(found.last, 'PASS merged 1 reports')
     // Nothing is missing, but what is there failed.
     assert.equal(tool(sandbox(), 'report', 'merge', two, '--runtime', into).last, 'FAIL merged 0 reports')
     assert.equal(tool(sandbox(), 'report', 'merge', one, '--runtime', runtimeWith()).last, 'PASS merged 1 reports')

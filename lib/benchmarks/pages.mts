@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { stringify } from 'csv-stringify/sync'
 import type { TopLevelSpec } from 'vega-lite'
 import { palette, pngOf, svgOf } from '../chart.mts'
+import { xml } from '../report.mts'
 import type { Summary } from '../stats.mts'
 import { bytes } from '../terminal.mts'
 import { type Benchmark, type Figures, ratioText } from './summary.mts'
@@ -143,8 +144,6 @@ function methodOf(b: Benchmark): string[] {
   ]
 }
 
-const escaped = (text: string) => text.replace(/[&<>]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })[c]!)
-
 /**
  * Writes all outputs into a directory.
  * @returns the path of the page
@@ -177,22 +176,22 @@ export async function writeBenchmark(dir: string, b: Benchmark): Promise<string>
     facts.map(([name, value]) => `- ${name}: ${value}`).join('\n'),
   ]
   writeFileSync(join(reports, 'summary.md'), `${markdown.join('\n\n')}\n`)
-  const cell = (kind: string) => (text: string) => `<${kind}>${escaped(text)}</${kind}>`
+  const cell = (kind: string) => (text: string) => `<${kind}>${xml(text)}</${kind}>`
   const page = join(reports, 'index.html')
   writeFileSync(
     page,
     `<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Benchmark ${escaped(b.started)}</title>
+<title>Benchmark ${xml(b.started)}</title>
 <style>
 :root { color-scheme: light dark }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
 figure, .wide { overflow-x: auto; margin: 1rem 0 } svg { background: white; max-width: none }
 table { border-collapse: collapse; font-size: 13px } th, td { padding: .2rem .6rem; text-align: left; border-bottom: 1px solid #8886; white-space: nowrap }
 </style>
-<h1>Benchmark of ${escaped(b.started)}</h1>
+<h1>Benchmark of ${xml(b.started)}</h1>
 <ul>${methodOf(b)
-      .map((text) => `<li>${escaped(text)}`)
+      .map((text) => `<li>${xml(text)}`)
       .join('\n')}</ul>
 ${charts.map((svg) => `<figure>${svg}</figure>`).join('\n')}
 <div class="wide"><table><tr>${table[0]!.map(cell('th')).join('')}</tr>
@@ -202,7 +201,7 @@ ${table
   .join('\n')}
 </table></div>
 <h2>Where and what</h2>
-<ul>${facts.map(([name, value]) => `<li>${escaped(name)}: ${escaped(value)}`).join('\n')}</ul>
+<ul>${facts.map(([name, value]) => `<li>${xml(name)}: ${xml(value)}`).join('\n')}</ul>
 </html>
 `,
   )

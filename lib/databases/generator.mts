@@ -54,15 +54,20 @@ export interface Loader {
   size: () => Later<number>
 }
 
+/** What the writers of one table share. */
+interface Writing {
+  loader: Loader
+  client: Client
+  table: Table
+  /** The next block that nobody has taken; undefined when there is none. */
+  blocks: () => number | undefined
+  rows: (index: number) => Iterable<Cell[]>
+  /** Told of bytes that were written; negative where they were taken back. */
+  wrote: (count: number) => void
+}
+
 /** One writer: it is given blocks as long as there are any, and ends when the server has taken them all. */
-async function write(
-  loader: Loader,
-  client: Client,
-  table: Table,
-  blocks: () => number | undefined,
-  rows: (index: number) => Iterable<Cell[]>,
-  wrote: (count: number) => void,
-): Promise<void> {
+async function write({ loader, client, table, blocks, rows, wrote }: Writing): Promise<void> {
   if ('insert' in loader.rows) {
     for (let index = blocks(); index !== undefined; index = blocks())
       wrote(await loader.rows.insert(table, rows(index)))
@@ -107,14 +112,8 @@ const attempts = 5
  * One writer that begins again after a deadlock: two loads into an empty table both want it for themselves. Blocks are a
  * function of their number, so those that were taken back are written once more.
  */
-async function writeAll(
-  loader: Loader,
-  client: Client,
-  table: Table,
-  blocks: () => number | undefined,
-  rows: (index: number) => Iterable<Cell[]>,
-  wrote: (count: number) => void,
-): Promise<void> {
+async function writeAll(writing: Writing): Promise<void> {
+  const { blocks, wrote } = writing
   let again: number[] = []
   for (let attempt = 1; ; attempt++) {
     const taken: number[] = []
@@ -125,10 +124,11 @@ async function writeAll(
       return index
     }
     try {
-      return await write(loader, client, table, next, rows, (count) => {
+      const counted = (count: number) => {
         written += count
         wrote(count)
-      })
+      }
+      return await write({ ...writing, blocks: next, wrote: counted })
     } catch (error) {
       if (attempt === attempts || !deadlock.test(messageOf(error))) throw error
       wrote(-written)
@@ -179,7 +179,7 @@ async function generate(options: Values<typeof generatorOptions>, client: Client
       const blocks = () => (next * blockRows < plan[table] ? next++ : undefined)
       const rows = (index: number) => block(table, index, plan, first, loader.storage, options.seed)
       const writers = Array.from({ length: writersFor(wanted, options.jobs) }, () =>
-        writeAll(loader, client, table, blocks, rows, shown.add),
+        writeAll({ loader, client, table, blocks, rows, wrote: shown.add }),
       )
       const failed = (await Promise.allSettled(writers)).find((result) => result.status === 'rejected')
       if (failed) throw failed.reason

@@ -41,7 +41,7 @@ async function prepareImage(run: Run, disk: string, dir: string): Promise<void> 
       throw new Skipped(
         `the image has no kernel, initial RAM disk or qemu-guest-agent: --mutate boot needs ${bootPackages.join(', ')} in it`,
       )
-    await $`install -d -m 700 ${at}/root/.ssh && install -m 600 ${dir}/key.pub ${at}/root/.ssh/authorized_keys`
+    await $`chroot ${at} sh -c 'umask 077 && mkdir -p ~root/.ssh && cat > ~root/.ssh/authorized_keys' < ${dir}/key.pub`
     await $`ssh-keygen -A -f ${at}`
     await $`printf '[Match]\nName=en* eth*\n[Network]\nDHCP=yes\n' > ${at}/etc/systemd/network/all.network`
     await $`chroot ${at} systemctl enable systemd-networkd ssh`

@@ -2,9 +2,12 @@
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { diskUsage } from '../cleanup.mts'
+import { localDir } from '../config.mts'
 import { dataGen } from '../prepare.mts'
 import type { Row } from '../row.mts'
+import type { Run } from '../run.mts'
 import { $ } from '../sh.mts'
+import { needSpace } from '../space.mts'
 import type { WalkOptions } from './walk.mts'
 
 /** A machine that backs up to the repository: its directory, config, cache and source. */
@@ -34,4 +37,16 @@ export async function makeClients(row: Row, { concurrency, corpusGib, seed }: Wa
     clients.push({ label, dir, config, source, size: diskUsage(source), last: 1 })
   }
   return clients
+}
+
+/**
+ * The sources, what they change by, what has not been compacted yet, and a restored tree for each client: four times the
+ * sources, where the run works and where local repositories are.
+ * @throws UsageError where a disk has less
+ */
+export function needWalkSpace(run: Run, { concurrency, corpusGib }: WalkOptions): void {
+  const local = run.repos.map((label) => localDir(run.plan.sample.repository(label).url))
+  const dirs = [run.runtime, ...local.filter((dir) => dir !== undefined)]
+  const needs = dirs.map((dir) => ({ dir, bytes: concurrency * corpusGib * 2 ** 30 * 4 }))
+  needSpace(needs, `${concurrency} sources of ${corpusGib} GiB`, 'take a smaller --corpus-gib')
 }

@@ -25,7 +25,9 @@ export function readReport(path: string): Stored {
     existsSync(path) && statSync(path).isDirectory() ? join(path, 'report.json') : path.replace(/\.md$/, '.json')
   try {
     const report = JSON.parse(readFileSync(file, 'utf8')) as RunReport
-    if (report.schema === 'vykar-e2e/report/1') return { dir: dirname(file), report }
+    // Reports of the first versions do not have the command line.
+    if (report.schema === 'vykar-e2e/report/1')
+      return { dir: dirname(file), report: { ...report, argv: report.argv ?? [] } }
   } catch (error) {
     throw new UsageError(`${path}: no report: ${messageOf(error)}`)
   }
@@ -82,8 +84,7 @@ export function difference(a: RunReport, b: RunReport, threshold: number): RunDi
   const found: RunDifference = { verdicts: [], gaps: [], steps: [] }
   const rowsOf = (report: RunReport) => new Map(report.rows.map((row) => [rowName(row), row]))
   const [first, second] = [rowsOf(a), rowsOf(b)]
-  if (!first.size || !second.size || a.verdict !== b.verdict)
-    if (a.verdict !== b.verdict) found.verdicts.push({ row: 'run', from: a.verdict, to: b.verdict })
+  if (a.verdict !== b.verdict) found.verdicts.push({ row: 'run', from: a.verdict, to: b.verdict })
   for (const row of new Set([...first.keys(), ...second.keys()])) {
     const [x, y] = [first.get(row), second.get(row)]
     if (x?.verdict !== y?.verdict)

@@ -3,13 +3,13 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { relative } from 'node:path'
 import { matrixOrder } from '../config.mts'
-import type { RowReport, RunReport } from '../report.mts'
+import { type RowReport, xml } from '../report.mts'
 import { duration } from '../terminal.mts'
 import { fold, type Verdict } from '../verdict.mts'
 import { difference, newest, rowName, type Stored } from './collect.mts'
+import { byHand } from './results.mts'
 
-const escaped = (text: unknown) =>
-  String(text).replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c]!)
+const escaped = (text: unknown) => xml(String(text))
 const badge = (word: string) => `<b class="v ${escaped(word.toLowerCase().replace(/\W+/g, '-'))}">${escaped(word)}</b>`
 const tableOf = (head: string[], rows: string[][]) =>
   `<div class="wide"><table><thead><tr>${head.map((cell) => `<th>${escaped(cell)}</th>`).join('')}</tr></thead><tbody>\n${rows.map((row) => `<tr>${row.map((cell) => `<td>${cell}</td>`).join('')}</tr>`).join('\n')}\n</tbody></table></div>`
@@ -17,9 +17,6 @@ const words = (n: number, what: string) => `${n} ${what}${n === 1 ? '' : 's'}`
 
 /** The path to a report's directory, as the page links it. */
 type Link = (dir: string) => string
-
-/** The command that repeats a run. */
-export const again = ({ scenario, argv }: RunReport): string => ['./e2e', scenario, ...argv].join(' ')
 
 /** How many lines of a failing step's log are shown. */
 const logLines = 12
@@ -46,7 +43,7 @@ function failures(runs: readonly Stored[], link: Link): string[] {
       const log = step ? tail(step.log) : ''
       return `<article><h3>${badge(row.verdict)} ${escaped(report.scenario)} ${escaped(rowName(row))}</h3>
 <p>${escaped(row.reason)}</p>
-<p>Again: <code>${escaped(again(report))}</code></p>
+<p>Again: <code>${escaped(byHand({ scenario: report.scenario, args: report.argv }))}</code></p>
 ${row.kept.map((what) => `<p>Kept: <code>${escaped(what)}</code></p>`).join('')}
 ${log ? `<p>End of <code>${escaped(step!.log)}</code>:</p><pre>${escaped(log)}</pre>` : ''}
 <p><a href="${escaped(link(dir))}/report.md">report</a></p></article>`

@@ -5,10 +5,10 @@ import { junit, type RunReport, table } from '../report.mts'
 import { duration } from '../terminal.mts'
 import { fold, type Verdict } from '../verdict.mts'
 import type { SuiteRun, Task } from './runner.mts'
+import { callOf } from './scenarios.mts'
 
 /** The line that repeats a task by hand. */
-export const byHand = ({ scenario, args }: Pick<Task, 'scenario' | 'args'>): string =>
-  ['./e2e', scenario, ...args].join(' ')
+export const byHand = ({ scenario, args }: Pick<Task, 'scenario' | 'args'>): string => `./e2e ${callOf(scenario, args)}`
 
 /** The report that a task has written; undefined where it wrote none. */
 export function reportOf({ result }: Task): RunReport | undefined {

@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process'
 import { closeSync, existsSync, openSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { sleep } from 'zx'
-import { root } from '../prepare.mts'
+import { tsxWords } from '../prepare.mts'
 import { signal, startTime } from '../process.mts'
 import type { RunReport } from '../report.mts'
 import { exitCodes, type Verdict } from '../verdict.mts'
@@ -90,10 +90,9 @@ export async function runTask(task: Task, stop: () => boolean, stored: () => voi
     return resultOf(task, undefined)
   if (!known) {
     const out = openSync(task.output, 'w')
-    const tsx = join(root, 'node_modules/tsx/dist/loader.mjs')
-    const argv = ['--import', tsx, join(root, 'scripts', `${task.scenario}.mts`), ...task.args]
+    const [node, ...words] = tsxWords(`scripts/${task.scenario}`)
     // A session of its own: neither Ctrl-C nor the end of this program reaches it.
-    const child = spawn(process.execPath, argv, { stdio: ['ignore', out, out], detached: true })
+    const child = spawn(node!, [...words, ...task.args], { stdio: ['ignore', out, out], detached: true })
     closeSync(out)
     child.on('exit', (status, name) => {
       code = status ?? (name === 'SIGKILL' ? 137 : 143)

@@ -7,6 +7,7 @@ import { matrixOrder } from '../config.mts'
 import type { ToolName } from '../host.mts'
 import { nearest } from '../options.mts'
 import { root } from '../prepare.mts'
+import { quote } from '../transcript.mts'
 import { UsageError } from '../verdict.mts'
 
 /** What `--describe` prints. */
@@ -70,6 +71,10 @@ export interface Entry {
   args: string[]
   limit: number
 }
+
+/** A call as bash and `e2e` take it: `backends/local --repo local,rest`. */
+export const callOf = (scenario: string, args: readonly string[]): string =>
+  [scenario, ...args].map((word) => (/^[\w/.:=,@+-]+$/.test(word) ? word : quote(word))).join(' ')
 
 /** A scenario in a profile: its options, its repositories (all of its own unless told), minutes it may take. */
 type Fixed = [scenario: string, minutes: number, args?: string[], repos?: string[]]

@@ -6,13 +6,15 @@
 //
 // Writes OUT/snapshot-1, OUT/snapshot-2, OUT/manifest (type, mode, size, mtime and path of everything) and
 // OUT/corpus.json (what was asked for and made). The last lines are key=value.
-import { execFileSync } from 'node:child_process'
 import { createCipheriv, createHash } from 'node:crypto'
 import fs from 'node:fs'
 import { open } from 'node:fs/promises'
+import { homedir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
+import { ask, lastLine } from '#lib/ask.mts'
 import { which } from '#lib/host.mts'
 import { optionHelp, parseOptions } from '#lib/options.mts'
+import { isOurs, markOurs, removeOurs } from '#lib/ours.mts'
 import { headerOf } from '#lib/prepare.mts'
 import { seeded } from '#lib/random.mts'
 import { bytes } from '#lib/terminal.mts'
@@ -158,10 +160,14 @@ function setTime(path: string, random: () => number): void {
   fs.utimesSync(path, at, at)
 }
 
-const run = (program: string, ...args: string[]) => execFileSync(program, args, { stdio: ['ignore', 'ignore', 'pipe'] })
+/** Runs a program. Throws Error with its last line where it fails. */
+async function run(...words: string[]): Promise<void> {
+  const done = await ask(words, { seconds: 7200 })
+  if (done.code !== 0) throw new Error(`${words[0]}: ${lastLine(done.stderr) || `exit ${done.code}`}`)
+}
 
 /** The cases that backup tools get wrong. Needs setfattr and setfacl; owners, ACLs and capabilities need root. */
-function writeAwkward(top: string, key: Buffer): void {
+async function writeAwkward(top: string, key: Buffer): Promise<void> {
   const dir = join(top, 'awkward')
   const at = (name: string) => join(dir, name)
   fs.mkdirSync(dir, { recursive: true })
@@ -205,7 +211,7 @@ function writeAwkward(top: string, key: Buffer): void {
     ['mtime-2038', '2040-02-29 12:00:00 UTC'],
   ] as const) {
     put(name)
-    run('touch', '-d', date, at(name))
+    await run('touch', '-d', date, at(name))
   }
   put('sparse', '')
   fs.truncateSync(at('sparse'), 24 * MiB)
@@ -213,34 +219,34 @@ function writeAwkward(top: string, key: Buffer): void {
   fs.writeSync(handle, key, 0, 16, 12 * MiB)
   fs.closeSync(handle)
   put('xattr')
-  run('setfattr', '-n', 'user.vykar-e2e', '-v', 'a value', at('xattr'))
-  run('setfattr', '-n', 'user.binary', '-v', '0x00ff10', at('xattr'))
-  run('setfattr', '-n', 'user.on-dir', '-v', 'dir', at('empty-dir'))
+  await run('setfattr', '-n', 'user.vykar-e2e', '-v', 'a value', at('xattr'))
+  await run('setfattr', '-n', 'user.binary', '-v', '0x00ff10', at('xattr'))
+  await run('setfattr', '-n', 'user.on-dir', '-v', 'dir', at('empty-dir'))
   put('acl')
-  run('setfacl', '-m', 'u:12345:rw,g:54321:r', at('acl'))
-  if (process.getuid?.() !== 0) return settle(dir)
+  await run('setfacl', '-m', 'u:12345:rw,g:54321:r', at('acl'))
+  if (process.getuid?.() !== 0) return await settle(dir)
   put('owner')
   fs.chownSync(at('owner'), 12345, 54321)
   fs.lchownSync(at('links/dangling'), 12345, 54321)
   put('capability')
-  run('setcap', 'cap_net_bind_service=ep', at('capability'))
-  settle(dir)
+  await run('setcap', 'cap_net_bind_service=ep', at('capability'))
+  await settle(dir)
 }
 
 /** One modification time for all that has none of its own: repeatable, and twins differ in nothing but their inode. */
-function settle(dir: string): void {
-  run('find', dir, '!', '-name', 'mtime-*', '-exec', 'touch', '-h', '-d', '@1600000000.25', '{}', '+')
+async function settle(dir: string): Promise<void> {
+  await run('find', dir, '!', '-name', 'mtime-*', '-exec', 'touch', '-h', '-d', '@1600000000.25', '{}', '+')
 }
 
 /** snapshot-2: a copy in which a share of the files is rewritten, grown, cut, renamed or removed, and some are new. */
-function churn(
+async function churn(
   from: string,
   to: string,
   files: FilePlan[],
   percent: number,
   random: () => number,
-): Record<string, number> {
-  run('cp', '-a', '--reflink=auto', from, to)
+): Promise<Record<string, number>> {
+  await run('cp', '-a', '--reflink=auto', from, to)
   const counts = { rewritten: 0, appended: 0, truncated: 0, renamed: 0, removed: 0, added: 0 }
   const kinds = Object.keys(counts) as (keyof typeof counts)[]
   const wanted = Math.max(1, Math.round((files.length * percent) / 100))
@@ -273,22 +279,30 @@ function setDirectoryTimes(dir: string, random: () => number): void {
   setTime(dir, random)
 }
 
-/** Refuses what must not be written to or cannot hold the result; replaces an earlier corpus. */
-function takeDirectory(options: Options): string {
+/** Where the suite keeps what it knows to be its own. */
+const runtime = process.env.VYKAR_E2E_RUNTIME ?? join(homedir(), 'runtime')
+
+/**
+ * Refuses what must not be written to or cannot hold the result. An earlier corpus is replaced, if it carries the suite's mark;
+ * a new directory gets one.
+ */
+async function takeDirectory(options: Options): Promise<string> {
   if (!options.out) throw new UsageError('--out DIR is needed: the directory to make')
   const out = resolve(options.out)
   const exists = fs.existsSync(out)
   if (exists && !fs.statSync(out).isDirectory()) throw new UsageError(`--out ${out} is not a directory`)
-  const ours = ['snapshot-1', 'snapshot-2', 'manifest', 'manifest.sha256', marker]
-  const names = exists ? fs.readdirSync(out) : []
-  if (names.length && (!names.includes(marker) || names.some((name) => !ours.includes(name))))
+  const mine = exists && isOurs(runtime, out)
+  const own = ['snapshot-1', 'snapshot-2', 'manifest', 'manifest.sha256', marker]
+  const others = exists ? fs.readdirSync(out).filter((name) => !mine || !['.vykar-e2e', ...own].includes(name)) : []
+  if (others.length)
     throw new UsageError(`--out ${out} is not empty and was not made by this script: name another directory`)
   fs.mkdirSync(out, { recursive: true })
-  for (const name of ours) fs.rmSync(join(out, name), { recursive: true, force: true })
+  if (!mine) markOurs(runtime, [out])
+  for (const name of own) await removeOurs(runtime, join(out, name))
   const need = options.gib * 2 ** 30 * (options.churn > 0 ? 2 : 1)
   const { bavail, bsize } = fs.statfsSync(out)
   if (need * 1.05 > bavail * bsize) {
-    if (!exists) fs.rmdirSync(out)
+    if (!exists) await removeOurs(runtime, out)
     throw new UsageError(
       `--gib ${options.gib} needs ${bytes(need * 1.05)} in ${out}, which has ${bytes(bavail * bsize)} free`,
     )
@@ -297,6 +311,8 @@ function takeDirectory(options: Options): string {
 }
 
 async function main(options: Options): Promise<void> {
+  // The same tree whatever the caller's umask is.
+  process.umask(0o022)
   if (options.help) return console.log(`${headerOf(import.meta.filename)}\n\n${optionHelp(specs)}`)
   const lacking = options.plain
     ? []
@@ -309,7 +325,7 @@ async function main(options: Options): Promise<void> {
       `missing ${lacking.map(([name]) => name)}: apt-get install -y ${lacking.map(([, apt]) => apt).join(' ')}, or --plain`,
     )
   const start = performance.now()
-  const out = takeDirectory(options)
+  const out = await takeDirectory(options)
   // Half-made corpora carry the marker too, so that the next call may replace them.
   fs.writeFileSync(join(out, marker), '{"complete": false}\n')
   const key = createHash('sha256').update(`vykar-e2e corpus ${options.seed}`).digest().subarray(0, 16)
@@ -318,10 +334,10 @@ async function main(options: Options): Promise<void> {
   const [first, second] = [join(out, 'snapshot-1'), join(out, 'snapshot-2')]
   fs.mkdirSync(first)
   await writeFiles(first, files, key, textPool(random), random)
-  if (!options.plain) writeAwkward(first, key)
-  const changed = options.churn > 0 ? churn(first, second, files, options.churn, random) : {}
+  if (!options.plain) await writeAwkward(first, key)
+  const changed = options.churn > 0 ? await churn(first, second, files, options.churn, random) : {}
   for (const dir of [first, second]) if (fs.existsSync(dir)) setDirectoryTimes(dir, random)
-  run('sync', '-f', out)
+  await run('sync', '-f', out)
   const figures = {
     out,
     seed: options.seed,
@@ -336,12 +352,13 @@ async function main(options: Options): Promise<void> {
     seconds: Number(((performance.now() - start) / 1000).toFixed(2)),
   }
   const list = "find snapshot-* -printf '%y %m %s %T@ %p\\0' | sort -z > manifest"
-  execFileSync('bash', ['-c', list], { cwd: out })
+  await run('bash', '-c', `cd "$0" && ${list}`, out)
   if (options.sha256)
-    execFileSync(
+    await run(
       'bash',
-      ['-c', 'find snapshot-* -type f -print0 | sort -z | xargs -0 -r sha256sum > manifest.sha256'],
-      { cwd: out },
+      '-c',
+      'cd "$0" && find snapshot-* -type f -print0 | sort -z | xargs -0 -r sha256sum > manifest.sha256',
+      out,
     )
   fs.writeFileSync(join(out, marker), `${JSON.stringify({ complete: true, ...figures }, null, 2)}\n`)
   for (const [name, value] of Object.entries(figures)) console.log(`${name}=${value}`)

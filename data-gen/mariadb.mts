@@ -7,20 +7,10 @@
 //
 // Makes the database vykar_maria_test, which must not be there (unless --append). The last lines are key=value.
 import { createHash } from 'node:crypto'
-import { ask, clientOf } from '#lib/databases/client.mts'
-import { generatorMain, type Loader } from '#lib/databases/generator.mts'
-import {
-  type Cell,
-  type Column,
-  references,
-  type Storage,
-  type Table,
-  tableNames,
-  tables,
-} from '#lib/databases/shop.mts'
 import { UsageError } from '#lib/verdict.mts'
-
-const database = 'vykar_maria_test'
+import { ask, clientOf } from './client.mts'
+import { generatorMain, type Loader } from './generator.mts'
+import { type Cell, type Column, references, type Storage, type Table, tableNames, tables } from './shop.mts'
 
 /**
  * A BLOB that does not fit its row is stored in pages of 16 KiB of its own, each with 16330 bytes of it (the file header
@@ -59,46 +49,47 @@ function encode(_: Table, rows: Iterable<Cell[]>): Buffer {
   return Buffer.concat(parts)
 }
 
-await generatorMain(import.meta, (options) => {
-  const client = clientOf('mariadb', options)
+await generatorMain(import.meta, async (options) => {
+  const database = options.database ?? 'vykar_maria_test'
+  const client = await clientOf('mariadb', options)
   const mariadb = (db: string, sql: string) => ask(client, 'mariadb', ['--batch', '--skip-column-names', db], sql)
   // The sizes of the files, not the statistics, which are estimates.
-  const size = () =>
+  const size = async () =>
     Number(
-      mariadb(
+      await mariadb(
         'mysql',
         `SELECT COALESCE(SUM(FILE_SIZE), 0) FROM information_schema.INNODB_SYS_TABLESPACES WHERE NAME LIKE '${database}/%'`,
       ),
     )
 
-  const prepare = (append: boolean) => {
+  const prepare = async (append: boolean) => {
     let there: string
     try {
-      there = mariadb('mysql', `SHOW DATABASES LIKE '${database}'`)
+      there = await mariadb('mysql', `SHOW DATABASES LIKE '${database}'`)
     } catch (error) {
       throw new UsageError(`the server cannot be used: ${(error as Error).message}`)
     }
     if (append && !there) throw new UsageError(`there is no database ${database} to append to: leave --append out`)
     if (append) {
       const counts = tableNames.map((table) => `(SELECT COALESCE(MAX(id), 0) FROM ${table})`).join(', ')
-      const ids = mariadb(database, `SELECT ${counts}`).split('\t').map(Number)
+      const ids = (await mariadb(database, `SELECT ${counts}`)).split('\t').map(Number)
       return Object.fromEntries(tableNames.map((table, i) => [table, ids[i]])) as Record<Table, number>
     }
     if (there)
       throw new UsageError(
         `database ${database} is there already: DROP DATABASE ${database}, or add to it with --append`,
       )
-    mariadb('mysql', `CREATE DATABASE ${database}`)
+    await mariadb('mysql', `CREATE DATABASE ${database}`)
     for (const table of tableNames) {
       const columns: readonly Column[] = tables[table]
       const list = columns.map(({ name, type }) => `${name} ${types[type]} NOT NULL`).join(', ')
-      mariadb(database, `CREATE TABLE ${table} (${list}, PRIMARY KEY (id)) ENGINE=InnoDB ROW_FORMAT=DYNAMIC`)
+      await mariadb(database, `CREATE TABLE ${table} (${list}, PRIMARY KEY (id)) ENGINE=InnoDB ROW_FORMAT=DYNAMIC`)
     }
     return Object.fromEntries(tableNames.map((table) => [table, 0])) as Record<Table, number>
   }
-  const index = () => {
+  const index = async () => {
     for (const { table, column, parent } of references) {
-      mariadb(database, `ALTER TABLE ${table} ADD INDEX (${column})`)
+      await mariadb(database, `ALTER TABLE ${table} ADD INDEX (${column})`)
       // With the check on, the whole table would be copied; the references hold, since ids are counted.
       mariadb(
         database,
@@ -106,10 +97,10 @@ await generatorMain(import.meta, (options) => {
       )
     }
   }
-  const settle = () => {
-    mariadb(database, `ANALYZE TABLE ${tableNames.join(', ')}`)
+  const settle = async () => {
+    await mariadb(database, `ANALYZE TABLE ${tableNames.join(', ')}`)
     // Every page of these tables is on disk when the export lock is granted.
-    mariadb(database, `FLUSH TABLES ${tableNames.join(', ')} FOR EXPORT; UNLOCK TABLES`)
+    await mariadb(database, `FLUSH TABLES ${tableNames.join(', ')} FOR EXPORT; UNLOCK TABLES`)
     return size()
   }
   const hex = (bytes: Buffer) => `X'${bytes.toString('hex')}'`

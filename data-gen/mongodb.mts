@@ -7,18 +7,10 @@
 //
 // Makes the database vykar_mongo_test, which must not be there (unless --append). The last lines are key=value.
 import { BSON, MongoServerError } from 'mongodb'
-import { generatorMain, type Loader } from '#lib/databases/generator.mts'
-import { source as database, describe, mongoOf } from '#lib/databases/mongodb.mts'
-import {
-  type Cell,
-  type Column,
-  references,
-  type Storage,
-  type Table,
-  tableNames,
-  tables,
-} from '#lib/databases/shop.mts'
 import { UsageError } from '#lib/verdict.mts'
+import { generatorMain, type Loader } from './generator.mts'
+import { describe, mongoOf } from './mongo-server.mts'
+import { type Cell, type Column, references, type Storage, type Table, tableNames, tables } from './shop.mts'
 
 /** Sizes are those of BSON documents, of which MongoDB's dataSize is the sum: it is what a dump holds, too. */
 const storage: Storage = {
@@ -34,8 +26,9 @@ const storage: Storage = {
 const documentOf = (columns: readonly Column[], row: Cell[]) =>
   Object.fromEntries(row.map((cell, i) => [columns[i]!.name.replace(/^id$/, '_id'), cell]))
 
-await generatorMain(import.meta, (options) => {
-  const { tools, driver } = mongoOf(options)
+await generatorMain(import.meta, async (options) => {
+  const database = options.database ?? 'vykar_mongo_test'
+  const driver = await mongoOf(options)
   const db = driver.db(database)
   let ferret: string | undefined
 
@@ -95,5 +88,5 @@ await generatorMain(import.meta, (options) => {
       },
     },
   }
-  return { client: tools, loader, close: () => driver.close() }
+  return { client: { exec: [], args: [], env: {} }, loader, close: () => driver.close() }
 })

@@ -1,4 +1,5 @@
 #!/usr/bin/env -S npx tsx
+import { UsageError } from '#lib/verdict.mts'
 // A PostgreSQL database to back up: a shop's customers, products, orders and order events with random payloads, seeded
 // and repeatable. COPY in binary format by parallel writers, indexes and foreign keys last, then CHECKPOINT.
 //
@@ -6,20 +7,9 @@
 //   npx tsx data-gen/postgres.mts --uri postgresql://postgres@127.0.0.1:5432 --target-gib 2 --append
 //
 // Makes the database vykar_pg_test, which must not be there (unless --append). The last lines are key=value.
-import { ask, clientOf } from '#lib/databases/client.mts'
-import { generatorMain, type Loader } from '#lib/databases/generator.mts'
-import {
-  type Cell,
-  type Column,
-  references,
-  type Storage,
-  type Table,
-  tableNames,
-  tables,
-} from '#lib/databases/shop.mts'
-import { UsageError } from '#lib/verdict.mts'
-
-const database = 'vykar_pg_test'
+import { ask, clientOf } from './client.mts'
+import { generatorMain, type Loader } from './generator.mts'
+import { type Cell, type Column, references, type Storage, type Table, tableNames, tables } from './shop.mts'
 
 /**
  * Payloads are stored out of line in chunks of 1996 bytes (TOAST_MAX_CHUNK_SIZE for pages of 8 KiB), four to a page, each
@@ -72,28 +62,29 @@ function encode(table: Table, rows: Iterable<Cell[]>): Buffer {
   return out
 }
 
-await generatorMain(import.meta, (options) => {
-  const client = clientOf('postgres', options)
+await generatorMain(import.meta, async (options) => {
+  const database = options.database ?? 'vykar_pg_test'
+  const client = await clientOf('postgres', options)
   const psql = (db: string, sql: string) =>
     ask(client, 'psql', ['-X', '-q', '-At', '-v', 'ON_ERROR_STOP=1', '-d', db, '-c', sql])
-  const size = () => Number(psql('postgres', `SELECT pg_database_size('${database}')`))
+  const size = async () => Number(await psql('postgres', `SELECT pg_database_size('${database}')`))
 
-  const prepare = (append: boolean) => {
+  const prepare = async (append: boolean) => {
     let there: string
     try {
-      there = psql('postgres', `SELECT 1 FROM pg_database WHERE datname = '${database}'`)
+      there = await psql('postgres', `SELECT 1 FROM pg_database WHERE datname = '${database}'`)
     } catch (error) {
       throw new UsageError(`the server cannot be used: ${(error as Error).message}`)
     }
     if (append && !there) throw new UsageError(`there is no database ${database} to append to: leave --append out`)
     if (append) {
       const counts = tableNames.map((table) => `(SELECT coalesce(max(id), 0) FROM ${table})`).join(", ',', ")
-      const ids = psql(database, `SELECT concat(${counts})`).split(',').map(Number)
+      const ids = (await psql(database, `SELECT concat(${counts})`)).split(',').map(Number)
       return Object.fromEntries(tableNames.map((table, i) => [table, ids[i]])) as Record<Table, number>
     }
     if (there)
       throw new UsageError(`database ${database} is there already: dropdb ${database}, or add to it with --append`)
-    psql('postgres', `CREATE DATABASE ${database}`)
+    await psql('postgres', `CREATE DATABASE ${database}`)
     const statements = tableNames.flatMap((table) => {
       const columns: readonly Column[] = tables[table]
       const list = columns.map(({ name, type }) => `${name} ${types[type]} NOT NULL`).join(', ')
@@ -103,19 +94,19 @@ await generatorMain(import.meta, (options) => {
         .map(({ name }) => `ALTER ${name} SET STORAGE EXTERNAL`)
       return [`CREATE TABLE ${table} (${list})`, ...plain.map((change) => `ALTER TABLE ${table} ${change}`)]
     })
-    psql(database, statements.join('; '))
+    await psql(database, statements.join('; '))
     return Object.fromEntries(tableNames.map((table) => [table, 0])) as Record<Table, number>
   }
-  const index = () => {
+  const index = async () => {
     const keys = tableNames.map((table) => `ALTER TABLE ${table} ADD PRIMARY KEY (id)`)
     const foreign = references.flatMap(({ table, column, parent }) => [
       `CREATE INDEX ON ${table} (${column})`,
       `ALTER TABLE ${table} ADD FOREIGN KEY (${column}) REFERENCES ${parent} (id)`,
     ])
-    psql(database, [...keys, ...foreign].join('; '))
+    await psql(database, [...keys, ...foreign].join('; '))
   }
-  const settle = () => {
-    psql(database, 'CHECKPOINT')
+  const settle = async () => {
+    await psql(database, 'CHECKPOINT')
     return size()
   }
   const loader: Loader = {

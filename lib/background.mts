@@ -1,104 +1,112 @@
-// A command in the background that is to be interrupted: its own pid, its output in files, how it ended.
+// `background`: a line that runs while the next ones do, as `&` in bash.
 import { spawn } from 'node:child_process'
-import { closeSync, openSync } from 'node:fs'
+import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { sleep } from 'zx'
+import { lastLine } from './ask.mts'
 import { end, type Process, signal, startTime } from './process.mts'
-import { scope, seconds } from './sh.mts'
-import { Blocked, Interrupted } from './verdict.mts'
+import { alive, CommandFailed, type CommandRecord, notFull, read, scope, seconds, slurp, step, tag } from './sh.mts'
+import { Blocked } from './verdict.mts'
 
-/** How a background command ended. */
+/** A line that runs meanwhile: its pid in NAME.pid, what it prints in NAME.out. */
+export interface Background {
+  running: () => boolean
+  /**
+   * Ends it by a signal, and by KILL when it still lives after the grace time; `by` is what ended it, `none` where it had
+   * ended by itself, `code` its exit code (128 + number of the signal).
+   */
+  end: (name: 'TERM' | 'KILL', grace?: string) => Promise<Ended>
+  /** Waits for its own end. Throws CommandFailed on an unexpected exit code. */
+  done: (expect?: number[]) => Promise<Ended>
+}
+/** How a background line ended. */
 export interface Ended {
-  /** Exit code, 128 + signal number where a signal ended it. */
-  rc: number
-  /** The signal that ended it or made it end: TERM, KILL, or none. */
+  code: number
   by: string
-  /** Seconds from the first signal to its end; 0 where it ended by itself. */
   seconds: number
 }
 
-/** A running command. */
-export interface Background {
-  process: Process
-  /** Whether it still runs. */
-  running: () => boolean
-  /**
-   * Sends a signal to the command itself, and KILL when it still lives after the grace time.
-   * @param grace seconds
-   */
-  interrupt: (name: 'TERM' | 'KILL', grace: number) => Promise<Ended>
-}
-
-const signalNumbers: Record<string, number> = { SIGTERM: 15, SIGKILL: 9, SIGINT: 2, SIGHUP: 1, SIGSEGV: 11, SIGABRT: 6 }
-
 /**
- * Starts a program in the row's directory, stdout and stderr to `<out>` there. It is ended when the row is, and after
- * `limit` at the latest.
- * @param limit in zx's notation, scaled by --time-scale
+ * Starts a line in the background; it is one command (or loop), so that `$!` is its pid. What still runs when the row (or run)
+ * ends is ended; a service may also leave processes of its own until then. Throws Interrupted after a signal.
  */
-export function background(argv: string[], out: string, limit = '3600s'): Background {
-  const s = scope()
-  const aborted = s.interrupted()
-  if (aborted) throw new Interrupted(aborted)
-  const file = openSync(join(s.dir, out), 'w')
-  const child = spawn(argv[0]!, argv.slice(1), {
-    cwd: s.dir,
-    env: { ...s.env, VYKAR_E2E_RUN: s.runId },
-    stdio: ['ignore', file, file],
-    detached: true,
-  })
-  closeSync(file)
-  const started = performance.now()
-  const record = { command: argv.join(' '), code: 0, at: Date.now(), seconds: 0 }
-  s.step.commands.push(record)
-  const ended = new Promise<number>((resolve) => {
-    child.once('error', () => resolve(127))
-    child.once('exit', (code, name) => {
-      record.code = code ?? 128 + (signalNumbers[name ?? ''] ?? 0)
-      record.seconds = (performance.now() - started) / 1000
-      resolve(record.code)
-    })
-  })
-  const process: Process = { pid: child.pid ?? -1, start: startTime(child.pid ?? -1) ?? '', command: record.command }
-  const running = () => startTime(process.pid) === process.start
-  const clock = setTimeout(() => signal(process, 'SIGKILL'), seconds(limit) * s.timeScale * 1000)
-  clock.unref()
-  void ended.then(() => clearTimeout(clock))
-
-  const interrupt = async (name: 'TERM' | 'KILL', grace: number): Promise<Ended> => {
-    const from = performance.now()
-    const alive = running()
-    let by = alive ? name : 'none'
-    if (alive) signal(process, `SIG${name}`)
-    const deadline = sleep(grace * 1000).then(() => 'late' as const)
-    if (alive && name === 'TERM' && (await Promise.race([ended, deadline])) === 'late') {
-      by = 'KILL'
-      await end(() => (running() ? [process] : []), 0)
+export const background = (name: string, options: { limit?: string; service?: boolean } = {}) =>
+  tag(async (line: string): Promise<Background> => {
+    const s = scope()
+    const { run } = s
+    alive(s)
+    const text = `${line} > ${name}.out 2>&1 & echo $! > ${name}.pid`
+    run.transcript.add(s.place, text)
+    const killed = (signal: string) => `kill -${signal} $(<${name}.pid) || true; rc=0; wait $(<${name}.pid) || rc=$?`
+    const waited = (expect: number[]) => `rc=0; wait $(<${name}.pid) || rc=$?; [[ $rc =~ ^(${expect.join('|')})$ ]]`
+    const add = (line: string) => run.transcript.add(s.place, line)
+    const none = { code: 0, by: 'none', seconds: 0 }
+    if (s.dry) {
+      const handle: Background = {
+        running: () => false,
+        end: async (by) => add(killed(by)) ?? { ...none, by },
+        done: async (expect = [0]) => add(waited(expect)) ?? none,
+      }
+      if (options.service) s.running.push(handle)
+      return handle
     }
-    const rc = await ended
-    return { rc, by, seconds: alive ? (performance.now() - from) / 1000 : 0 }
-  }
-  return { process, running, interrupt }
-}
-
-/**
- * Waits for a condition, asked every 10 ms.
- * @param deadline in zx's notation, scaled by --time-scale
- * @throws Blocked naming what was waited for and the last answer, Interrupted after a signal
- */
-export async function until(
-  what: string,
-  condition: () => boolean,
-  deadline = '120s',
-  answer = () => '',
-): Promise<void> {
-  const s = scope()
-  const limit = Date.now() + seconds(deadline) * s.timeScale * 1000
-  while (!condition()) {
-    const aborted = s.interrupted()
-    if (aborted) throw new Interrupted(aborted)
-    if (Date.now() > limit)
-      throw new Blocked(`${s.step.name}: waited ${deadline} for ${what}; last seen: ${answer() || 'nothing'}`)
-    await sleep(10)
-  }
-}
+    const started = performance.now()
+    rmSync(join(s.dir, `${name}.pid`), { force: true })
+    const service = options.service ? { VYKAR_E2E_SERVICE: name } : {}
+    const child = spawn('bash', ['-c', `set -euo pipefail\n${text}\nwait $!`], {
+      cwd: s.dir,
+      env: { ...run.env, ...s.env, ...service, VYKAR_E2E_RUN: run.id },
+      stdio: 'ignore',
+      detached: true,
+    })
+    const record: CommandRecord = { command: `${line} &`, code: 0, at: Date.now(), seconds: 0 }
+    const { name: part, commands } = s.steps.at(-1) ?? step('begin')
+    // What runs until the end of the run is no part of a step's time.
+    if (!options.service) commands.push(record)
+    const ended = new Promise<number>((settle) => {
+      child.once('exit', (code) => {
+        record.code = code ?? 128
+        record.seconds = (performance.now() - started) / 1000
+        settle(record.code)
+      })
+    })
+    while (!slurp(join(s.dir, `${name}.pid`)).endsWith('\n') && child.exitCode === null) await sleep(5)
+    const pid = Number(read(`${name}.pid`))
+    const target: Process = { pid, start: startTime(pid) ?? '', command: line }
+    const running = () => target.start !== '' && startTime(pid) === target.start
+    const limit = seconds(options.limit ?? '1h') * run.common['time-scale'] * 1000
+    const clock = options.service ? undefined : setTimeout(() => signal(target, 'SIGKILL'), limit)
+    clock?.unref()
+    child.unref()
+    void ended.then(() => clearTimeout(clock))
+    const handle: Background = {
+      running,
+      end: async (name, grace = '60s') => {
+        add(killed(name))
+        child.ref()
+        const from = performance.now()
+        let by: string = running() ? name : 'none'
+        signal(target, `SIG${name}`)
+        if ((await Promise.race([ended, sleep(seconds(grace) * 1000).then(() => 'late')])) === 'late') {
+          by = 'KILL'
+          await end(() => (running() ? [target] : []), 0)
+        }
+        return { code: await ended, by, seconds: (performance.now() - from) / 1000 }
+      },
+      done: async (expect = [0]) => {
+        add(waited(expect))
+        child.ref()
+        const code = await ended
+        alive(s)
+        if (performance.now() - started >= limit) throw new Blocked(`${part}: out of time: ${line}`)
+        if (!expect.includes(code)) notFull(run.runtime)
+        if (!expect.includes(code))
+          throw new CommandFailed(
+            `${part}: exit ${code} instead of ${expect.join(' or ')}: ${line.split('\n')[0]}: ${lastLine(slurp(join(s.dir, `${name}.out`)))}`,
+          )
+        return { code, by: 'none', seconds: record.seconds }
+      },
+    }
+    s.running.push(handle)
+    return handle
+  }, undefined)

@@ -1,152 +1,107 @@
-// What a run makes it takes away again: a LIFO stack, and a state file from which the next run clears after kill -9.
-import { execFileSync, spawnSync } from 'node:child_process'
-import {
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  realpathSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
-import { join } from 'node:path'
+// What a run makes it takes away again: a LIFO stack of lines, and a state file from which the next run plays it after kill -9.
+import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { ask, lastLine } from './ask.mts'
+import { statedEnvironment } from './environment.mts'
+import { readJson, writeWhole } from './files.mts'
 import { isFree } from './lock.mts'
-import { end, type Process, processesOf, startTime } from './process.mts'
+import { isOurs, isRunId, ourRuns, removeOurs } from './ours.mts'
+import { end, processesOf } from './process.mts'
 import { messageOf } from './verdict.mts'
 
-/** Something outside this process that must go: what the state file remembers. */
-export type Resource =
-  | { kind: 'dir' | 'mount'; path: string }
-  /** The image file behind the loop device. */
-  | { kind: 'loop'; path: string }
-  /** A ZFS pool of the run's own, or a dataset in somebody's pool. */
-  | { kind: 'zfs'; path: string }
-  /** `<engine>/<id>` */
-  | { kind: 'container'; path: string }
-  /** `<engine>/<name>/<run id>`; the run's id is its label. */
-  | { kind: 'volume'; path: string }
-  | { kind: 'process'; pid: number; start: string; command: string }
+/** Lines of bash that a dead run would have run, each with its directory; the last goes first. */
+interface State {
+  runId: string
+  scenario: string
+  work: string
+  path: string
+  lines: { dir: string; line: string }[]
+}
+
+/** The file in which a run writes down how to undo what it makes, before it makes it. */
+export class StateFile {
+  private readonly file: string
+  constructor(
+    runtime: string,
+    private readonly state: State,
+  ) {
+    mkdirSync(join(runtime, 'state'), { recursive: true })
+    this.file = join(runtime, 'state', `${state.runId}.json`)
+    this.save()
+  }
+  private save = () => writeWhole(this.file, JSON.stringify(this.state, null, 1))
+  /** Adds a line. Returns the function that takes it out again. */
+  add(dir: string, line: string): () => void {
+    const entry = { dir, line }
+    this.state.lines.push(entry)
+    this.save()
+    return () => {
+      this.state.lines = this.state.lines.filter((other) => other !== entry)
+      this.save()
+    }
+  }
+  /** The run has cleared or deliberately kept everything. */
+  done = () => rmSync(this.file, { force: true })
+}
 
 interface Entry {
   what: string
-  undo: () => Promise<unknown> | unknown
-  keepOnFailure: boolean
+  fn: () => Promise<unknown> | unknown
+  keep: boolean
+  exists: (() => Promise<boolean>) | undefined
+  forget: () => void
 }
 
 /** A stack of things to undo, last in first out. */
-export class Cleanup {
+export class Undo {
   private entries: Entry[] = []
+  constructor(
+    private readonly dir: string,
+    private readonly state: () => StateFile | undefined,
+    /** Whether --keep was given: it is left, and named. */
+    private readonly kept: () => boolean,
+  ) {}
 
   /**
-   * Registers the undoing of something, on the line after it was made.
-   * @param keepOnFailure leave it, and name it in the report, when the row or run does not pass
+   * Registers the undoing of something.
+   * @param keep leave it, and name it in the report, when the row or run does not pass
+   * @param line the bash that does the same after kill -9; a repository is never deleted without the guard
+   * @param exists whether there is anything to be named
    */
-  add(what: string, undo: Entry['undo'], keepOnFailure = false): void {
-    this.entries.push({ what, undo, keepOnFailure })
+  add(
+    what: string,
+    fn: Entry['fn'],
+    { keep = false, line = '', exists }: { keep?: boolean; line?: string; exists?: Entry['exists'] } = {},
+  ): void {
+    const later = line && !line.includes('--yes-delete-this-repo')
+    this.entries.push({ what, fn, keep, exists, forget: (later && this.state()?.add(this.dir, line)) || (() => {}) })
   }
-
+  get size(): number {
+    return this.entries.length
+  }
   /** Undoes everything. Returns what was kept, and what could not be undone and why. */
   async unwind(failed: boolean): Promise<{ kept: string[]; failures: string[] }> {
     const kept: string[] = []
     const failures: string[] = []
     for (let entry = this.entries.pop(); entry; entry = this.entries.pop()) {
-      if (failed && entry.keepOnFailure) {
-        kept.push(entry.what)
-        continue
-      }
-      try {
-        await entry.undo()
-      } catch (error) {
-        failures.push(`${entry.what}: ${messageOf(error)}`)
-      }
+      if (entry.keep && (failed || this.kept())) {
+        if ((await entry.exists?.()) !== false) kept.push(entry.what)
+      } else
+        try {
+          await entry.fn()
+        } catch (error) {
+          failures.push(`${entry.what}: ${messageOf(error)}`)
+          continue
+        }
+      entry.forget()
     }
     return { kept, failures }
   }
 }
 
 /**
- * Removes a directory tree, only if it really lies below `root` once symlinks are resolved.
- * @throws Error when it does not
- */
-export function removeBelow(root: string, dir: string): void {
-  if (!existsSync(dir)) return
-  const [base, target] = [realpathSync(root), realpathSync(dir)]
-  if (!target.startsWith(`${base}/`)) throw new Error(`${dir} is not below ${root}: not removed`)
-  // A restored tree may hold directories without write permission, which only root removes as they are.
-  if (process.getuid?.() !== 0) execFileSync('chmod', ['-R', 'u+rwX', target], { stdio: 'ignore' })
-  rmSync(target, { recursive: true, force: true })
-}
-
-/** The file in which a run writes down what it has made; written at once at every change. */
-export class StateFile {
-  private resources: Resource[] = []
-  private readonly file: string
-  constructor(
-    runtime: string,
-    private readonly runId: string,
-    private readonly scenario: string,
-  ) {
-    mkdirSync(join(runtime, 'state'), { recursive: true })
-    this.file = join(runtime, 'state', `${runId}.json`)
-    this.save()
-  }
-  private save(): void {
-    const { runId, scenario, resources } = this
-    writeFileSync(this.file, JSON.stringify({ runId, scenario, pid: process.pid, resources }, null, 1))
-  }
-  add(resource: Resource): void {
-    this.resources.push(resource)
-    this.save()
-  }
-  remove(path: string | number): void {
-    this.resources = this.resources.filter((r) => (r.kind === 'process' ? r.pid : r.path) !== path)
-    this.save()
-  }
-  /** The run has cleared or deliberately kept everything. */
-  done(): void {
-    rmSync(this.file, { force: true })
-  }
-}
-
-function mounted(path: string): boolean {
-  return readFileSync('/proc/self/mounts', 'utf8')
-    .split('\n')
-    .some((line) => line.split(' ')[1] === path)
-}
-
-async function clear(runtime: string, runId: string, resources: Resource[]): Promise<void> {
-  await end(() => processesOf(runId, true))
-  for (const resource of resources.reverse()) {
-    if (resource.kind === 'process') {
-      const target: Process = resource
-      await end(() => (startTime(target.pid) === target.start ? [target] : []))
-    } else if (resource.kind === 'mount') {
-      while (mounted(resource.path)) execFileSync('umount', [resource.path])
-    } else if (resource.kind === 'loop') {
-      const list = ['--noheadings', '--output', 'NAME', '--associated', resource.path]
-      const devices = spawnSync('losetup', list, { encoding: 'utf8' }).stdout.split('\n').filter(Boolean)
-      for (const device of devices) execFileSync('losetup', ['--detach', device.trim()])
-    } else if (resource.kind === 'zfs') {
-      const [program, ...destroy] = resource.path.includes('/') ? ['zfs', 'destroy', '-r'] : ['zpool', 'destroy', '-f']
-      if (spawnSync(program!, ['list', resource.path], { stdio: 'ignore' }).status === 0)
-        execFileSync(program!, [...destroy, resource.path])
-    } else if (resource.kind === 'container') {
-      const [engine, id] = resource.path.split('/') as [string, string]
-      const there = spawnSync(engine, ['container', 'inspect', id], { stdio: 'ignore' }).status === 0
-      if (there) execFileSync(engine, ['rm', '-f', '-v', id], { stdio: 'ignore' })
-    } else if (resource.kind === 'volume') {
-      const [engine, name, label] = resource.path.split('/') as [string, string, string]
-      const listed = spawnSync(engine, ['volume', 'ls', '-q', '--filter', `label=vykar-e2e=${label}`], {
-        encoding: 'utf8',
-      })
-      if (listed.stdout.split('\n').includes(name)) execFileSync(engine, ['volume', 'rm', name], { stdio: 'ignore' })
-    } else removeBelow(runtime, resource.path)
-  }
-}
-
-/**
- * Clears what dead runs have left: runs whose state file is there and whose lock is free.
+ * Clears what dead runs have left: runs whose state file is there and whose lock is free. A state file that is torn is left
+ * where it is, with a note.
  * @returns one line per run cleared
  */
 export async function clearDeadRuns(runtime: string): Promise<string[]> {
@@ -154,41 +109,59 @@ export async function clearDeadRuns(runtime: string): Promise<string[]> {
   const dir = join(runtime, 'state')
   for (const name of existsSync(dir) ? readdirSync(dir) : []) {
     const runId = name.replace(/\.json$/, '')
-    if (!(await isFree(runId))) continue
-    try {
-      const state = JSON.parse(readFileSync(join(dir, name), 'utf8')) as { scenario: string; resources: Resource[] }
-      await clear(runtime, runId, state.resources)
-      cleared.push(`cleared what ${state.scenario} ${runId} had left`)
-    } catch (error) {
-      cleared.push(`could not clear what run ${runId} had left: ${messageOf(error)}`)
+    if (!name.endsWith('.json') || !isRunId(runId) || !(await isFree(runId))) continue
+    const state = readJson<State>(join(dir, name))
+    if (!state?.lines || !state.work) {
+      cleared.push(
+        `${join(dir, name)} is torn: what run ${runId} had left is not cleared; look into work/${runId}, then remove both`,
+      )
       continue
     }
-    rmSync(join(dir, name), { force: true })
+    const { scenario, work, path, lines } = state
+    const problems: string[] = []
+    await end(() => processesOf(runId, true))
+    for (const { dir: cwd, line } of existsSync(work) && isOurs(runtime, work) ? lines.reverse() : []) {
+      if (!existsSync(cwd)) continue
+      const env = { ...statedEnvironment(), PATH: path, VYKAR_E2E_RUN: runId }
+      const undone = await ask(['bash', '-c', `set -euo pipefail\n${line}`], { cwd, env, seconds: 120 })
+      if (undone.code !== 0) problems.push(`${line}: ${lastLine(undone.stderr)}`)
+    }
+    try {
+      await removeOurs(runtime, work)
+    } catch (error) {
+      problems.push(messageOf(error))
+    }
+    if (problems.length) cleared.push(`could not clear what run ${runId} had left: ${problems.join('; ')}`)
+    else {
+      cleared.push(`cleared what ${scenario} ${runId} had left`)
+      rmSync(join(dir, name), { force: true })
+    }
   }
   return cleared
 }
 
-/** Bytes allocated below `dir`, as du(1) counts them. */
-export function diskUsage(dir: string): number {
-  return existsSync(dir) ? Number(execFileSync('du', ['-s', '-B1', dir], { encoding: 'utf8' }).split('\t')[0]) : 0
+/** Bytes allocated below `dir`, as du(1) counts them; or as large as the files say, holes included. */
+export async function diskUsage(dir: string, apparent = false): Promise<number> {
+  if (!existsSync(dir)) return 0
+  const words = ['du', '-s', '-B1', ...(apparent ? ['--apparent-size'] : []), dir]
+  return Number((await ask(words, { seconds: 3600 })).stdout.split('\t')[0])
 }
 
 /**
- * Keeps what failed runs left for inspection under a cap, oldest first out; run directories sort by time.
+ * Keeps what failed runs left for inspection under a cap, oldest first out. Only what this suite made counts and goes.
  * @param capBytes most that the kept directories may take together
  * @returns the directories removed
  */
 export async function capKept(runtime: string, capBytes: number): Promise<string[]> {
-  const work = join(runtime, 'work')
-  const runs = (existsSync(work) ? readdirSync(work) : []).sort()
   const removed: string[] = []
-  let total = diskUsage(work)
-  for (const runId of runs) {
+  const kept: { dir: string; size: number }[] = []
+  for (const dir of ourRuns(runtime, join(runtime, 'work'))) kept.push({ dir, size: await diskUsage(dir) })
+  let total = kept.reduce((sum, { size }) => sum + size, 0)
+  for (const { dir, size } of kept) {
     if (total <= capBytes) break
-    const dir = join(work, runId)
-    if (!statSync(dir).isDirectory() || !(await isFree(runId))) continue
-    total -= diskUsage(dir)
-    removeBelow(work, dir)
+    if (!(await isFree(dir.slice(dirname(dir).length + 1)))) continue
+    total -= size
+    await removeOurs(runtime, dir)
     removed.push(dir)
   }
   return removed

@@ -7,12 +7,12 @@ import type { GapSeen } from './report.mts'
 import { inRange } from './vykar.mts'
 
 /**
- * How differences are found: diff for content, rsync for metadata, stat for allocated blocks; `leftover` is a file that
- * `delete` leaves in the repository, `resume` how much a resumed backup reused.
+ * How differences are found: diff for content, rsync for metadata, stat for allocated blocks, lsattr for inode flags;
+ * `leftover` is a file that `delete` leaves in the repository, `resume` how much a resumed backup reused.
  */
-export type Probe = 'diff' | 'rsync' | 'blocks' | 'leftover' | 'resume'
+export type Probe = 'diff' | 'rsync' | 'blocks' | 'flags' | 'leftover' | 'resume'
 
-/** One difference: the line that shows it and the path it is about, relative to the tree. */
+/** One difference: the line that shows it, the path it is about, relative to the tree, and in words. */
 export interface Difference {
   probe: Probe
   line: string
@@ -32,15 +32,11 @@ export interface Gap {
 /** The gaps that a vykar version has. Throws Error where the file is malformed. */
 export function gapsOf(version: string, file = join(root, 'configs/known-gaps.yaml')): Gap[] {
   const gaps = parse(readFileSync(file, 'utf8')) as Gap[]
-  for (const gap of gaps)
-    if (
-      !gap?.id ||
-      !gap.versions ||
-      !gap.why ||
-      !gap.shows ||
-      (!gap.trigger && !gap.shows.leftover && !gap.shows.resume)
-    )
+  for (const gap of gaps) {
+    const alone = gap?.shows?.leftover || gap?.shows?.resume
+    if (!gap?.id || !gap.versions || !gap.why || !gap.shows || (!gap.trigger && !alone))
       throw new Error(`${file}: gap ${gap?.id ?? '?'} lacks one of id, versions, trigger, shows, why`)
+  }
   return gaps.filter((gap) => inRange(version, gap.versions))
 }
 

@@ -1,8 +1,7 @@
 // What a script needs on this host: why, which package brings it, and whether it is there.
-import { execFileSync, spawnSync } from 'node:child_process'
-import { accessSync, constants, existsSync, readdirSync, readFileSync } from 'node:fs'
-import { arch, cpus, release, totalmem } from 'node:os'
+import { accessSync, constants, existsSync, readdirSync } from 'node:fs'
 import { delimiter, isAbsolute, join, resolve } from 'node:path'
+import { ask, lastLine } from './ask.mts'
 import { UsageError } from './verdict.mts'
 
 /** A program a script needs. `apt` is the Debian/Ubuntu package; `install` the command where there is no package. */
@@ -126,17 +125,19 @@ export interface Found {
   remedy: string
 }
 
-/** Looks a tool up and asks it for its version. */
-export function find(name: ToolName): Found {
+/** Looks a tool up and asks it for its version: one that does not answer is not there. */
+export async function find(name: ToolName): Promise<Found> {
   const tool: Tool = tools[name]
   const path = which(tool.program) ?? (tool.or ? which(tool.or) : undefined)
   const remedy = tool.apt ? `apt-get install -y ${tool.apt}` : (tool.install ?? '')
-  let version: string | undefined
-  if (path && tool.version) {
-    const asked = spawnSync(path, tool.version, { encoding: 'utf8', timeout: 10_000 })
-    version = /\d+(\.\d+)+\S*/.exec(`${asked.stdout}${asked.stderr}`)?.[0]
-  }
-  return { name, why: tool.why, path, version, remedy }
+  const found = { name, why: tool.why, remedy }
+  if (!path || !tool.version) return path ? { ...found, path } : found
+  const asked = await ask([path, ...tool.version], { seconds: 10 })
+  const version = /\d+(\.\d+)+\S*/.exec(`${asked.stdout}${asked.stderr}`)?.[0]
+  // sshd and some others have no option that prints a version and exits 0, but they print one; Debian's time exits 0 without.
+  if (asked.code === 0 || (version && (asked.code === 1 || asked.code === 255)))
+    return { ...found, path, ...(version ? { version } : {}) }
+  return { ...found, why: `${tool.why}; ${path} does not work: exit ${asked.code} ${lastLine(asked.stderr)}`.trim() }
 }
 
 /** The one command that installs all the packages of missing tools; empty when none of them is a package. */
@@ -146,29 +147,31 @@ export function aptLine(missing: Found[]): string {
 }
 
 /** Whether this user may use sudo without being asked. */
-export const canSudo = (): boolean => spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status === 0
+export const canSudo = async (): Promise<boolean> => (await ask(['sudo', '-n', 'true'])).code === 0
 
 /**
- * Installs Debian packages, as root or through sudo -n. apt's output goes to this program's stderr.
- * @throws Error when apt-get fails or there is no way to become root
+ * Installs Debian packages, as root or through sudo -n.
+ * @returns what apt-get said
+ * @throws Error with its last line when apt-get fails, or there is no way to become root
  */
-export function aptInstall(packages: string[]): void {
-  const sudo = process.getuid?.() === 0 ? [] : canSudo() ? ['sudo', '-n'] : undefined
+export async function aptInstall(packages: string[]): Promise<string> {
+  const sudo = process.getuid?.() === 0 ? [] : (await canSudo()) ? ['sudo', '-n'] : undefined
   if (!sudo) throw new Error(`not root and no passwordless sudo: run apt-get install ${packages.join(' ')} as root`)
-  const env = ['env', 'DEBIAN_FRONTEND=noninteractive']
-  const run = (...args: string[]) => {
-    const [program, ...rest] = [...sudo, ...env, 'apt-get', '-q', ...args]
-    execFileSync(program!, rest, { stdio: ['ignore', 2, 2] })
+  const apt = [...sudo, 'env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', '-q']
+  let said = ''
+  for (const words of [['update'], ['install', '-y', '--no-install-recommends', ...packages]]) {
+    const done = await ask([...apt, ...words], { seconds: 3600 })
+    said += done.stdout + done.stderr
+    if (done.code !== 0) throw new Error(`apt-get ${words[0]}: ${lastLine(done.stderr) || lastLine(done.stdout)}`)
   }
-  run('update')
-  run('install', '-y', '--no-install-recommends', ...packages)
+  return said
 }
 
 /** Which vykar a run tests. */
 export interface VykarBinary {
   path: string
   version: string
-  /** It is test/standin/vykar.mts and says nothing about vykar. */
+  /** It is the tests' stand-in and says nothing about vykar. */
   standin: boolean
 }
 
@@ -177,29 +180,14 @@ export interface VykarBinary {
  * @param path the executable; looked up on PATH when it is only a name
  * @throws UsageError when it cannot be run or does not answer as vykar does
  */
-export function identifyVykar(path: string): VykarBinary {
+export async function identifyVykar(path: string): Promise<VykarBinary> {
   const file = which(path.includes('/') ? resolve(path) : path)
   if (!file) throw new UsageError(`--vykar ${path}: no such executable; name the vykar program itself`)
-  const asked = spawnSync(file, ['--version'], { encoding: 'utf8', timeout: 30_000 })
-  const version = /^vykar (\d+\.\d+\.\d+\S*)/m.exec(asked.stdout ?? '')?.[1]
+  const asked = await ask([file, '--version'], { seconds: 30 })
+  const version = asked.code === 0 ? /^vykar (\d+\.\d+\.\d+\S*)/m.exec(asked.stdout)?.[1] : undefined
   if (!version)
     throw new UsageError(
-      `--vykar ${path}: not vykar: \`${file} --version\` printed ${(asked.stdout ?? '').split('\n')[0] || 'nothing'}`,
+      `--vykar ${path}: not vykar: \`${file} --version\` printed ${asked.stdout.split('\n')[0] || 'nothing'}${asked.code ? `, exit ${asked.code}` : ''}`,
     )
   return { path: file, version, standin: /stand-in/.test(asked.stdout) }
-}
-
-/** What the report says about the machine. */
-export function describeHost(runtime: string): Record<string, string> {
-  const osRelease = readFileSync('/etc/os-release', 'utf8')
-  const fs = spawnSync('stat', ['-f', '-c', '%T', runtime], { encoding: 'utf8' }).stdout?.trim() ?? ''
-  return {
-    system: /^PRETTY_NAME="?([^"\n]*)/m.exec(osRelease)?.[1] ?? 'unknown',
-    kernel: `${release()} ${arch()}`,
-    cpu: `${cpus().length} × ${cpus()[0]?.model.trim() ?? 'unknown'}`,
-    memory: `${(totalmem() / 2 ** 30).toFixed(1)} GiB`,
-    'runtime file system': fs,
-    node: process.version,
-    user: process.getuid?.() === 0 ? 'root' : `uid ${process.getuid?.()}`,
-  }
 }

@@ -19,6 +19,20 @@ function lockDir(): string {
 }
 
 /**
+ * The holder. It opens a file that is there for reading only: fs.protected_regular=2 refuses O_CREAT on another user's file
+ * in a sticky directory. It goes with its lock; whoever had it open meanwhile sees that the name means another file and
+ * begins again. cat lives until our end of its stdin closes, which the kernel does whatever way this process ends.
+ */
+const holder = `command -v flock > /dev/null || exit 127
+for try in $(seq 100); do
+  [ -e "$1" ] || (umask 022; : > "$1") 2>/dev/null
+  { exec 9< "$1"; } 2>/dev/null || { [ -e "$1" ] && exit 76; continue; }
+  flock -n 9 || exit 75
+  [ "$1" -ef /proc/self/fd/9 ] && { echo held; cat > /dev/null; rm -f "$1" 2>/dev/null; exit 0; }
+  exec 9<&-
+done; exit 76`
+
+/**
  * Takes the lock on `key` (a repository's URL, a run id).
  * @param what names the thing in the message when another run holds it
  * @returns the function that releases it and waits until the holder is gone
@@ -26,29 +40,27 @@ function lockDir(): string {
  */
 export async function lock(key: string, what: string): Promise<() => Promise<void>> {
   const file = join(lockDir(), `vykar-e2e-${createHash('sha256').update(key).digest('hex').slice(0, 16)}.lock`)
-  // cat lives until our end of its stdin closes, which the kernel does for us whatever way this process ends.
-  const holder = spawn('flock', ['-n', '-E', '75', file, 'sh', '-c', 'echo held; exec cat >/dev/null'], {
-    stdio: ['pipe', 'pipe', 'pipe'],
+  const child = spawn('bash', ['-c', holder, 'lock', file], {
+    env: { PATH: process.env.PATH },
+    cwd: '/',
+    stdio: ['pipe', 'pipe', 'ignore'],
     detached: true,
   })
-  let complaint = ''
-  holder.stderr.on('data', (text) => {
-    complaint += text
-  })
-  const code = await new Promise<number>((resolve, reject) => {
-    holder.once('error', () => reject(new Error('flock is missing: apt-get install util-linux')))
-    holder.stdout.once('data', () => resolve(0))
-    holder.once('exit', (status) => resolve(status ?? 1))
+  const code = await new Promise<number>((settle, reject) => {
+    child.once('error', () => reject(new Error('bash is missing: apt-get install bash')))
+    child.stdout.once('data', () => settle(0))
+    child.once('exit', (status) => settle(status ?? 1))
   })
   if (code === 75) throw new Blocked(`${what} is in use by another run (lock ${file}): try again when it has ended`)
-  if (code !== 0) throw new Error(`cannot lock ${file}: ${complaint.trim()}`)
-  holder.unref()
-  for (const stream of [holder.stdin, holder.stdout, holder.stderr]) (stream as { unref?: () => void }).unref?.()
+  if (code === 127) throw new Error('flock is missing: apt-get install util-linux')
+  if (code !== 0) throw new Error(`cannot lock ${file}: it cannot be made or opened; remove it if nobody runs`)
+  child.unref()
+  for (const stream of [child.stdin, child.stdout]) (stream as { unref?: () => void }).unref?.()
   return async () => {
-    holder.ref()
-    const gone = new Promise((resolve) => holder.once('exit', resolve))
-    holder.stdin.end()
-    if (holder.exitCode === null && holder.signalCode === null) await gone
+    child.ref()
+    const gone = new Promise((settle) => child.once('exit', settle))
+    child.stdin.end()
+    if (child.exitCode === null && child.signalCode === null) await gone
   }
 }
 

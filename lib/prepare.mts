@@ -1,8 +1,8 @@
 // Everything that can be refused before anything is made: options, needs, sample, paths.
-import { execFileSync } from 'node:child_process'
 import { accessSync, constants, existsSync, readFileSync, realpathSync, statfsSync, statSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { basename, dirname, join, relative, resolve } from 'node:path'
+import { ask } from './ask.mts'
 import { matrixOrder, Sample } from './config.mts'
 import {
   aptInstall,
@@ -30,14 +30,11 @@ export const tsxWords = (file: string): string[] => [
   join(root, `${file}.mts`),
 ]
 
-/** The words that run a generator of data-gen/. */
-export const dataGen = (name: string): string[] => tsxWords(`data-gen/${name}`)
-
 /** Options that every scenario takes. */
 export const commonOptions = {
   help: { kind: 'flag', help: 'purpose, pass rule and options' },
   describe: { kind: 'flag', help: 'the same as JSON, with needs' },
-  'dry-run': { kind: 'flag', help: 'print needs, config and command lines; run nothing' },
+  'dry-run': { kind: 'flag', help: 'print what commands.sh would say; run nothing' },
   repo: { kind: 'list', help: 'repositories to use, by label' },
   runtime: { kind: 'path', help: 'results and working directories; default ~/runtime or $VYKAR_E2E_RUNTIME' },
   sample: { kind: 'file', help: 'base config; default ~/vykar.sample.yaml, else the one of this clone' },
@@ -150,21 +147,26 @@ export function apart(source: string, what: string, other: string): void {
 function checkPaths(specs: OptionSpecs, values: Record<string, unknown>): void {
   for (const [name, spec] of Object.entries(specs)) {
     const value = values[name]
-    if ((spec.kind !== 'dir' && spec.kind !== 'file') || typeof value !== 'string' || value === spec.default) continue
+    if ((spec.kind !== 'dir' && spec.kind !== 'file') || typeof value !== 'string') continue
     const stat = existsSync(value) ? statSync(value) : undefined
     if (!stat || (spec.kind === 'dir' ? !stat.isDirectory() : !stat.isFile()))
       throw new UsageError(`--${name} ${value}: no such ${spec.kind === 'dir' ? 'directory' : 'file'}`)
-    values[name] = resolve(value)
+    // A symlink means what it points to, for every tool alike.
+    values[name] = realpathSync(value)
   }
 }
 
-function checkTools(needs: readonly ToolName[], install: boolean, required: readonly string[]): Record<string, string> {
-  const look = () => needs.filter((name) => name !== 'vykar').map(find)
-  let found = look()
+async function checkTools(
+  needs: readonly ToolName[],
+  install: boolean,
+  required: readonly string[],
+): Promise<Record<string, string>> {
+  const look = () => Promise.all(needs.filter((name) => name !== 'vykar').map(find))
+  let found = await look()
   const absent = found.filter((tool) => !tool.path)
   if (absent.length && install) {
-    aptInstall(absent.map((tool) => (tools[tool.name as ToolName] as Tool).apt ?? tool.name))
-    found = look()
+    await aptInstall(absent.map((tool) => (tools[tool.name as ToolName] as Tool).apt ?? tool.name))
+    found = await look()
   }
   const missing = found.filter((tool) => !tool.path)
   if (missing.length) {
@@ -181,9 +183,9 @@ export function skipOrFail(text: string, names: string[], required: readonly str
 }
 
 /** The names of the saboteur's lies, out of its own list. */
-function checkLie(lie: string | undefined): void {
+async function checkLie(lie: string | undefined): Promise<void> {
   if (lie === undefined) return
-  const lies = execFileSync(join(root, 'test/saboteur/vykar'), ['lies'], { encoding: 'utf8' })
+  const { stdout: lies } = await ask([join(root, 'scripts/sabotage/vykar'), 'lies'])
   const names = lies.split('\n').map((line) => line.split(' ')[0]!)
   if (lie === 'list') throw new UsageError(`the lies that --sabotage can tell:\n${lies}`)
   if (!names.includes(lie))
@@ -197,11 +199,11 @@ function checkLie(lie: string | undefined): void {
  * @returns the plan, or undefined when `--help` or `--describe` was answered
  * @throws UsageError (exit 2), Skipped (exit 77)
  */
-export function prepare<O extends OptionSpecs>(
+export async function prepare<O extends OptionSpecs>(
   file: string,
   argv: string[],
   spec: ScenarioSpec<O>,
-): Plan<O> | undefined {
+): Promise<Plan<O> | undefined> {
   const scenario = scenarioName(file)
   const specs = { ...commonOptions, ...spec.options } as typeof commonOptions & O
   const options = parseOptions(argv, specs) as Values<typeof commonOptions & O>
@@ -240,10 +242,10 @@ export function prepare<O extends OptionSpecs>(
   const source = (options as Record<string, unknown>).source
   if (typeof source === 'string') apart(source, 'the runtime directory', runtime)
 
-  checkLie(common.sabotage)
+  await checkLie(common.sabotage)
   if (!common.vykar && !which('vykar'))
     throw skipOrFail(`vykar is missing (the program under test): ${tools.vykar.install}`, ['vykar'], common.require)
-  const vykar = identifyVykar(common.vykar ?? 'vykar')
-  const versions = checkTools(spec.needs, common.install, common.require)
+  const vykar = await identifyVykar(common.vykar ?? 'vykar')
+  const versions = await checkTools(spec.needs, common.install, common.require)
   return { scenario, name: basename(scenario), options, common, repos, runtime, sample, vykar, versions, notes }
 }

@@ -7,6 +7,8 @@ export interface Process {
   pid: number
   start: string
   command: string
+  /** It carries VYKAR_E2E_SERVICE: it may live until the end of the run. */
+  service?: boolean
 }
 
 function read(file: string): string {
@@ -34,10 +36,12 @@ export function processesOf(runId: string, withServices = false): Process[] {
     if (!/^\d+$/.test(name) || Number(name) === process.pid) continue
     const environ = read(`/proc/${name}/environ`).split('\0')
     if (!environ.includes(`VYKAR_E2E_RUN=${runId}`)) continue
-    if (!withServices && environ.some((entry) => entry.startsWith('VYKAR_E2E_SERVICE='))) continue
+    const service = environ.some((entry) => entry.startsWith('VYKAR_E2E_SERVICE='))
+    if (service && !withServices) continue
     const start = startTime(Number(name))
     if (start === undefined) continue
-    found.push({ pid: Number(name), start, command: read(`/proc/${name}/cmdline`).replaceAll('\0', ' ').trim() })
+    const command = read(`/proc/${name}/cmdline`).replaceAll('\0', ' ').trim()
+    found.push({ pid: Number(name), start, command, service })
   }
   return found
 }

@@ -1,7 +1,13 @@
 // The report of one run: report.json, report.md, junit.xml, and a line per row in summary.csv.
-import { appendFileSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync } from 'node:fs'
+import { arch, cpus, release, totalmem } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { stringify } from 'csv-stringify/sync'
+import { maskUri } from './address.mts'
+import { type Attribute, attributes, neverCompared } from './environment.mts'
+import { writeWhole } from './files.mts'
+import type { OptionSpecs } from './options.mts'
+import type { Plan } from './prepare.mts'
 import type { CommandRecord, StepRecord } from './sh.mts'
 import { bytes, duration } from './terminal.mts'
 import type { Verdict } from './verdict.mts'
@@ -50,9 +56,63 @@ export interface RunReport {
   /** Pictures beside the report, by their title. */
   charts: { title: string; file: string }[]
   leftBehind: string[]
+  /** Attributes that the file systems at hand cannot hold, or this user may not set: they were not compared. */
+  notCompared: Attribute[]
   transcript: string
   /** What the suite itself cost: seconds in which no command ran, and its own peak memory in KiB. */
   harness: { seconds: number; peakKiB: number }
+}
+
+/** What the report says about the machine. */
+function describeHost(): Record<string, string> {
+  const osRelease = existsSync('/etc/os-release') ? readFileSync('/etc/os-release', 'utf8') : ''
+  return {
+    system: /^PRETTY_NAME="?([^"\n]*)/m.exec(osRelease)?.[1] ?? 'unknown',
+    kernel: `${release()} ${arch()}`,
+    cpu: `${cpus().length} × ${cpus()[0]?.model.trim() ?? 'unknown'}`,
+    memory: `${(totalmem() / 2 ** 30).toFixed(1)} GiB`,
+    node: process.version,
+    user: process.getuid?.() === 0 ? 'root' : `uid ${process.getuid?.()}`,
+  }
+}
+
+/** The report of a run that has not come to its end: a FAIL. */
+export function emptyReport(plan: Plan<OptionSpecs>, id: string, dry: boolean, transcript: string): RunReport {
+  return {
+    schema: 'vykar-e2e/report/1',
+    scenario: plan.scenario,
+    runId: id,
+    started: new Date().toISOString(),
+    seconds: 0,
+    verdict: 'FAIL',
+    reason: 'the run did not come to its end',
+    standin: plan.vykar.standin,
+    seed: plan.common.seed,
+    argv: process.argv.slice(2).map(maskUri),
+    options: Object.fromEntries(
+      Object.entries(plan.options)
+        .filter(([, value]) => value && String(value))
+        .map(([name, value]) => [name, typeof value === 'string' ? maskUri(value) : value]),
+    ),
+    versions: { vykar: plan.vykar.version, 'vykar path': plan.vykar.path, ...plan.versions },
+    host: dry ? {} : describeHost(),
+    steps: [],
+    rows: [],
+    notes: [...plan.notes],
+    charts: [],
+    leftBehind: [],
+    notCompared: [],
+    transcript,
+    harness: { seconds: 0, peakKiB: 0 },
+  }
+}
+
+/** The report with every secret of at least six characters masked, wherever it stands. */
+export function withoutSecrets(report: RunReport, secrets: ReadonlySet<string>): RunReport {
+  let text = JSON.stringify(report)
+  for (const secret of secrets)
+    if (secret.length >= 6) text = text.replaceAll(JSON.stringify(secret).slice(1, -1), '***')
+  return JSON.parse(text) as RunReport
 }
 
 /** Text as XML and HTML have it, in an attribute too. */
@@ -149,6 +209,14 @@ export function markdown(report: RunReport): string {
     ...report.charts.map(({ title, file }) => `## ${title}\n\n![${title}](${file})`),
     `## Notes\n\n${list([...report.notes, ...report.rows.flatMap((row) => row.notes.map((note) => `${row.repo} ${row.variant}: ${note}`))])}`,
     `## Left behind or kept\n\n${list([...report.leftBehind, ...report.rows.flatMap((row) => row.kept)])}`,
+    `## What was compared\n\n${table(
+      ['attributes', 'which'],
+      [
+        ['compared', attributes.filter((name) => !report.notCompared?.includes(name)).join(', ')],
+        ['not compared: the file system or this user cannot hold them', report.notCompared?.join(', ') || 'none'],
+        ['compared by nobody', neverCompared.join(', ')],
+      ],
+    )}`,
     `## Run\n\n${table(
       ['what', 'value'],
       [
@@ -203,11 +271,12 @@ export function writeReport(runtime: string, report: RunReport, final: boolean):
   const dir = join(runtime, 'reports', basename(report.scenario), report.runId)
   mkdirSync(dir, { recursive: true })
   const page = join(dir, 'report.md')
-  writeFileSync(join(dir, 'report.json'), `${JSON.stringify(report, null, 2)}\n`)
-  writeFileSync(page, markdown(report))
-  writeFileSync(join(dir, 'junit.xml'), junit(report))
+  writeWhole(join(dir, 'report.json'), `${JSON.stringify(report, null, 2)}\n`)
+  writeWhole(page, markdown(report))
+  writeWhole(join(dir, 'junit.xml'), junit(report))
   if (!final) return page
   pointTo(join(dirname(dir), 'latest'), report.runId)
+  pointTo(join(dirname(report.transcript), '..', 'latest'), report.runId)
   const summary = join(runtime, 'reports', 'summary.csv')
   const lines = casesOf(report).map((row) => [
     report.runId,
@@ -220,11 +289,7 @@ export function writeReport(runtime: string, report: RunReport, final: boolean):
     report.versions.vykar ?? '',
     page,
   ])
-  try {
-    writeFileSync(summary, stringify([summaryColumns]), { flag: 'wx' })
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
-  }
+  if (!existsSync(summary)) writeWhole(summary, stringify([summaryColumns]))
   // One write: O_APPEND keeps the lines of two scripts apart.
   appendFileSync(summary, stringify(lines))
   return page

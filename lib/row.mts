@@ -1,146 +1,117 @@
-// A row: one repository × variant with its own directory, config, lock, verdict and cleanup.
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+// A row: one repository × variant with its own directory, lock, verdict and undoing.
+import { copyFileSync, existsSync, mkdirSync, readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { Cleanup, removeBelow } from './cleanup.mts'
-import { fill, masked, type Repository } from './config.mts'
 import { lock } from './lock.mts'
-import { root } from './prepare.mts'
 import { end, processesOf } from './process.mts'
 import type { RowReport } from './report.mts'
 import type { Run } from './run.mts'
-import { $, scope as currentScope, type Scope, type Shell, within } from './sh.mts'
-import { runStep } from './step.mts'
-import { Interrupted, messageOf, Refused, verdictOf } from './verdict.mts'
+import { endStep, execute, type Scope, within } from './sh.mts'
+import { quote } from './transcript.mts'
+import { Blocked, Interrupted, Mismatch, messageOf, Refused, verdictOf } from './verdict.mts'
 
-/** Which repository and variant a row is, and what its config is made of. */
-export interface RowSpec {
-  repo: string
-  variant?: string
-  /** Name of the fragment below configs/, the script's own unless told. */
-  fragment?: string
-  /** Values for the fragment's `${NAME}`. */
-  values?: Record<string, string>
-  /** More keys for the repositories of the config. */
-  repository?: Record<string, unknown>
-}
-
-/** What a row's procedure gets. */
-export interface Row {
-  $: Shell
-  /** Runs a named part of the procedure: one log, one line of progress. */
-  step: <T>(name: string, fn: () => Promise<T>) => Promise<T>
-  /** The row's config file. */
-  config: string
-  /** The row's own directory, where its commands run. */
-  dir: string
-  repository: Repository
-  /** The directory in which the repository's files can be seen; undefined for a server that is not ours. */
-  files: string | undefined
-  report: RowReport
-  cleanup: Cleanup
-}
-
-/** A scope that knows its row, for the helpers in lib. */
-export interface RowScope extends Scope {
-  row: Row
-  run: Run
-}
-
-/** The row that is under way. Throws outside of a row. */
-export function rowScope(): RowScope {
-  const current = currentScope() as Partial<RowScope> & Scope
-  if (!current.row || !current.run) throw new Error('this can only be used inside a row')
-  return current as RowScope
-}
-
-/** Runs `fn` as a row. A failure ends the row and not the run, except a refusal and an interruption. */
-export async function runRow(run: Run, spec: RowSpec, fn: (row: Row) => Promise<void>): Promise<void> {
+/** One repository × variant. A failure ends the row and not the run, except a refusal and an interruption. */
+export async function runRow(
+  run: Run,
+  spec: string | { repo: string; variant?: string },
+  fn: () => Promise<void>,
+): Promise<void> {
+  const { repo, variant = '' } = typeof spec === 'string' ? { repo: spec } : spec
   if (run.interrupted) throw new Interrupted(run.interrupted)
-  const where = spec.variant ? `${spec.repo}-${spec.variant}` : spec.repo
-  const dir = join(run.dirs.work, where)
+  endStep(run.top)
   const report: RowReport = {
-    repo: spec.repo,
-    variant: spec.variant ?? '',
-    verdict: 'FAIL',
-    reason: 'the row did not come to its end',
-    seconds: 0,
-    steps: [],
-    gaps: [],
-    notes: [],
-    facts: {},
-    kept: [],
+    ...{ repo, variant, verdict: 'FAIL', reason: 'the row did not come to its end' },
+    ...{ seconds: 0, steps: [], gaps: [], notes: [], facts: {}, kept: [] },
   }
   run.report.rows.push(report)
-  const { url, files } = run.endpoint(spec.repo)
-  const cleanup = new Cleanup()
-  const row: Row = {
-    $,
-    config: join(dir, 'config.yaml'),
-    dir,
-    repository: { label: spec.repo, url },
-    files,
-    report,
-    cleanup,
-    step: (name, body) => runStep(scope, report.steps, run.terminal, run.aborted, name, body),
-  }
-  const scope: RowScope = Object.assign(run.scope(where, dir), { row, run })
+  const where = variant ? `${repo}-${variant}` : repo
+  const scope = Object.assign(run.scope(where, where, report.steps), { report, repo })
   const start = performance.now()
   try {
-    const unavailable = run.unavailable.get(spec.repo)
+    const unavailable = run.unavailable.get(repo)
     if (unavailable) throw unavailable
     if (!run.dry) {
-      cleanup.add('lock', await lock(url, `repository ${url}`))
-      mkdirSync(dir, { recursive: true })
-      cleanup.add(dir, () => run.keep(dir) || removeBelow(run.dirs.work, dir), true)
+      const { url } = run.endpoint(repo)
+      scope.undo.add('lock', await lock(url, `repository ${url}`))
+      mkdirSync(scope.dir)
+      const gone = () => within(scope, () => run.remove(scope.dir))
+      scope.undo.add(scope.dir, gone, { keep: true })
     }
-    run.transcript.beginRow(where, dir)
-    if (files) run.transcript.relocate(files, `repository-${spec.repo}`)
-    writeConfig(run, row, spec)
-    await within(scope, () => fn(row))
+    await Promise.race([within(scope, fn), run.aborted])
+    endStep(scope)
     report.verdict = run.plan.vykar.standin ? 'DEMO' : 'PASS'
     report.reason = ''
-  } catch (error) {
+  } catch (caught) {
+    const error = await reasonOf(run, caught, scope)
+    endStep(scope, error)
     report.verdict = verdictOf(error)
     report.reason = messageOf(error)
     if (run.dry || error instanceof Refused || error instanceof Interrupted) throw error
-    report.notes.push(...(await run.blame(spec.repo)))
   } finally {
-    await endRow(run, scope, report, cleanup)
+    scope.over = true
+    await endRow(run, { ...scope, over: false }, report)
     report.seconds = (performance.now() - start) / 1000
     if (report.reason && report.reason !== report.steps.at(-1)?.reason)
       run.terminal.line(`  ${where.padEnd(14)} ${report.verdict}: ${report.reason}`)
   }
 }
 
-/** What is still alive is ended and, unless the row was out of time anyway, a FAIL; then everything is undone. */
-async function endRow(run: Run, scope: Scope, report: RowReport, cleanup: Cleanup): Promise<void> {
+/** Why a row failed: what it says itself, unless its disk ran full or its source changed meanwhile, which is no fault of vykar. */
+async function reasonOf(run: Run, error: unknown, scope: Scope): Promise<unknown> {
+  if (run.dry || run.interrupted || error instanceof Refused) return error
+  if ((error as NodeJS.ErrnoException).code === 'ENOSPC') return new Blocked(`no space is left: ${messageOf(error)}`)
+  if (!(error instanceof Mismatch)) return error
+  const alive = { ...scope, over: false }
+  const changed = await within(alive, () => sourceChanged(run)).catch(() => undefined)
+  const blame = run.endpoint(scope.repo!).blame
+  if (blame) scope.report!.notes.push(...(await within(alive, blame).catch((failed) => [messageOf(failed)])))
+  return changed?.named ? new Blocked(`${changed.text}; seen: ${messageOf(error)}`) : error
+}
+
+/** The first entry of a watched source that is not what it was; undefined where all are. */
+export async function sourceChanged(run: Run): Promise<{ text: string; named: boolean } | undefined> {
+  for (const [n, { path, named }] of run.watched.entries()) {
+    const [was, is] = [`source-${n}`, `after-${n}`].map((name) => quote(join(run.dirs.work, name)))
+    const line = `find ${quote(path)} ${witnessFormat} | LC_ALL=C sort -z > ${is}
+LC_ALL=C comm -z3 ${was} ${is} | head -z -n 1 | tr -d '\\t\\0'`
+    const { stdout } = await execute(line, { limit: '30m', expect: 'any' }, false)
+    const entry = /^\/(.*) \/[a-z] /s.exec(stdout)?.[1]
+    if (entry !== undefined) return { named, text: `the source changed while it was tested: ${join(path, entry)}` }
+  }
+  return undefined
+}
+
+/** What is still alive is ended and, unless it was the row's own, a FAIL; then everything is undone. */
+async function endRow(run: Run, scope: Scope, report: RowReport): Promise<void> {
   const fail = (reason: string) => {
     report.verdict = 'FAIL'
     report.reason ||= reason
     run.report.leftBehind.push(`${scope.where}: ${reason}`)
   }
+  const own = scope.running.filter((one) => one.running())
+  await run.tidy(scope, () => Promise.all(own.map((one) => one.end('TERM', '3s'))))
   const left = run.dry ? [] : await end(() => processesOf(run.id))
   const names = left.map((p) => `${p.pid} ${p.command.slice(0, 120)}`).join('; ')
   if (left.length && report.verdict === 'BLOCKED') report.notes.push(`ended what the step had left: ${names}`)
   else if (left.length && !run.interrupted) fail(`processes were left behind: ${names}`)
+  saveFiles(run, scope)
   const good = report.verdict === 'PASS' || report.verdict === 'DEMO' || run.interrupted !== undefined
-  const { kept, failures } = await run.tidy(scope, () => cleanup.unwind(!good))
-  report.kept.push(...kept)
-  for (const failure of failures) fail(`left behind: ${failure}`)
+  for (const failure of await run.unwind(scope, good, report.kept)) fail(`left behind: ${failure}`)
 }
 
-/** Writes the row's config, with every repository of the run, and publishes it below `configs/`. */
-function writeConfig(run: Run, row: Row, spec: RowSpec): void {
-  const file = join(root, 'configs', `${spec.fragment ?? run.plan.name}.yaml`)
-  const fragment = fill(readFileSync(file, 'utf8'), spec.values ?? {})
-  const repositories = run.repos.map((label) => {
-    const endpoint = run.endpoint(label)
-    return { label, ...endpoint, set: { ...endpoint.set, ...spec.repository } }
-  })
-  const text = run.plan.sample.compose(repositories, fragment, file, join(row.dir, 'cache'))
-  run.transcript.write(row.config, masked(text))
-  if (run.dry) return
-  writeFileSync(row.config, text, { mode: 0o600 })
-  mkdirSync(join(run.runtime, 'configs'), { recursive: true })
-  writeFileSync(join(run.runtime, 'configs', `config.${run.plan.name}.yaml`), text, { mode: 0o600 })
+/** What commands have written down in the row's directory, beside its logs. */
+function saveFiles(run: Run, { dir, where }: Scope): void {
+  if (run.dry || !existsSync(dir)) return
+  try {
+    const files = readdirSync(dir, { withFileTypes: true }).filter(
+      (f) => f.isFile() && /\.(out|list|id|sh|sql|yaml|diff)$/.test(f.name),
+    )
+    mkdirSync(join(run.dirs.logs, where), { recursive: true })
+    for (const { name } of files)
+      if (statSync(join(dir, name)).size <= 1 << 20) copyFileSync(join(dir, name), join(run.dirs.logs, where, name))
+  } catch (error) {
+    run.report.notes.push(`${where}: not all of its files are beside the logs: ${messageOf(error)}`)
+  }
 }
+
+/** What find(1) prints of every entry of a source: any change of content, name or metadata shows in one of them. */
+export const witnessFormat = `-printf '/%P /%y %m %U:%G %s %T@ %C@ %l\\0'`

@@ -1,34 +1,21 @@
-// The frame of every script: scenario → rows → steps, cleanup, verdict, report, exit code.
-import { spawnSync } from 'node:child_process'
+// One run of one script: its directories and environment, its rows, what is undone, its verdict and report.
 import { mkdirSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
-import { Cleanup, capKept, clearDeadRuns, removeBelow, StateFile } from './cleanup.mts'
-import { localDir, scenarioUrl } from './config.mts'
-import { describeHost } from './host.mts'
+import { ask } from './ask.mts'
+import { capKept, clearDeadRuns, StateFile, Undo } from './cleanup.mts'
+import { localDir, published, scenarioUrl } from './config.mts'
+import { type Attribute, notHeld, statedEnvironment } from './environment.mts'
 import { lock } from './lock.mts'
 import type { OptionSpecs, Values } from './options.mts'
-import { type commonOptions, type Plan, prepare, root, type ScenarioSpec, scenarioName } from './prepare.mts'
+import { isRunId, markOurs, removeOurs } from './ours.mts'
+import { type commonOptions, type Plan, root, type ScenarioSpec } from './prepare.mts'
 import { end, processesOf, startTime } from './process.mts'
-import { ownSeconds, pointTo, type RunReport, writeReport } from './report.mts'
-import { type Row, type RowSpec, runRow } from './row.mts'
-import type { Service } from './services/service.mts'
-import { type Scope, within } from './sh.mts'
-import { runStep } from './step.mts'
+import { emptyReport, ownSeconds, type RowReport, type RunReport, withoutSecrets, writeReport } from './report.mts'
+import { runRow } from './row.mts'
+import { endStep, notFull, type Scope, step, within } from './sh.mts'
 import { Terminal } from './terminal.mts'
-import { Transcript, transcriptHeader } from './transcript.mts'
-import {
-  Blocked,
-  exitCodes,
-  fold,
-  Interrupted,
-  Mismatch,
-  messageOf,
-  Refused,
-  Skipped,
-  UsageError,
-  type Verdict,
-  verdictOf,
-} from './verdict.mts'
+import { quote, Transcript, transcriptHead } from './transcript.mts'
+import { Blocked, fold, Interrupted, messageOf, UsageError, type Verdict, verdictOf } from './verdict.mts'
 
 /** Disk that the leftovers of failed runs may take together; the oldest go first. */
 const keptCap = 20 * 2 ** 30
@@ -36,39 +23,30 @@ const keptCap = 20 * 2 ** 30
 /** A run id that sorts by time. */
 export function newRunId(now = new Date()): string {
   const stamp = now.toISOString().replace(/[-:]|\.\d+/g, '')
-  return `${stamp}-${Math.random().toString(36).slice(2, 6).padEnd(4, '0')}`
+  const id = `${stamp}-${Math.random().toString(36).slice(2, 6).padEnd(4, '0')}`
+  return isRunId(id) ? id : newRunId(now)
 }
 
-/** A password in a URI is nobody's business. */
-const withoutPassword = (text: string) => text.replace(/(:\/\/[^:@/]*):[^@/]*@/, '$1:***@')
+/** Where a label's repository is. */
+export interface Endpoint {
+  url: string
+  /** The directory in which its files can be seen, and the variable that names it in commands. */
+  files?: string
+  seen?: string
+  /** More keys for the config. */
+  keys?: Record<string, string | number | boolean>
+  /** The repository as an rclone path, for what vykar leaves there. */
+  remote?: string
+  /** Started by this run. */
+  managed?: boolean
+  /** After a failure: whose fault it was, in sentences. */
+  blame?: () => Promise<string[]>
+}
 
-function emptyReport(plan: Plan<OptionSpecs>, id: string, dry: boolean, transcript: string): RunReport {
-  return {
-    schema: 'vykar-e2e/report/1',
-    scenario: plan.scenario,
-    runId: id,
-    started: new Date().toISOString(),
-    seconds: 0,
-    verdict: 'FAIL',
-    reason: 'the run did not come to its end',
-    standin: plan.vykar.standin,
-    seed: plan.common.seed,
-    argv: process.argv.slice(2).map(withoutPassword),
-    options: Object.fromEntries(
-      Object.entries(plan.options)
-        .filter(([, value]) => value && String(value))
-        .map(([name, value]) => [name, typeof value === 'string' ? withoutPassword(value) : value]),
-    ),
-    versions: { vykar: plan.vykar.version, 'vykar path': plan.vykar.path, ...plan.versions },
-    host: dry ? {} : describeHost(plan.runtime),
-    steps: [],
-    rows: [],
-    notes: [...plan.notes],
-    charts: [],
-    leftBehind: [],
-    transcript,
-    harness: { seconds: 0, peakKiB: 0 },
-  }
+/** A source that must not change while it is tested: the user's own, or the suite's. */
+export interface Watched {
+  path: string
+  named: boolean
 }
 
 /** One run of one script. */
@@ -78,123 +56,154 @@ export class Run {
   readonly repos: string[]
   readonly runtime: string
   readonly dry: boolean
-  readonly cleanup = new Cleanup()
-  readonly dirs: { logs: string; work: string }
+  readonly dirs: { logs: string; work: string; reports: string }
   readonly report: RunReport
-  readonly transcript: Transcript
   readonly terminal: Terminal
-  /** Servers by repository label, and why there is none. */
-  readonly services = new Map<string, Service>()
-  readonly unavailable = new Map<string, Error>()
-  /** Environment of every command. */
+  /** Environment of every command; commands.sh exports the same. */
   readonly env: NodeJS.ProcessEnv
-  state: StateFile | undefined
+  /** What runs outside of rows. */
+  readonly top: Scope
+  transcript!: Transcript
+  /** Repositories on servers by label, and why there is none. */
+  readonly served = new Map<string, Endpoint>()
+  readonly unavailable = new Map<string, Error>()
+  readonly watched: Watched[] = []
+  /** What the file system of the run's directories cannot hold. */
+  lacking: Attribute[] = []
   interrupted: NodeJS.Signals | undefined
+  /** What undoes things runs also after an interruption. */
+  tidying = false
+  readonly secrets: Set<string>
+  private state: StateFile | undefined
   /** Rejects when the user interrupts the run. */
   readonly aborted: Promise<never>
   private abort: (error: Error) => void = () => {}
-  private tidying = false
-  private readonly secrets: string[] = []
+  private readonly running: Promise<void>[] = []
 
   constructor(
     readonly plan: Plan<OptionSpecs>,
     readonly spec: ScenarioSpec<OptionSpecs>,
   ) {
-    this.common = plan.common
-    this.repos = plan.repos
-    this.runtime = plan.runtime
-    this.dry = this.common['dry-run']
-    this.dirs = { logs: join(plan.runtime, 'logs', plan.name, this.id), work: join(plan.runtime, 'work', this.id) }
-    this.terminal = new Terminal(this.common.quiet ? 'quiet' : this.common.verbose ? 'verbose' : 'normal')
-    this.env = { ...process.env, NO_COLOR: '1', LC_ALL: 'C.UTF-8' }
-    // The caller's settings for vykar and for cloud clients would bend what the run's own config says.
-    for (const name of Object.keys(this.env))
-      if (/^(VYKAR_(?!E2E_|STANDIN_)|AWS_|RCLONE_)/.test(name)) delete this.env[name]
-    if (spec.passphrase !== false) this.env.VYKAR_PASSPHRASE = process.env.VYKAR_PASSPHRASE || '123'
-    this.env.PATH = `${join(this.dirs.work, 'bin')}:${this.env.PATH}:/usr/local/sbin:/usr/sbin:/sbin`
-    try {
-      const dirs = this.dry ? [] : [this.dirs.logs, join(this.dirs.work, 'bin')]
-      for (const dir of dirs) mkdirSync(dir, { recursive: true })
-    } catch (error) {
-      throw new UsageError(
-        `runtime directory ${plan.runtime} cannot be written (${messageOf(error)}): name another with --runtime`,
-      )
-    }
-    const passphrase =
-      spec.passphrase === false
-        ? 'unset VYKAR_PASSPHRASE'
-        : ': "${VYKAR_PASSPHRASE:?export it first}"; export VYKAR_PASSPHRASE'
-    const file = join(this.dirs.logs, 'commands.sh')
-    const head = transcriptHeader(plan.scenario, this.id, [passphrase, 'export NO_COLOR=1 LC_ALL=C.UTF-8'])
-    this.transcript = new Transcript(this.dry ? undefined : file, head, this.dirs.work)
-    this.report = emptyReport(plan, this.id, this.dry, file)
+    const { name, runtime, common, repos } = plan
+    Object.assign(this, { common, repos, runtime })
+    this.common = common
+    this.repos = repos
+    this.runtime = runtime
+    this.dry = common['dry-run']
+    const below = (kind: string, ...more: string[]) => join(runtime, kind, ...more, this.id)
+    this.dirs = { logs: below('logs', name), work: below('work'), reports: below('reports', name) }
+    this.terminal = new Terminal(common.quiet ? 'quiet' : common.verbose ? 'verbose' : 'normal')
+    this.secrets = new Set(plan.sample.secrets)
+    this.env = statedEnvironment()
+    const own = process.env.VYKAR_PASSPHRASE
+    if (spec.passphrase !== false) this.env.VYKAR_PASSPHRASE = own || '123'
+    if (own && !published.has(own)) this.secrets.add(own)
+    const sbin = '/usr/local/sbin:/usr/sbin:/sbin'
+    this.env.PATH = `${this.dirs.work}/bin:${root}:${this.env.PATH}:${sbin}`
+    this.env.VYKAR_E2E_RUNTIME = runtime
+    this.env.VYKAR_E2E_RUN = this.id
+    this.report = emptyReport(plan, this.id, this.dry, join(this.dirs.logs, 'commands.sh'))
+    this.top = this.scope('run', '', this.report.steps)
     this.aborted = new Promise((_, reject) => {
       this.abort = reject
     })
     this.aborted.catch(() => {})
   }
 
-  /** A step before, between or after the rows. */
-  step<T>(name: string, fn: () => Promise<T>): Promise<T> {
-    const scope = this.scope('run', this.dirs.work)
-    return runStep(scope, this.report.steps, this.terminal, this.aborted, name, fn)
-  }
-
-  /** One repository × variant. A failure ends the row, not the run. */
-  row(spec: RowSpec, fn: (row: Row) => Promise<void>): Promise<void> {
-    return runRow(this, spec, fn)
-  }
-
-  /** What commands run in: `where` names the log files, `dir` is their working directory. */
-  scope(where: string, dir: string): Scope {
-    return {
-      runId: this.id,
-      where,
-      dir,
-      logDir: this.dirs.logs,
-      env: this.env,
-      transcript: this.transcript,
-      dry: this.dry,
-      timeScale: this.common['time-scale'],
-      step: { name: where, log: join(this.dirs.logs, `${where}.log`), seconds: 0, commands: [] },
-      // What tidies up after an interruption has to run.
-      interrupted: () => (this.tidying ? undefined : this.interrupted),
+  /** The lines of commands.sh that set its environment. */
+  private exports(): string[] {
+    const { NO_COLOR, LC_ALL, no_proxy } = this.env
+    const lines = [`export NO_COLOR=${NO_COLOR} LC_ALL=${LC_ALL} no_proxy=${no_proxy} NO_PROXY=${no_proxy}`]
+    if (this.spec.passphrase !== false) lines.push('export VYKAR_PASSPHRASE=$passphrase')
+    lines.push('export VYKAR_E2E_RUN=$(date -u +%Y%m%dT%H%M%SZ)-hand')
+    lines.push(`export PATH=$PWD/bin:${quote(root)}:$PATH:/usr/local/sbin:/usr/sbin:/sbin`)
+    for (const label of this.repos) {
+      const { files, url } = this.endpoint(label)
+      this.env[variableOf(label)] = url
+      // A local repository is made anew beside the rows; a server's address is said where the server is.
+      if (files) lines.push(`export ${variableOf(label)}=\${${variableOf(label)}:-$PWD/repository-${label}}`)
     }
+    return lines
   }
 
-  /** Where a label's repository of this scenario is: at a managed server, or where the sample says. */
-  endpoint(label: string): { url: string; files?: string; set?: Record<string, unknown> } {
-    const service = this.services.get(label)
-    if (service) return { url: service.url, files: service.files, set: service.set }
-    const url = scenarioUrl(this.plan.sample.repository(label).url, this.plan.name)
-    return { url, files: localDir(url) }
-  }
-
-  /** A secret of this run: into the environment of its commands, never into logs, reports or the transcript. */
-  secret(name: string, value: string): string {
-    this.env[name] = value
-    this.secrets.push(value)
-    this.transcript.secret(name)
-    return value
-  }
-
-  /** Sets rclone up by its environment; the transcript gets the lines without the secrets' values. */
-  rclone(settings: Record<string, string>): void {
-    Object.assign(this.env, settings, { RCLONE_CONFIG: '/dev/null' })
-    this.transcript.line('export RCLONE_CONFIG=/dev/null')
-    const names = Object.entries(this.env).filter(([, value]) => value && this.secrets.includes(value))
-    for (const [key, value] of Object.entries(settings)) {
-      const secret = names.find(([name, known]) => known === value && name !== key)?.[0]
-      const hidden = /SECRET|ACCESS_KEY/.test(key)
-      this.transcript.line(
-        `export ${key}=${secret ? `"$${secret}"` : hidden ? `"\${${key}:?}"` : this.transcript.quote(value)}`,
+  /** Makes the run's directories, marks them as the suite's, and begins commands.sh. Throws UsageError where it cannot. */
+  private async begin(): Promise<void> {
+    const { logs, work, reports } = this.dirs
+    try {
+      for (const dir of [logs, join(work, 'bin'), reports]) mkdirSync(dir, { recursive: true })
+      markOurs(this.runtime, [logs, work, reports])
+      this.lacking = await notHeld(work)
+    } catch (error) {
+      if (error instanceof UsageError) throw error
+      throw new UsageError(
+        `runtime directory ${this.runtime} cannot be written (${messageOf(error)}): name another with --runtime`,
       )
     }
   }
 
-  /** After a failure: whether the server of this repository answers, and what it logged last. */
-  async blame(label: string): Promise<string[]> {
-    return (await this.services.get(label)?.blame()) ?? []
+  /** Where lines run: `where` names the logs, `place` is the directory below the run's own. */
+  scope(where: string, place: string, steps: Scope['steps']): Scope {
+    const dir = join(this.dirs.work, place)
+    const undo = new Undo(dir, () => this.state, () => this.common.keep && !this.interrupted) // biome-ignore format: one line
+    return { run: this, where, place, dir, dry: this.dry, steps, undo, running: [] }
+  }
+
+  /** One repository × variant, in a directory of its own. A failure ends the row and not the run. */
+  row = (spec: string | { repo: string; variant?: string }, fn: () => Promise<void>): Promise<void> => {
+    const row = runRow(this, spec, fn)
+    // An interruption ends the script's procedure at once, but not what its rows still have to undo.
+    this.running.push(row.catch(() => {}))
+    return row
+  }
+
+  /** Undoes what a scope has registered. Returns what could not be undone. */
+  async unwind(scope: Scope, good: boolean, kept: string[]): Promise<string[]> {
+    return this.tidy(scope, async () => {
+      if (scope.undo.size) step('undo')
+      const done = await scope.undo.unwind(!good)
+      endStep(scope)
+      kept.push(...done.kept)
+      return done.failures
+    })
+  }
+
+  /** Removes something of the run's own; the time counts as a command's. */
+  async remove(path: string): Promise<void> {
+    const record = { command: `rm -rf ${path}`, code: 0, at: Date.now(), seconds: 0 }
+    this.top.steps.at(-1)?.commands.push(record)
+    await removeOurs(this.runtime, path)
+    record.seconds = (Date.now() - record.at) / 1000
+  }
+
+  /** Where a label's repository of this scenario is. */
+  endpoint(label: string): Endpoint {
+    const served = this.served.get(label)
+    if (served) return served
+    const url = scenarioUrl(this.plan.sample.repository(label).url, this.plan.name)
+    const files = localDir(url)
+    return files ? { url, files, seen: variableOf(label) } : { url }
+  }
+
+  /** A server has this label's repository: vykar and commands.sh are told where. */
+  serve(label: string, endpoint: Endpoint): void {
+    this.served.set(label, endpoint)
+    // What lies in the run's directory lies in the replay's, too.
+    const byHand = (text: string) =>
+      text.includes(this.dirs.work) ? `"${text.replace(this.dirs.work, '$top')}"` : quote(text)
+    this.setEnv(variableOf(label), endpoint.url, byHand(endpoint.url))
+    if (endpoint.files && endpoint.seen) this.setEnv(endpoint.seen, endpoint.files, byHand(endpoint.files))
+  }
+
+  /** A variable of the environment of all commands from here on. */
+  setEnv(name: string, value: string, byHand = quote(value)): void {
+    this.env[name] = value
+    this.transcript.add('', `export ${name}=${byHand}`)
+  }
+
+  /** A secret, in the environment of all commands and in no file; commands.sh asks for it, or makes up one that the run made up. */
+  secret(name: string, value: string, made = false): void {
+    if (!published.has(value)) this.secrets.add(value)
+    this.setEnv(name, value, made ? `\${${name}:-$(openssl rand -hex 16)}` : `"\${${name}:?export it first}"`)
   }
 
   /** Runs the undoing of things, which goes on also after an interruption. */
@@ -207,79 +216,84 @@ export class Run {
     }
   }
 
-  /** With --keep a thing is left where it is and named. */
-  keep(what: string): boolean {
-    const kept = this.common.keep && !this.interrupted
-    if (kept) this.report.notes.push(`kept: ${what}`)
-    return kept
-  }
-
-  /** Makes `vykar` on the commands' PATH the one under test, or the saboteur around it. */
-  private placeVykar(): void {
+  /** What is `vykar` on the commands' PATH: the one under test, or the saboteur around it. */
+  private vykar(): string {
     const lie = this.common.sabotage
-    const target = lie ? join(root, 'test/saboteur/vykar') : this.plan.vykar.path
+    const target = lie ? join(root, 'scripts/sabotage/vykar') : this.plan.vykar.path
     if (!this.dry) symlinkSync(target, join(this.dirs.work, 'bin/vykar'))
-    this.transcript.line(`mkdir -p "$work/bin" && ln -s ${target} "$work/bin/vykar" && export PATH="$work/bin:$PATH"`)
-    if (!lie) return
-    this.env.SABOTEUR_VYKAR = this.plan.vykar.path
-    this.env.SABOTEUR_LIE = lie
-    this.env.SABOTEUR_TOLD = join(this.dirs.logs, 'sabotage.told')
-    this.report.notes.push(`sabotaged: vykar tells the lie ${lie}`)
+    if (lie) {
+      this.env.SABOTEUR_VYKAR = this.plan.vykar.path
+      this.env.SABOTEUR_LIE = lie
+      this.env.SABOTEUR_TOLD = join(this.dirs.logs, 'sabotage.told')
+      this.report.notes.push(`sabotaged: vykar tells the lie ${lie}`)
+    }
+    return target
   }
 
-  private onSignal(signal: NodeJS.Signals): void {
+  /** Ends what runs, then the procedure; the run goes on to its report. */
+  onSignal(signal: NodeJS.Signals): void {
     if (this.interrupted) return
     this.interrupted = signal
     this.terminal.line(`${signal}: ending what runs, cleaning up`)
-    // Those that run now, and not what the cleanup starts meanwhile.
+    // Those that run now, and not what the cleanup starts meanwhile; servers end with the run.
     const running = processesOf(this.id)
     const alive = () => running.filter((p) => startTime(p.pid) === p.start)
     void end(alive, 2000).finally(() => this.abort(new Interrupted(signal)))
   }
 
-  /** Runs the procedure and everything around it. Returns the exit code. */
-  async execute(body: () => Promise<void>): Promise<number> {
-    if (this.dry) return this.rehearse(body)
+  /** A dry run prints what commands.sh would hold, and runs nothing. */
+  async rehearse(body: () => Promise<void>): Promise<void> {
+    this.transcript = new Transcript(undefined, this.head())
+    await within(this.top, body)
+    await within(this.top, () => Promise.all(this.top.running.map((one) => one.end('TERM'))))
+    await this.unwind({ ...this.top }, true, [])
+  }
+
+  private head(): string {
+    const { spec, plan } = this
+    const asked = process.env.VYKAR_PASSPHRASE ? ':?export it first' : ':-123'
+    const first = spec.passphrase === false ? [] : [`passphrase=\${VYKAR_PASSPHRASE${asked}}`]
+    return transcriptHead(plan.scenario, this.id, this.vykar(), first, this.exports())
+  }
+
+  /**
+   * The run from its directories to its report.
+   * @returns the verdict, and what ended the procedure early
+   */
+  async execute(body: () => Promise<void>): Promise<{ verdict: Verdict; page: string; ended: unknown }> {
     const release = await lock(this.id, `run ${this.id}`)
-    this.state = new StateFile(this.runtime, this.id, this.plan.scenario)
-    this.state.add({ kind: 'dir', path: this.dirs.work })
-    writeReport(this.runtime, this.report, false)
-    for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, () => this.onSignal(name))
+    await this.begin()
     const start = performance.now()
     let ended: unknown
     try {
+      this.transcript = new Transcript(this.report.transcript, this.head())
+      const path = `${this.dirs.work}/bin:${root}:${process.env.PATH}:/usr/local/sbin:/usr/sbin:/sbin`
+      const { id: runId, plan, dirs } = this
+      this.state = new StateFile(this.runtime, { runId, scenario: plan.scenario, work: dirs.work, path, lines: [] })
+      writeReport(this.runtime, this.report, false)
       const { notes } = this.report
       notes.push(...(await clearDeadRuns(this.runtime)))
       notes.push(...(await capKept(this.runtime, keptCap)).map((dir) => `removed to stay under the cap: ${dir}`))
-      this.placeVykar()
-      await body()
+      await Promise.race([within(this.top, body), this.aborted])
+      endStep(this.top)
     } catch (error) {
-      ended = error
+      ended =
+        (error as NodeJS.ErrnoException)?.code === 'ENOSPC'
+          ? new Blocked(`no space is left: ${messageOf(error)}`)
+          : error
+      endStep(this.top, ended)
     }
+    await Promise.all(this.running)
     const verdict = await this.conclude(ended)
-    this.transcript.end()
     this.report.seconds = (performance.now() - start) / 1000
-    const peakKiB = process.resourceUsage().maxRSS
-    this.report.harness = { seconds: ownSeconds(this.report, this.report.seconds), peakKiB }
-    const page = writeReport(this.runtime, this.report, true)
-    pointTo(join(this.dirs.logs, '..', 'latest'), this.id)
-    this.state.done()
-    await release()
-    this.printEnd(verdict, page)
-    if (this.interrupted) return { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }[this.interrupted as 'SIGINT']
-    const untouched = this.report.rows.every((row) => row.verdict === 'FAIL')
-    return ended instanceof UsageError || (ended instanceof Refused && untouched) ? 2 : exitCodes[verdict]
-  }
-
-  private printEnd(verdict: Verdict, page: string): void {
-    for (const note of this.report.notes) this.terminal.line(`note: ${note}`)
-    for (const row of this.report.rows) {
-      for (const note of row.notes) this.terminal.line(`note: ${row.repo}: ${note}`)
-      for (const kept of row.kept) this.terminal.line(`kept: ${kept}`)
+    this.report.harness = {
+      seconds: ownSeconds(this.report, this.report.seconds),
+      peakKiB: process.resourceUsage().maxRSS,
     }
-    console.log(`by hand ${this.report.transcript}`)
-    console.log(`report ${page}`)
-    console.log(`${verdict} ${this.plan.scenario} ${this.report.reason}`.trim())
+    const page = writeReport(this.runtime, withoutSecrets(this.report, this.secrets), true)
+    this.state?.done()
+    await release()
+    return { verdict, page, ended }
   }
 
   private async conclude(ended: unknown): Promise<Verdict> {
@@ -287,85 +301,59 @@ export class Run {
     const verdicts = report.rows.map((row) => row.verdict)
     if (ended) verdicts.push(verdictOf(ended))
     const good = this.interrupted !== undefined || !verdicts.some((word) => word === 'FAIL' || word === 'BLOCKED')
-    const { kept, failures } = await this.tidy(this.scope('run', this.dirs.work), () => this.cleanup.unwind(!good))
+    this.top.over = true
+    const kept: string[] = []
+    const scope = { ...this.top, over: false }
+    await this.tidy(scope, () => Promise.all(this.top.running.map((one) => one.end('TERM', '5s'))))
+    const failures = await this.unwind(scope, good, kept)
     report.notes.push(...kept.map((what) => `kept: ${what}`))
     const left = await end(() => processesOf(this.id, true))
-    for (const process of left) failures.push(`process ${process.pid} ${process.command}`)
+    for (const process of left.filter((p) => !p.service)) failures.push(`process ${process.pid} ${process.command}`)
+    const full = await Promise.resolve().then(() => notFull(this.runtime)).catch(messageOf) // biome-ignore format: one line
     const keepsWork = kept.length > 0 || report.rows.some((row) => row.kept.length) || this.common.keep
     try {
-      if (!keepsWork || this.interrupted) removeBelow(this.runtime, this.dirs.work)
+      // A disk that has run full gets back what this run took: the report needs room.
+      if (!keepsWork || this.interrupted || full) await removeOurs(this.runtime, this.dirs.work)
     } catch (error) {
       failures.push(messageOf(error))
     }
-    for (const file of this.leaks()) failures.push(`a secret in ${file}`)
+    if (full && keepsWork) report.notes.push(`${full}: what was to be kept was removed`)
+    for (const file of await this.leaks()) failures.push(`a secret in ${file}`)
     report.leftBehind.push(...failures)
     if (failures.length) verdicts.push('FAIL')
     report.verdict = this.interrupted ? 'FAIL' : fold(verdicts)
+    const named = (row: RowReport) => `${row.repo}${row.variant && ` ${row.variant}`}`
     const worst = report.rows.filter((row) => row.verdict === report.verdict && row.reason)
-    report.reason = ended
+    const skipped = report.rows.filter((row) => row.verdict === 'SKIPPED' && report.verdict !== 'SKIPPED')
+    const said = ended
       ? messageOf(ended)
       : failures[0]
         ? `left behind: ${failures[0]}`
-        : worst.map((row) => `${row.repo}${row.variant && ` ${row.variant}`}: ${row.reason}`).join('; ')
+        : worst.map((row) => `${named(row)}: ${row.reason}`).join('; ')
+    report.notCompared = this.lacking
+    report.reason = [
+      said,
+      skipped.length
+        ? `${skipped.length} SKIPPED: ${skipped.map((row) => `${named(row)} (${row.reason})`).join(', ')}`
+        : '',
+      this.lacking.length ? `not compared here: ${this.lacking.join(', ')}` : '',
+    ]
+      .filter(Boolean)
+      .join('; ')
     return report.verdict
   }
 
-  /** Files of the run's logs that hold one of its secrets. */
-  private leaks(): string[] {
-    if (!this.secrets.length) return []
-    const input = `${this.secrets.join('\n')}\n`
-    const found = spawnSync('grep', ['-rlF', '-f', '-', this.dirs.logs], { input, encoding: 'utf8' })
-    return found.stdout.split('\n').filter(Boolean)
-  }
-
-  private async rehearse(body: () => Promise<void>): Promise<number> {
-    console.log(`${this.plan.scenario}: dry run, nothing is run or made\nneeds: ${this.spec.needs.join(', ')}`)
-    console.log(`vykar: ${this.plan.vykar.path} ${this.plan.vykar.version}\nwork=${this.dirs.work}`)
-    this.placeVykar()
-    await body()
-    return 0
+  /** Files of the run's logs that hold one of its secrets. Those of fewer than six characters could be any word. */
+  private async leaks(): Promise<string[]> {
+    const sought = [...this.secrets].filter((secret) => secret.length >= 6)
+    if (!sought.length) return []
+    const found = await ask(['grep', '-rlF', '-f', '-', this.dirs.logs], { input: `${sought.join('\n')}\n` })
+    const files = found.stdout.split('\n').filter(Boolean)
+    return JSON.stringify(this.report) === JSON.stringify(withoutSecrets(this.report, new Set(sought)))
+      ? files
+      : [...files, 'the report, where it is masked']
   }
 }
 
-/** A run as the script sees it, with its own options typed. */
-export type ScenarioRun<O extends OptionSpecs> = Run & { options: Values<typeof commonOptions & O> }
-
-/**
- * Runs a script's procedure as a scenario and ends the process with the verdict's exit code.
- * @param meta the script's `import.meta`
- * @param spec what it needs and which options it takes
- * @param body the procedure
- */
-export async function scenario<const O extends OptionSpecs = Record<never, never>>(
-  meta: ImportMeta,
-  spec: ScenarioSpec<O>,
-  body: (run: ScenarioRun<O>) => Promise<void>,
-): Promise<void> {
-  const name = scenarioName(meta.filename)
-  let ended = false
-  // Failure is the initial state: a run that ends without its verdict (a promise that never settles, a crash) failed.
-  process.exitCode = 1
-  process.once('exit', () => {
-    if (!ended) console.log(`FAIL ${name} ended without a verdict`)
-  })
-  try {
-    const plan = prepare(meta.filename, process.argv.slice(2), spec)
-    if (plan) {
-      const run = Object.assign(new Run(plan, spec), { options: plan.options }) as ScenarioRun<O>
-      process.exitCode = await run.execute(() => body(run))
-    } else process.exitCode = 0
-  } catch (error) {
-    if (error instanceof UsageError) {
-      console.error(`${name}: ${error.message}`)
-      process.exitCode = 2
-    } else {
-      const verdict = verdictOf(error)
-      if (!(error instanceof Skipped || error instanceof Blocked || error instanceof Mismatch)) console.error(error)
-      console.log(`${verdict} ${name} ${messageOf(error)}`)
-      process.exitCode = exitCodes[verdict]
-    }
-  }
-  ended = true
-  // A socket or timer somebody forgot must not keep a finished run alive.
-  process.exit()
-}
+/** The variable that holds a label's URL. */
+export const variableOf = (label: string): string => `REPO_${label.toUpperCase().replace(/\W/g, '_')}`

@@ -1,10 +1,25 @@
-// `$`: a command as one would type it, bounded by coreutils timeout, logged to files, measured by GNU time.
+// `$`, `undo`, `check`, `when`, `step`: what a script consists of, beside `background`. Each line runs in the row's directory, bounded by coreutils
+// timeout, logged, measured by GNU time, and stands in commands.sh as it ran; in a dry run it is printed and not run.
 import { AsyncLocalStorage } from 'node:async_hooks'
-import { appendFileSync, closeSync, existsSync, openSync, readFileSync, readSync, rmSync, statSync } from 'node:fs'
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  statfsSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { $ as zx } from 'zx'
-import { quote, type Transcript } from './transcript.mts'
-import { Blocked, Interrupted, Mismatch, UsageError } from './verdict.mts'
+import { lastLine } from './ask.mts'
+import type { Background } from './background.mts'
+import type { Undo } from './cleanup.mts'
+import type { RowReport } from './report.mts'
+import type { Run } from './run.mts'
+import { quote } from './transcript.mts'
+import { Blocked, Interrupted, Mismatch, messageOf, Refused, UsageError, verdictOf } from './verdict.mts'
 
 /** What was run and what it cost; times in seconds, memory in KiB, undefined where GNU time is missing. */
 export interface CommandRecord {
@@ -14,7 +29,6 @@ export interface CommandRecord {
   at: number
   seconds: number
   cpuSeconds?: number
-  /** What of the CPU time was spent in the kernel. */
   systemSeconds?: number
   peakKiB?: number
   /** Bytes that really came from, or went to, a disk. */
@@ -22,7 +36,7 @@ export interface CommandRecord {
   writtenBytes?: number
 }
 
-/** One step of the procedure: its log and the commands it ran. */
+/** A named part of the procedure: its log and the commands it ran. */
 export interface StepRecord {
   name: string
   log: string
@@ -34,204 +48,323 @@ export interface StepRecord {
   busySeconds?: number
 }
 
-/** Where commands run: the row (or run) that is under way. */
+/** Where lines run: the row that is under way, or what the run does around its rows. */
 export interface Scope {
-  runId: string
+  run: Run
   /** Label of the row in its log file names, `run` outside of rows. */
   where: string
-  logDir: string
-  /** Working directory of commands, and where `out` files go. */
+  /** Its directory below the run's own. */
+  place: string
   dir: string
-  env: NodeJS.ProcessEnv
-  transcript: Transcript
+  /** Lines are written down and not run. */
   dry: boolean
-  timeScale: number
-  step: StepRecord
-  interrupted: () => NodeJS.Signals | undefined
+  steps: StepRecord[]
+  undo: Undo
+  running: Background[]
+  /** Where a row is under way. */
+  report?: RowReport
+  repo?: string
+  /** The guard has let the row's repository go. */
+  mayDelete?: boolean
+  /** Environment of the lines that run here, beside the run's. */
+  env?: NodeJS.ProcessEnv
+  /** Its parts are too many to be shown one by one. */
+  quiet?: boolean
+  /** The procedure has ended: what it may still try to run is not run any more. */
+  over?: boolean
 }
 
 const scopes = new AsyncLocalStorage<Scope>()
-
 /** The scope that is under way. Throws outside of a scenario. */
 export function scope(): Scope {
   const current = scopes.getStore()
   if (!current) throw new Error('commands can only be run inside a scenario')
   return current
 }
-
-/** Runs `fn` so that `$` and the helpers see `inner` as their scope. */
-export function within<T>(inner: Scope, fn: () => Promise<T>): Promise<T> {
-  return scopes.run(inner, fn)
+/** Runs `fn` so that `$` and the checks see `inner` as their scope. */
+export const within = <T,>(inner: Scope, fn: () => Promise<T>): Promise<T> => scopes.run(inner, fn)
+/** The row that is under way. Throws outside of a row. */
+export function rowScope(): Scope & { report: RowReport; repo: string } {
+  const current = scope()
+  if (!current.report || !current.repo) throw new Error('this can only be used inside a row')
+  return current as Scope & { report: RowReport; repo: string }
 }
 
-/** `limit` in zx's notation (`90s`, `5m`, `2h`); `expect` the exit codes that are right, or `any`. */
+/**
+ * `limit` in zx's notation (`90s`, `5m`, `2h`), 10m unless told; `expect` the exit codes that are right, or `any`;
+ * `otherwise` the verdict of others, where that is not FAIL: Blocked, Skipped, UsageError.
+ */
 export interface CommandOptions {
   limit?: string
   expect?: number[] | 'any'
-  /** Keep stdout at this name in the row's directory, so that the transcript can use it too. */
-  out?: string
-  /** Left out of the transcript: a look of the harness's own, which nobody would type. */
-  unlisted?: boolean
-  env?: NodeJS.ProcessEnv
-  cwd?: string
+  otherwise?: new (message: string) => Error
 }
-type Arg = string | number | readonly string[]
-
-/** Thrown in a dry run where a value would come out of a command; the step then gives a placeholder. */
-export class DryEnd extends Error {}
+/** What is put into a line: a word or words, quoted; `{ raw }` is bash that stands as it is. */
+type Arg = string | number | readonly string[] | { raw: string }
 
 /** A command failed: its exit code is not among the expected ones. The verdict is FAIL. */
 export class CommandFailed extends Mismatch {}
 
-const limitPattern = /^(\d+)(ms|s|m|h)$/
-const unit: Record<string, number> = { ms: 0.001, s: 1, m: 60, h: 3600 }
 /** Seconds of a duration such as `90s`. Throws UsageError on anything else. */
 export function seconds(duration: string): number {
-  const match = limitPattern.exec(duration)
-  if (!match) throw new UsageError(`${duration}: not a duration such as 90s, 5m or 2h`)
-  return Number(match[1]) * unit[match[2]!]!
+  const [, count, unit] = /^(\d+)(ms|s|m|h)$/.exec(duration) ?? []
+  if (!unit) throw new UsageError(`${duration}: not a duration such as 90s, 5m or 2h`)
+  return Number(count) * { ms: 0.001, s: 1, m: 60, h: 3600 }[unit as 'ms']!
 }
 
-/** More stdout than this stays in its file and is not read into memory. */
-const largeBytes = 1 << 20
-
-/** A finished command: exit code, the two outputs and what it cost. */
-export class Output {
-  constructor(
-    readonly record: CommandRecord,
-    readonly file: string,
-    readonly stderr: string,
-    private readonly scope: Scope,
-    private readonly kept: boolean,
-  ) {}
-  get code(): number {
-    return this.record.code
-  }
-  /** stdout as text. Throws DryEnd in a dry run, and an error where it is too large to be read at once. */
-  get stdout(): string {
-    if (this.scope.dry) throw new DryEnd()
-    if (statSync(this.file).size > largeBytes) throw new Error(`stdout is too large to read at once: ${this.file}`)
-    return readFileSync(this.file, 'utf8')
-  }
-  /**
-   * Requires a match in stdout and returns it; the transcript asks the same of a kept output with grep -P.
-   * Throws Mismatch with `complaint` and the last line printed.
-   */
-  must(pattern: RegExp, complaint: string): string[] {
-    const { transcript, dry } = this.scope
-    if (this.kept) transcript.line(`grep -qP ${quote(pattern.source)} ${transcript.quote(this.file)}`)
-    if (dry) return []
-    const match = pattern.exec(this.stdout)
-    if (!match)
-      throw new Mismatch(`${complaint}; ${this.record.command} printed: ${lastLine(this.stdout) || 'nothing'}`)
-    return [...match]
-  }
-  /** Requires a match in stderr: the message of an expected failure. */
-  complained(pattern: RegExp): this {
-    if (!this.scope.dry && !pattern.test(this.stderr))
-      throw new Mismatch(
-        `${this.record.command} failed with exit ${this.code} as expected, but said ${lastLine(this.stderr)} and not ${pattern}`,
-      )
-    return this
-  }
+/** A finished command. In a dry run nothing was printed, with exit 0. */
+export interface Output {
+  code: number
+  seconds: number
+  stdout: string
+  stderr: string
+  cost: CommandRecord
 }
 
-const lastLine = (text: string) => text.trim().split('\n').at(-1)?.trim() ?? ''
 const gnuTime = existsSync('/usr/bin/time')
+/** More output than this stays in its file. */
+const large = 1 << 20
+/** A file's text; empty where it is missing or large. */
+export const slurp = (file: string) =>
+  existsSync(file) && statSync(file).size <= large ? readFileSync(file, 'utf8') : ''
 
-function render(pieces: readonly string[], args: Arg[], how: (word: string) => string): string {
-  const one = (arg: Arg) =>
-    typeof arg === 'object' ? arg.map((word) => how(String(word))).join(' ') : how(String(arg))
-  return pieces.map((piece, i) => piece + (i < args.length ? one(args[i]!) : '')).join('')
+/** The line as bash: words that are put in are quoted, lists word by word, everything else stands as it is typed. */
+function render(pieces: TemplateStringsArray, args: Arg[]): string {
+  const word = (arg: Arg) => {
+    if (typeof arg !== 'object') return quote(String(arg))
+    return 'raw' in arg ? arg.raw : arg.map((w) => quote(String(w))).join(' ')
+  }
+  return pieces.raw.map((piece, i) => piece + (i < args.length ? word(args[i]!) : '')).join('').trim() // biome-ignore format: one line
 }
 
-/** Appends `from` to the step's log, or only says where it is when it is long. */
-function append(log: string, from: string): string {
-  const size = statSync(from).size
-  if (size > 64 * 1024) appendFileSync(log, `(${size} bytes of output in ${from})\n`)
-  else appendFileSync(log, readFileSync(from))
-  const tail = Buffer.alloc(Math.min(size, 64 * 1024))
-  const fd = openSync(from, 'r')
-  readSync(fd, tail, 0, tail.length, size - tail.length)
-  closeSync(fd)
-  return tail.toString('utf8')
+/** How commands.sh writes what exit codes are right. */
+function byHand(line: string, expect: CommandOptions['expect']): string {
+  if (!expect || (expect !== 'any' && expect.join() === '0')) return line
+  const heredoc = line.includes('\n')
+  const whole = heredoc || /[;&]/.test(line.replace(/\d?>&\d|&>/g, '')) ? `(${line}${heredoc ? '\n' : ''})` : line
+  if (expect === 'any') return `${whole} || true`
+  return `rc=0; ${whole} || rc=$?; [[ $rc =~ ^(${expect.join('|')})$ ]]`
 }
 
-/** Blocks in which getrusage(2) counts what was read and written. */
-const blockBytes = 512
+/** Throws Interrupted where nothing more is to be run. */
+export function alive(s: Scope): void {
+  if (s.over || (s.run.interrupted && !s.run.tidying)) throw new Interrupted(s.run.interrupted ?? 'SIGTERM')
+}
 
 function measured(file: string): Partial<CommandRecord> {
-  const last = existsSync(file) ? lastLine(readFileSync(file, 'utf8')) : ''
+  const [user, system, peakKiB, read, written] = lastLine(slurp(file)).split(' ').map(Number)
   rmSync(file, { force: true })
-  const [user, system, peakKiB, read, written] = last.split(' ').map(Number)
   if (user === undefined || system === undefined || !Number.isFinite(user + system)) return {}
-  const disk = { readBytes: read! * blockBytes, writtenBytes: written! * blockBytes }
+  // getrusage(2) counts blocks of 512 bytes.
+  const disk = { readBytes: read! * 512, writtenBytes: written! * 512 }
   return { cpuSeconds: user + system, systemSeconds: system, peakKiB, ...disk }
 }
 
-let serial = 0
-
-async function execute(options: CommandOptions, pieces: readonly string[], args: Arg[]): Promise<Output> {
-  const s = scope()
-  const signal = s.interrupted()
-  if (signal) throw new Interrupted(signal)
-  const command = render(pieces, args, quote).trim()
-  if (!options.unlisted) s.transcript.command(render(pieces, args, (word) => s.transcript.quote(word)).trim(), options)
-  const record: CommandRecord = { command, code: 0, at: Date.now(), seconds: 0 }
-  const kept = options.out !== undefined && !options.unlisted
-  if (s.dry) return new Output(record, join(s.dir, options.out ?? ''), '', s, kept)
-
-  s.step.commands.push(record)
-  const base = `${s.step.log.replace(/\.log$/, '')}.${++serial}`
-  const out = options.out ? join(s.dir, options.out) : `${base}.out`
-  const limit = seconds(options.limit ?? '10m') * s.timeScale
-  const time = gnuTime ? ['/usr/bin/time', '-q', '-f', '%U %S %M %I %O', '-o', `${base}.time`] : []
-  const start = process.hrtime.bigint()
-  // detached: the command gets a session of its own, so that Ctrl-C reaches this program alone and it decides.
-  const child = await zx({
-    cwd: options.cwd ?? s.dir,
-    env: { ...s.env, ...options.env, VYKAR_E2E_RUN: s.runId },
-    detached: true,
-    nothrow: true,
-    quiet: true,
-    stdio: ['ignore', 'ignore', 'ignore'],
-  })`${time} timeout -k 30s ${limit.toFixed(3)}s bash -c ${`set -euo pipefail; ${command}`} >${out} 2>${base}.err`
-  record.seconds = Number(process.hrtime.bigint() - start) / 1e9
-  record.code = child.exitCode ?? 128
-  Object.assign(record, measured(`${base}.time`))
-
-  appendFileSync(s.step.log, `$ ${command}\n`)
-  const stderr = append(s.step.log, `${base}.err`)
-  const stdout = append(s.step.log, out)
-  appendFileSync(s.step.log, `(exit ${record.code}, ${record.seconds.toFixed(2)} s)\n\n`)
-  rmSync(`${base}.err`)
-
-  const late = s.interrupted()
-  if (late) throw new Interrupted(late)
-  // timeout exits 124 when TERM was enough and 137 when it had to kill; a 137 before the limit is somebody else's kill.
-  if ((record.code === 124 || record.code === 137) && record.seconds >= limit * 0.99)
-    throw new Blocked(`${s.step.name}: out of time after ${Math.round(limit)} s: ${command} (log: ${s.step.log})`)
-  const expected = options.expect ?? [0]
-  if (expected !== 'any' && !expected.includes(record.code))
-    throw new CommandFailed(
-      `${s.step.name}: exit ${record.code}${expected[0] === 0 ? '' : ` instead of ${expected.join(' or ')}`}: ${command}: ${lastLine(stderr) || lastLine(stdout) || 'no message'} (log: ${s.step.log})`,
-    )
-  return new Output(record, out, stderr, s, kept)
+/** Less than this free means that a disk has run full: 1 MiB, or ten inodes where the file system counts them. */
+const full = { bytes: 1 << 20, inodes: 10 }
+/** Throws Blocked where the runtime directory has run full: what failed says nothing about vykar then. */
+export function notFull(runtime: string): void {
+  if (!existsSync(runtime)) return
+  const { bavail, bsize, ffree, files } = statfsSync(runtime)
+  if (bavail * bsize < full.bytes || (files > 0 && ffree < full.inodes))
+    throw new Blocked(`the disk of ${runtime} has run full: free some, or name another directory with --runtime`)
 }
 
-export interface Shell {
-  (pieces: TemplateStringsArray, ...args: Arg[]): Promise<Output>
-  (options: CommandOptions): (pieces: TemplateStringsArray, ...args: Arg[]) => Promise<Output>
+/** Appends to a log; a disk that has run full is said by the line that meets it. */
+function log(file: string, text: string): void {
+  try {
+    appendFileSync(file, text)
+  } catch (error) {
+    throw new Blocked(`${file} cannot be written: ${messageOf(error)}`)
+  }
+}
+
+let serial = 0
+/** Runs a line of bash. `listed` says whether it stands in commands.sh: a look of lib's own does not. */
+export async function execute(line: string, options: CommandOptions = {}, listed = true): Promise<Output> {
+  const s = scope()
+  const { run } = s
+  alive(s)
+  if (line.includes('--yes-delete-this-repo') && !s.mayDelete)
+    throw new Refused(`refused: ${line}: no \`mayDelete\` has looked at the repository before`)
+  if (listed) run.transcript.add(s.place, byHand(line, options.expect))
+  const record: CommandRecord = { command: line, code: 0, at: Date.now(), seconds: 0 }
+  if (s.dry) return { code: 0, seconds: 0, stdout: '', stderr: '', cost: record }
+  const current = s.steps.at(-1) ?? step('begin')
+  current.commands.push(record)
+  const base = `${current.log.replace(/\.log$/, '')}.${++serial}`
+  const limit = seconds(options.limit ?? '10m') * run.common['time-scale']
+  const time = gnuTime ? ['/usr/bin/time', '-q', '-f', '%U %S %M %I %O', '-o', `${base}.time`] : []
+  const start = performance.now()
+  // detached: the command gets a session of its own, so that Ctrl-C reaches this program alone and it decides.
+  const begin = () =>
+    zx({
+      cwd: s.dir,
+      env: { ...run.env, ...s.env, VYKAR_E2E_RUN: run.id },
+      detached: true,
+      nothrow: true,
+      quiet: true,
+      stdio: ['ignore', 'ignore', 'ignore'],
+    })`${time} timeout -k 30s ${limit.toFixed(3)}s bash -c ${`set -euo pipefail\n${line}`} >${base}.out 2>${base}.err`
+  let child = await begin()
+  // A signal to the whole process group just before the session is its own ends a command that has not begun.
+  if (!existsSync(`${base}.out`)) {
+    alive(s)
+    child = await begin()
+  }
+  record.seconds = (performance.now() - start) / 1000
+  record.code = child.exitCode ?? 128
+  Object.assign(record, measured(`${base}.time`))
+  const [stdout, stderr] = [slurp(`${base}.out`), slurp(`${base}.err`)]
+  const cost = `(exit ${record.code}, ${record.seconds.toFixed(2)} s)`
+  log(current.log, `$ ${line}\n${stderr}${stdout}${cost}\n\n`)
+  for (const [kind, text] of Object.entries({ out: stdout, err: stderr }))
+    if (text || (statSync(`${base}.${kind}`, { throwIfNoEntry: false })?.size ?? 0) === 0)
+      rmSync(`${base}.${kind}`, { force: true })
+    else log(current.log, `(more output in ${base}.${kind})\n`)
+
+  alive(s)
+  // timeout exits 124 when TERM was enough and 137 when it had to kill; a 137 before the limit is somebody else's kill.
+  if ((record.code === 124 || record.code === 137) && record.seconds >= limit * 0.99)
+    throw new Blocked(`${current.name}: out of time after ${Math.round(limit)} s: ${line} (log: ${current.log})`)
+  const expected = options.expect ?? [0]
+  if (expected !== 'any' && !expected.includes(record.code)) {
+    notFull(run.runtime)
+    // What failed may have given its space back since.
+    const enospc = /^.*No space left on device.*$/im.exec(stderr + stdout + said(line, s.dir))?.[0]
+    if (enospc) throw new Blocked(`${current.name}: ${enospc.trim()} (log: ${current.log})`)
+    throw new (options.otherwise ?? CommandFailed)(
+      `${current.name}: exit ${record.code}${expected[0] === 0 ? '' : ` instead of ${expected.join(' or ')}`}: ${line.split('\n')[0]}: ${lastLine(stderr) || lastLine(stdout) || lastLine(said(line, s.dir)) || 'no message'} (log: ${current.log})`,
+    )
+  }
+  return { code: record.code, seconds: record.seconds, stdout, stderr, cost: record }
+}
+
+/** What a line that failed has written to the file it was redirected to. */
+const said = (line: string, dir: string) => {
+  const file = /> ?([\w.-]+)(?: 2>&1)?$/.exec(line)?.[1]
+  return file ? slurp(join(dir, file)) : ''
+}
+
+/** A tag that takes options first or none. */
+type Tag<O, T> = {
+  (pieces: TemplateStringsArray, ...args: Arg[]): T
+  (options: O): (pieces: TemplateStringsArray, ...args: Arg[]) => T
+}
+/** A tag of this file's kind out of what it does with the rendered line. */
+export const tag = <O, T>(act: (line: string, options: O) => T, none: O) =>
+  ((first: TemplateStringsArray | O, ...args: Arg[]) =>
+    Array.isArray(first)
+      ? act(render(first as unknown as TemplateStringsArray, args), none)
+      : (pieces: TemplateStringsArray, ...rest: Arg[]) => act(render(pieces, rest), first as O)) as Tag<O, T>
+
+/**
+ * Runs a line of bash (`set -euo pipefail`), as zx does: words put in with `${…}` are quoted, `$(…)` and `$NAME` are bash's.
+ * Throws CommandFailed on an unexpected exit code, Blocked when it ran out of time, Interrupted after a signal.
+ */
+export const $ = tag((line, options: CommandOptions) => execute(line, options), {})
+
+/** A look of lib's own that nobody would type: not in commands.sh, and not run in a dry run. */
+export const look = tag((line, options: CommandOptions) => execute(line, options, false), {})
+
+/**
+ * Registers a line that undoes what the next ones make; run last in first out when the row (or the run) ends, also after
+ * Ctrl-C, and by the next run after `kill -9`. So it must do no harm where there is nothing to undo, or where somebody
+ * else's has taken its place meanwhile; `later: false` where that cannot be told, and the next run is to leave it alone.
+ * `keep` names what is left for inspection, and with --keep, when the row or run does not pass; `there` is bash that says
+ * whether it exists at all.
+ */
+export const undo = tag((line, options: CommandOptions & { keep?: string; later?: boolean; there?: string }) => {
+  const { keep, later = true, there, ...rest } = options
+  const { undo, run, place } = scope()
+  // In commands.sh what is kept for inspection goes at the end only, the rest also when the script fails.
+  if (keep === undefined) run.transcript.add(place, `undo ${quote(line)}`)
+  const exists =
+    there === undefined ? undefined : async () => (await execute(there, { expect: 'any' }, false)).code === 0
+  undo.add(keep ?? line, () => execute(line, rest, keep !== undefined), {
+    keep: keep !== undefined,
+    line: later ? line : '',
+    exists,
+  })
+}, {})
+
+/**
+ * A check of lib's own, which reads files and throws; `hand` is the bash (or comment) that stands for it in commands.sh.
+ * Not made in a dry run.
+ */
+export async function check(hand: string, fn: () => void | Promise<void>): Promise<void> {
+  const s = scope()
+  alive(s)
+  s.run.transcript.add(s.place, hand)
+  if (!s.dry) await fn()
 }
 
 /**
- * Runs a bash command line (`set -euo pipefail`) in the current row, bounded by `limit` (10 minutes unless told).
- * Throws CommandFailed on an unexpected exit code, Blocked when it ran out of time, Interrupted after a signal.
+ * What follows depends on the exit code of the line before, which `expect` allowed. All cases stand in commands.sh; the one that
+ * came about is run, the others are only written down.
  */
-export const $ = ((first: TemplateStringsArray | CommandOptions, ...args: Arg[]) =>
-  'raw' in first
-    ? execute({}, (first as TemplateStringsArray).raw, args)
-    : (pieces: TemplateStringsArray, ...rest: Arg[]) => execute(first as CommandOptions, pieces.raw, rest)) as Shell
+export async function when(tried: Output, cases: Record<number, () => Promise<void>>): Promise<void> {
+  const s = scope()
+  s.run.transcript.add(s.place, 'case $rc in')
+  for (const [code, fn] of Object.entries(cases)) {
+    s.run.transcript.add(s.place, `${code})`)
+    await within({ ...s, dry: s.dry || tried.code !== Number(code) }, fn)
+    s.run.transcript.add(s.place, ';;')
+  }
+  s.run.transcript.add(s.place, 'esac')
+}
 
-/** Runs a line of bash that was put together elsewhere, quoted already; else as `$`. */
-export const bash = (options: CommandOptions, line: string): Promise<Output> => execute(options, [line], [])
+/** Runs `fn` with its lines in a directory below the row's own, which is made. */
+export function inside<T>(name: string, fn: () => Promise<T>): Promise<T> {
+  const s = scope()
+  const dir = join(s.dir, name)
+  if (!s.dry) mkdirSync(dir, { recursive: true })
+  return within({ ...s, place: join(s.place, name), dir }, fn)
+}
+
+/** What a file of the row says, without the last newline; empty in a dry run. */
+export const read = (name: string): string => {
+  const { dry, dir } = scope()
+  return dry ? '' : readFileSync(join(dir, name), 'utf8').trimEnd()
+}
+
+/** A remark for the report; of the row, where one is under way. */
+export const note = (text: string): void => {
+  const { dry, report, run } = scope()
+  const notes = (report ?? run.report).notes
+  if (!dry && !notes.includes(text)) notes.push(text)
+}
+
+/** A figure for the report. */
+export const fact = (name: string, value: string | number): void => {
+  if (!scope().dry) rowScope().report.facts[name] = value
+}
+
+/** From here on what is run belongs to this part of the procedure: a log and a line of progress. */
+export function step(name: string): StepRecord {
+  const s = scope()
+  alive(s)
+  endStep(s)
+  const { transcript, dirs, dry, terminal } = s.run
+  const file = `${s.where}.${String(s.steps.length + 1).padStart(2, '0')}-${name.replace(/[^\w.-]+/g, '-')}.log`
+  const record: StepRecord = { name, log: join(dirs.logs, file), seconds: 0, commands: [] }
+  Object.defineProperty(record, 'begun', { value: performance.now() })
+  transcript.head(`${s.where}: ${name}`)
+  s.steps.push(record)
+  if (dry) return record
+  writeFileSync(record.log, '')
+  if (!s.quiet) terminal.begin(s.where, name)
+  return record
+}
+
+/** The part that is under way has ended, well or by an error. */
+export function endStep(s: Scope, error?: unknown): void {
+  const record = s.steps.at(-1) as (StepRecord & { begun: number }) | undefined
+  if (!record || record.verdict || s.run.dry) return
+  record.seconds = (performance.now() - record.begun) / 1000
+  record.verdict = error ? verdictOf(error) : 'PASS'
+  if (error) record.reason = messageOf(error)
+  const lines = record.commands.map((c) => c.command)
+  if (s.quiet) return
+  s.run.terminal.end(error ? record.verdict : 'ok', record.seconds, record.reason ?? '', lines)
+}

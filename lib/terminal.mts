@@ -36,9 +36,7 @@ export class Terminal {
     if (!this.live || this.level === 'quiet') return
     this.timer = setInterval(() => {
       const width = process.stdout.columns || 80
-      process.stdout.write(
-        `\r\x1b[K${`  ${this.doing}  … ${duration((Date.now() - start) / 1000)}`.slice(0, width - 1)}`,
-      )
+      console.log(`\r\x1b[K${`  ${this.doing}  … ${duration((Date.now() - start) / 1000)}`.slice(0, width - 1)}\x1b[A`)
     }, 500)
     this.timer.unref()
   }
@@ -53,13 +51,14 @@ export class Terminal {
   }
 
   private clear(): void {
-    if (this.live) process.stdout.write('\r\x1b[K')
+    if (this.live) console.log('\r\x1b[K\x1b[A')
   }
 }
 
-/** Lets `… | head` end the reader without ending this program: results are in files too. Other errors are thrown. */
-export function allowClosedPipe(): void {
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EPIPE') throw error
-  })
+/**
+ * What happens to the output ends nothing: a reader that went away (EPIPE), a full disk (ENOSPC), a terminal that is gone (EIO).
+ * Results are in files too.
+ */
+export function allowLostOutput(): void {
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
 }

@@ -6,19 +6,21 @@
 //   all.mts --list [--json]                                    what would be run, a line each as e2e takes it
 // A line for each scenario as it ends; run.json, report.md and junit.xml in ~/runtime/reports/all/<run>/. The exit code
 // is the worst verdict's. A scenario that exceeds its profile's limit is ended and BLOCKED.
-import { existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { existsSync, mkdirSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { basename, join, resolve } from 'node:path'
+import { needProcess } from '#lib/environment.mts'
+import { readJson } from '#lib/files.mts'
 import { lock } from '#lib/lock.mts'
 import { optionHelp, parseOptions } from '#lib/options.mts'
 import { commonOptions, headerOf } from '#lib/prepare.mts'
 import { pointTo } from '#lib/report.mts'
 import { newRunId } from '#lib/run.mts'
-import { byHand, verdictOfAll, writeResults } from '#lib/suite/results.mts'
-import { runTask, type SuiteRun, save } from '#lib/suite/runner.mts'
-import { callOf, choose, describeAll, profiles } from '#lib/suite/scenarios.mts'
-import { allowClosedPipe, duration } from '#lib/terminal.mts'
+import { allowLostOutput, duration } from '#lib/terminal.mts'
 import { exitCodes, messageOf, UsageError, type Verdict, verdictOf } from '#lib/verdict.mts'
+import { byHand, verdictOfAll, writeResults } from '#scripts/suite/results.mts'
+import { runTask, type SuiteRun, save } from '#scripts/suite/runner.mts'
+import { callOf, choose, describeAll, profiles } from '#scripts/suite/scenarios.mts'
 
 /** Options that are handed on to every scenario. */
 const handed = [
@@ -64,7 +66,9 @@ function handedOn(argv: string[]): string[] {
 function resumed(all: string, word: string): { dir: string; run: SuiteRun } {
   const dir = [join(all, word), resolve(word)].find((path) => existsSync(join(path, 'run.json')))
   if (!dir) throw new UsageError(`--resume ${word}: no such run below ${all}`)
-  return { dir, run: JSON.parse(readFileSync(join(dir, 'run.json'), 'utf8')) }
+  const run = readJson<SuiteRun>(join(dir, 'run.json'))
+  if (!run?.tasks) throw new UsageError(`--resume ${word}: ${join(dir, 'run.json')} is torn: begin anew`)
+  return { dir, run }
 }
 
 /** Runs what has no result yet. Returns the exit code. */
@@ -111,8 +115,9 @@ async function work(dir: string, run: SuiteRun, failFast: boolean): Promise<numb
   return stopped ? { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }[stopped as 'SIGINT'] : exitCodes[verdict]
 }
 
-allowClosedPipe()
+allowLostOutput()
 try {
+  needProcess()
   const argv = process.argv.slice(2)
   const options = parseOptions(argv, specs, true)
   const runtime = resolve(options.runtime ?? process.env.VYKAR_E2E_RUNTIME ?? join(homedir(), 'runtime'))

@@ -3,34 +3,33 @@
 // check with data, prune. Rounds in shuffled order, cold caches, sync inside the clock, every restore compared.
 // Passes when no command failed and every restored tree equals its source. It says who was faster, and where no difference
 // is shown; that is no matter of passing. Results: ~/runtime/benchmarks/<time>/reports/index.html.
-import { spawnSync } from 'node:child_process'
-import { mkdirSync, writeFileSync } from 'node:fs'
-import { homedir } from 'node:os'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { endpointOf } from '#lib/benchmarks/endpoint.mts'
-import { bringSource, type Method, roundOf, type Sample, timed } from '#lib/benchmarks/measure.mts'
-import { writeBenchmark } from '#lib/benchmarks/pages.mts'
-import { ceilingNames, figuresOf } from '#lib/benchmarks/summary.mts'
-import { type Compression, type Place, tools } from '#lib/benchmarks/tools.mts'
-import { memoryCgroup } from '#lib/cgroup.mts'
-import { diskUsage, removeBelow } from '#lib/cleanup.mts'
-import { corpus } from '#lib/corpus.mts'
+import { ask } from '#lib/ask.mts'
+import { ownServer } from '#lib/checks.mts'
+import { diskUsage } from '#lib/cleanup.mts'
 import { identifyVykar, which } from '#lib/host.mts'
 import { seeded } from '#lib/random.mts'
-import type { Row } from '#lib/row.mts'
-import { type ScenarioRun, scenario } from '#lib/run.mts'
-import { startServices } from '#lib/services/start.mts'
-import { $, seconds } from '#lib/sh.mts'
-import { needSpace } from '#lib/space.mts'
-import { shuffled, summary } from '#lib/stats.mts'
-import { Mismatch, UsageError } from '#lib/verdict.mts'
+import { type ScenarioRun, scenario } from '#lib/scenario.mts'
+import { $, fact, note, rowScope, seconds, step, undo } from '#lib/sh.mts'
+import { quote } from '#lib/transcript.mts'
+import { Mismatch, Skipped, UsageError } from '#lib/verdict.mts'
+import { bringSource, type Method, roundOf, type Sample, timed } from '#scripts/benchmarks/measure.mts'
+import { writeBenchmark } from '#scripts/benchmarks/pages.mts'
+import { shuffled, summary } from '#scripts/benchmarks/stats.mts'
+import { ceilingNames, figuresOf } from '#scripts/benchmarks/summary.mts'
+import { type Backend, type Compression, tools } from '#scripts/benchmarks/tools.mts'
+import { serverWants } from '#scripts/common.mts'
+import { corpus, sourceOptions } from '#scripts/corpus.mts'
+import { parseS3 } from '#scripts/provide.mts'
+import { servers } from '#scripts/servers.mts'
+import { needSpace } from '#scripts/space.mts'
 
 const names = ['vykar', 'restic', 'rustic', 'borg', 'kopia'] as const
 const compressions = ['zstd', 'lz4', 'none'] as const
-const own = join(homedir(), 'corpus-local')
 const options = {
-  source: { kind: 'dir', help: 'corpus with snapshot-1 and snapshot-2; a missing default is made', default: own },
-  'corpus-gib': { kind: 'number', help: 'size of a default corpus that has to be made', default: 1, above: true },
+  source: { kind: 'dir', help: 'corpus with snapshot-1 and snapshot-2; default ~/corpus-local' },
+  'corpus-gib': sourceOptions['corpus-gib'],
   tools: { kind: 'list', help: 'tools to compare; default those installed', choices: names },
   baseline: { kind: 'file', help: 'another build of vykar, measured beside --vykar' },
   runs: { kind: 'number', help: 'measured rounds, after one to warm up', default: 5, min: 1 },
@@ -40,25 +39,26 @@ const options = {
   limit: { kind: 'string', help: 'time limit of each command', default: '1h' },
 } as const
 const needs = ['vykar', 'diff', 'rsync', 'timeout', 'time', 'flock'] as const
-const wants = ['vykar-server', 's3-server', 'sshd', 'sftp', 'rclone'] as const
 type BenchmarkRun = ScenarioRun<typeof options>
 
-await scenario(import.meta, { needs, wants, options }, async (run) => {
+await scenario(import.meta, { needs, wants: serverWants, options }, async (run) => {
   const { runs, compression, limit } = run.options
   seconds(limit)
   const asRoot = process.getuid?.() === 0
-  if (!asRoot) run.report.notes.push('not root: caches cannot be dropped, so they are warm')
-  const made = await run.step('corpus', () => corpus(run))
+  if (!asRoot) note('not root: caches cannot be dropped, so they are warm')
+  step('corpus')
+  const made = await corpus('local', run.options.source, run.options['corpus-gib'])
   const states: Method['states'] = [join(made, 'snapshot-1'), join(made, 'snapshot-2')]
-  const missing: Record<string, string> = {}
-  const programs = await run.step('tools', async () => installed(run, missing))
-  const size = run.dry ? 0 : diskUsage(states[0])
-  if (!run.dry && !diskUsage(states[1]))
+  const size = run.dry ? 0 : await diskUsage(states[0])
+  if (!run.dry && !(await diskUsage(states[1])))
     throw new UsageError(`${made} has no snapshot-2: make it with data-gen/corpus.mts --churn 3`)
   const held = 'the source, a repository and a restored tree'
-  needSpace([{ dir: run.runtime, bytes: size * 3.5 }], held, 'take a smaller --source')
-  await run.step('servers', () => startServices(run))
-  const cgroup = run.options['memory-limit'] && !run.dry ? memoryCgroup(run, run.options['memory-limit']) : undefined
+  if (!run.dry) needSpace([{ dir: run.runtime, bytes: size * 3.5 }], held, 'take a smaller --source')
+  step('tools')
+  const missing: Record<string, string> = {}
+  const programs = await installed(run, missing)
+  await servers()
+  const cgroup = run.options['memory-limit'] ? await memoryCgroup(run.options['memory-limit']) : undefined
   const method: Method = { cache: asRoot && run.options.cache === 'cold' ? 'cold' : 'warm', limit, cgroup, states }
 
   const samples: Sample[] = []
@@ -66,27 +66,28 @@ await scenario(import.meta, { needs, wants, options }, async (run) => {
   const out = join(run.runtime, 'benchmarks', run.id.replace(/-.*/, ''))
   if (!run.dry) mkdirSync(join(out, 'raw'), { recursive: true })
   for (const repo of run.repos)
-    await run.row({ repo, values: {} }, async (row) => {
-      const { step, dir, report } = row
-      const endpoint = endpointOf(run, repo, join(dir, 'repositories'))
-      const able = [...programs].filter(([name]) => tools[name]!.backends.includes(endpoint.kind))
-      report.facts.tools = able.map(([name]) => name).join(', ')
-      const source = join(dir, 'source')
-      // A dry run shows one round.
-      for (let round = 0; round <= (run.dry ? 0 : runs); round++) {
-        const times = await step(`round ${round}: ceilings`, () => ceilingsOf(method, row, source))
-        if (round) for (const [i, time] of times.entries()) ceilings[i]!.push(time)
-        for (const [tool, program] of shuffled(able, seeded(`${run.common.seed} ${repo} ${round}`)))
-          await step(`round ${round}: ${tool}`, async () => {
-            const name = `${tool}-${round}`
-            const place = { program, name, endpoint, dir: join(dir, name), source, compression } as Place
-            const timings = await roundOf(method, tool, round, repo, place)
-            if (run.dry) return
-            samples.push(...timings)
-            const file = `${repo}-${String(round).padStart(2, '0')}-${tool}.json`
-            writeFileSync(join(out, 'raw', file), JSON.stringify(timings, null, 1))
-            if (timings.every((sample) => sample.reason === undefined)) await clearServer(run, repo, name)
-          })
+    await run.row(repo, async () => {
+      const backend = backendOf(repo)
+      const able = [...programs].filter(([name]) => tools[name]!.backends.includes(backend.kind))
+      fact('tools', able.map(([name]) => name).join(', '))
+      for (let round = 0; round <= runs; round++) {
+        step(`round ${round}: ceilings`)
+        await bringSource(method.states[0])
+        // What no tool can beat: copying the source with a sync, and reading all of it.
+        const copied = await timed(method, 'cp -a source copy', '.')
+        await $`rm -r copy`
+        const read = await timed(method, 'find source -type f -print0 | xargs -0 cat > /dev/null', '.')
+        if (round) for (const [i, { seconds: time }] of [copied, read].entries()) ceilings[i]!.push(time)
+        for (const [tool, program] of shuffled(able, seeded(`${run.common.seed} ${repo} ${round}`))) {
+          step(`round ${round}: ${tool}`)
+          const name = `${tool}-${round}`
+          const place = { program: quote(program), name, backend, compression: compression as Compression }
+          const timings = await roundOf(method, tool, round, place)
+          if (run.dry) continue
+          samples.push(...timings)
+          const file = `${repo}-${String(round).padStart(2, '0')}-${tool}.json`
+          writeFileSync(join(out, 'raw', file), JSON.stringify(timings, null, 1))
+        }
       }
       const bad = samples.filter((sample) => sample.repo === repo && sample.reason !== undefined)
       const reasons = [...new Set(bad.map((sample) => `${sample.tool} ${sample.operation}: ${sample.reason}`))]
@@ -112,16 +113,16 @@ await scenario(import.meta, { needs, wants, options }, async (run) => {
     figures: figuresOf(samples, size, run.common.seed),
     samples,
   })
-  run.report.notes.push(`benchmark: ${page}`)
+  note(`benchmark: ${page}`)
   const absent = run.options.tools.filter((name) => missing[name])
   if (absent.length) throw new Mismatch(`named in --tools, but not installed: ${absent.join(', ')}`)
 })
 
 /** The programs to compare by name, their versions put on record; `missing` gets those that cannot be. */
-function installed(run: BenchmarkRun, missing: Record<string, string>): Map<string, string> {
+async function installed(run: BenchmarkRun, missing: Record<string, string>): Promise<Map<string, string>> {
   const { baseline, tools: chosen } = run.options
   const programs = new Map<string, string>([['vykar', 'vykar']])
-  if (baseline) run.report.versions.baseline = identifyVykar(baseline).version
+  if (baseline) run.report.versions.baseline = (await identifyVykar(baseline)).version
   if (baseline) programs.set('baseline', baseline)
   for (const name of names.slice(1).filter((tool) => !chosen.length || chosen.includes(tool))) {
     const path = which(tools[name]!.program)
@@ -130,26 +131,41 @@ function installed(run: BenchmarkRun, missing: Record<string, string>): Map<stri
       continue
     }
     programs.set(name, path)
-    const asked = spawnSync(path, tools[name]!.version, { encoding: 'utf8' })
+    const asked = await ask([path, ...tools[name]!.version])
     run.report.versions[name] = /\d+(\.\d+)+\S*/.exec(`${asked.stdout}${asked.stderr}`)?.[0] ?? 'unknown'
   }
-  if (programs.size < 2) run.report.notes.push('no other tool is measured: vykar is alone')
+  if (programs.size < 2) note('no other tool is measured: vykar is alone')
   return programs
 }
 
-/** What no tool can beat, in the order of `ceilingNames`: copying the source with a sync, and reading all of it. */
-async function ceilingsOf(method: Method, { dir }: Row, source: string): Promise<number[]> {
-  await bringSource(method.states[0], source)
-  const copied = await timed(method, `cp -a ${source} ${dir}/copy`, dir, {})
-  await $`rm -r ${dir}/copy`
-  const read = await timed(method, `find ${source} -type f -print0 | xargs -0 cat > /dev/null`, dir, {})
-  return [copied.seconds, read.seconds]
+/**
+ * A cgroup with a memory limit, of version 1 or 2 as the host has it; it goes with the run.
+ * @param mib the limit in MiB
+ * @returns its directory, as bash
+ */
+async function memoryCgroup(mib: number): Promise<string> {
+  const unified = existsSync('/sys/fs/cgroup/cgroup.controllers')
+  const dir = `/sys/fs/cgroup${unified ? '' : '/memory'}/vykar-e2e-$VYKAR_E2E_RUN`
+  const limit = unified ? 'memory.max' : 'memory.limit_in_bytes'
+  undo`rmdir ${{ raw: dir }} 2> /dev/null || true`
+  if (unified) await $({ expect: 'any' })`echo +memory > /sys/fs/cgroup/cgroup.subtree_control`
+  await $({
+    otherwise: Skipped,
+  })`mkdir ${{ raw: dir }} && echo ${Math.round(mib * 2 ** 20)} > ${{ raw: dir }}/${limit} || { echo '--memory-limit: no cgroup can be made: run as root, with the memory controller' >&2; exit 1; }`
+  return dir
 }
 
-/** What a tool without a command for it leaves of its repository on a server of ours. */
-async function clearServer(run: BenchmarkRun, repo: string, name: string): Promise<void> {
-  const { files, rclone } = run.services.get(repo) ?? {}
-  if (repo === 'sftp' && files) removeBelow(files, join(files, name))
-  // 3 is rclone's "directory not found".
-  if (repo === 's3' && rclone) await $({ limit: '10m', expect: [0, 3] })`rclone delete --rmdirs ${rclone}/${name}`
+/** The backend as every tool is told of it. Throws Skipped for a server that is not the run's own. */
+function backendOf(label: string): Backend {
+  const kind = label as Backend['kind']
+  if (kind === 'local') return { kind }
+  ownServer()
+  const { url, keys } = rowScope().run.endpoint(label)
+  const backend: Backend = { kind, ...(keys ? { keys } : {}) }
+  if (kind === 's3') backend.s3 = { ...parseS3(url), region: 'us-east-1' }
+  if (kind === 'sftp') {
+    const { hostname, port, username } = new URL(url.replace(/^sftp:/, 'http:'))
+    backend.sftp = { host: hostname, port, user: username }
+  }
+  return backend
 }

@@ -1,11 +1,11 @@
 #!/usr/bin/env -S npx tsx
 // What each script needs on this host: a table, present with version or missing with the command that installs it.
 // Exits 0 when every script can run, 77 when something is missing.
-import { aptLine, type Found, find, type ToolName } from '#lib/host.mts'
+import { aptLine, type Found, find } from '#lib/host.mts'
 import { parseOptions } from '#lib/options.mts'
 import { headerOf } from '#lib/prepare.mts'
-import { type Description, describeAll } from '#lib/suite/scenarios.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
+import { type Description, describeAll } from '#scripts/suite/scenarios.mts'
 
 function print(scripts: (Description & { tools: Found[] })[]): void {
   for (const { scenario, tools } of scripts) {
@@ -26,11 +26,12 @@ try {
   if (options.help) {
     console.log(`${headerOf(import.meta.filename)}\n\n  --json   the same as JSON`)
   } else {
-    const known = new Map<ToolName, Found>()
-    const look = (name: ToolName) => known.get(name) ?? known.set(name, find(name)).get(name)!
-    const scripts = (await describeAll()).map((script) => ({
+    const described = await describeAll()
+    const names = [...new Set(described.flatMap(({ needs, wants }) => [...needs, ...wants]))]
+    const known = new Map(await Promise.all(names.map(async (name) => [name, await find(name)] as const)))
+    const scripts = described.map((script) => ({
       ...script,
-      tools: [...script.needs, ...script.wants].map(look),
+      tools: [...script.needs, ...script.wants].map((name) => known.get(name)!),
     }))
     if (options.json) console.log(JSON.stringify(scripts, null, 2))
     else print(scripts)

@@ -6,23 +6,25 @@
 // gap that vanished or appeared, or an operation that is slower than the baseline with an interval beyond the threshold.
 // Writes report.md, junit.xml and results.tar.gz (at most 20 MiB) to ~/runtime/reports/gate/<run>/ and, where
 // $GITHUB_STEP_SUMMARY is set, the report there too. The last line is SHIP or DO NOT SHIP; exit 0 or 1.
-import { appendFileSync, mkdirSync, writeFileSync } from 'node:fs'
+import { appendFileSync, mkdirSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
-import { readBenchmark } from '#lib/benchmarks/compare.mts'
+import { needProcess } from '#lib/environment.mts'
+import { writeWhole } from '#lib/files.mts'
 import { identifyVykar } from '#lib/host.mts'
 import { optionHelp, parseOptions } from '#lib/options.mts'
 import { headerOf } from '#lib/prepare.mts'
 import { seeded } from '#lib/random.mts'
 import { newRunId } from '#lib/run.mts'
-import { shuffled } from '#lib/stats.mts'
-import { type Judgement, judgeScenarios, judgeTimes, type Pair } from '#lib/suite/judge.mts'
-import { pack } from '#lib/suite/pack.mts'
-import { junitOfAll, reportOf } from '#lib/suite/results.mts'
-import { runTask, type SuiteRun, type Task } from '#lib/suite/runner.mts'
-import { choose, describeAll, type Entry, profiles } from '#lib/suite/scenarios.mts'
-import { allowClosedPipe, duration } from '#lib/terminal.mts'
+import { allowLostOutput, duration } from '#lib/terminal.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
+import { readBenchmark } from '#scripts/benchmarks/compare.mts'
+import { shuffled } from '#scripts/benchmarks/stats.mts'
+import { type Judgement, judgeScenarios, judgeTimes, type Pair } from '#scripts/suite/judge.mts'
+import { pack } from '#scripts/suite/pack.mts'
+import { junitOfAll, reportOf } from '#scripts/suite/results.mts'
+import { runTask, type SuiteRun, type Task } from '#scripts/suite/runner.mts'
+import { choose, describeAll, type Entry, profiles } from '#scripts/suite/scenarios.mts'
 
 const specs = {
   help: { kind: 'flag', help: 'this text' },
@@ -120,7 +122,7 @@ function page(versions: string, { objections, notes }: Judgement): string {
 
 async function gate(options: Options): Promise<number> {
   if (!options.vykar || !options.baseline) throw new UsageError('--vykar NEW and --baseline OLD are both needed')
-  const [fresh, old] = [identifyVykar(options.vykar), identifyVykar(options.baseline)]
+  const [fresh, old] = [await identifyVykar(options.vykar), await identifyVykar(options.baseline)]
   const builds = { vykar: fresh.path, baseline: old.path }
   const runtime = resolve(options.runtime ?? process.env.VYKAR_E2E_RUNTIME ?? join(homedir(), 'runtime'))
   const sample = options.sample ? ['--sample', resolve(options.sample)] : []
@@ -153,10 +155,10 @@ async function gate(options: Options): Promise<number> {
     tasks,
     left,
   }
-  writeFileSync(join(dir, 'report.md'), text)
-  writeFileSync(join(dir, 'junit.xml'), junitOfAll(run))
+  writeWhole(join(dir, 'report.md'), text)
+  writeWhole(join(dir, 'junit.xml'), junitOfAll(run))
   if (process.env.GITHUB_STEP_SUMMARY) appendFileSync(process.env.GITHUB_STEP_SUMMARY, text)
-  pack(runtime, join(dir, 'results.tar.gz'))
+  await pack(runtime, join(dir, 'results.tar.gz'))
   for (const objection of all.objections) console.log(`objection ${objection}`)
   console.log(`report ${join(dir, 'report.md')}`)
   console.log(
@@ -171,8 +173,9 @@ for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
   process.on(name, () => {
     stopped ??= name
   })
-allowClosedPipe()
+allowLostOutput()
 try {
+  needProcess()
   const options = parseOptions(process.argv.slice(2), specs, true)
   if (options.help) console.log(`${headerOf(import.meta.filename)}\n\n${optionHelp(specs)}`)
   else process.exitCode = await gate(options)

@@ -10,19 +10,20 @@
 //   report.mts pack FILE.tar.gz           the newest results and their logs in at most 20 MiB
 // compare exits 1 on a regression beyond the threshold or a verdict that became worse; merge exits with the worst verdict, 1
 // when something is missing.
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { compare, readBenchmark } from '#lib/benchmarks/compare.mts'
-import { ratioText } from '#lib/benchmarks/summary.mts'
+import { writeWhole } from '#lib/files.mts'
 import { nearest, optionHelp, parseOptions } from '#lib/options.mts'
 import { headerOf } from '#lib/prepare.mts'
-import { collect, difference, merge, newest, pruneRuns, readReport } from '#lib/suite/collect.mts'
-import { pack } from '#lib/suite/pack.mts'
-import { indexPage } from '#lib/suite/page.mts'
-import { callOf, scenarioNames } from '#lib/suite/scenarios.mts'
-import { allowClosedPipe, bytes, duration } from '#lib/terminal.mts'
+import { allowLostOutput, bytes, duration } from '#lib/terminal.mts'
 import { exitCodes, fold, messageOf, UsageError } from '#lib/verdict.mts'
+import { compare, readBenchmark } from '#scripts/benchmarks/compare.mts'
+import { ratioText } from '#scripts/benchmarks/summary.mts'
+import { collect, difference, merge, newest, pruneRuns, readReport } from '#scripts/suite/collect.mts'
+import { pack } from '#scripts/suite/pack.mts'
+import { indexPage } from '#scripts/suite/page.mts'
+import { callOf, scenarioNames } from '#scripts/suite/scenarios.mts'
 
 const specs = {
   help: { kind: 'flag', help: 'this text' },
@@ -79,7 +80,7 @@ function index(runtime: string): string {
   const stored = collect(runtime)
   if (!stored.length) throw new UsageError(`${join(runtime, 'reports')} holds no report yet: run a scenario first`)
   const file = join(runtime, 'reports/index.html')
-  writeFileSync(file, indexPage(stored, scenarioNames(), join(runtime, 'reports')))
+  writeWhole(file, indexPage(stored, scenarioNames(), join(runtime, 'reports')))
   return file
 }
 
@@ -121,7 +122,7 @@ function ago(keep: string | undefined): string {
 
 const commands: Record<
   string,
-  (paths: string[], options: ReturnType<typeof parseOptions<typeof specs>>, runtime: string) => number
+  (paths: string[], options: ReturnType<typeof parseOptions<typeof specs>>, runtime: string) => number | Promise<number>
 > = {
   index: (paths, _, runtime) => {
     expectPaths('index', paths, 0)
@@ -141,15 +142,16 @@ const commands: Record<
     if (!paths.length) throw new UsageError('merge needs the runtime directories of the other hosts')
     return mergeAll(runtime, paths, expected && resolve(expected))
   },
-  prune: (paths, { keep }, runtime) => {
+  prune: async (paths, { keep }, runtime) => {
     expectPaths('prune', paths, 0)
-    const gone = pruneRuns(runtime, ago(keep))
+    const { gone, left } = await pruneRuns(runtime, ago(keep))
+    for (const why of left) console.log(`left: ${why}`)
     console.log(gone.length ? `removed ${gone.length} runs: ${gone.join(', ')}` : 'nothing is that old')
     return 0
   },
-  pack: (paths, _, runtime) => {
+  pack: async (paths, _, runtime) => {
     expectPaths('pack', paths, 1)
-    const { packed, left, size } = pack(runtime, resolve(paths[0]!))
+    const { packed, left, size } = await pack(runtime, resolve(paths[0]!))
     console.log(`${paths[0]}: ${packed} files, ${bytes(size)}${left ? `; ${left} did not fit` : ''}`)
     return 0
   },
@@ -160,7 +162,7 @@ function expectPaths(command: string, paths: string[], count: number): void {
     throw new UsageError(`${command} takes ${count} argument${count === 1 ? '' : 's'}, not ${paths.length}`)
 }
 
-allowClosedPipe()
+allowLostOutput()
 try {
   const options = parseOptions(process.argv.slice(2), specs, true)
   const [command, ...paths] = options._
@@ -171,7 +173,7 @@ try {
     throw new UsageError(`no command ${command}; did you mean ${nearest(command, Object.keys(commands))}?`)
   else if (options.expected && !existsSync(options.expected))
     throw new UsageError(`--expected ${options.expected}: no such file`)
-  else process.exitCode = commands[command](paths, options, runtime)
+  else process.exitCode = await commands[command](paths, options, runtime)
 } catch (error) {
   console.error(`report: ${messageOf(error)}`)
   process.exitCode = error instanceof UsageError ? 2 : 1

@@ -7,15 +7,15 @@
 //   setup.mts databases filesystems           packages of two areas, and the rest
 //   setup.mts test --packages-only            what `npm test` needs
 // Exits 0 when nothing is missing afterwards, 1 when a step failed, 77 when something has to be brought by hand.
-import { spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
-import { builtImage } from '#lib/engine.mts'
-import { aptInstall, aptLine, canSudo, find, type ToolName, tools, vykarInstall } from '#lib/host.mts'
+import { ask, lastLine } from '#lib/ask.mts'
+import { readJson } from '#lib/files.mts'
+import { aptInstall, aptLine, canSudo, find, type ToolName, tools, vykarInstall, which } from '#lib/host.mts'
 import { nearest, optionHelp, parseOptions, type Values } from '#lib/options.mts'
-import { dataGen, headerOf, root } from '#lib/prepare.mts'
+import { headerOf, root, tsxWords } from '#lib/prepare.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
 
 /** Areas and the tools they need; `test` is what the test suite needs to skip nothing that packages could bring. */
@@ -60,59 +60,64 @@ type Options = Values<typeof specs>
 /** What became of a step: done or there already (0), failed (1), or to be done by hand (77). */
 type Outcome = [code: 0 | 1 | 77, said: string]
 
-function packages(chosen: string[], dry: boolean): Outcome {
-  const missing = [...new Set(chosen.flatMap((area) => areas[area]!))].map(find).filter((tool) => !tool.path)
+async function packages(chosen: string[], dry: boolean): Promise<Outcome> {
+  const wanted = [...new Set(chosen.flatMap((area) => areas[area]!))]
+  const missing = (await Promise.all(wanted.map(find))).filter((tool) => !tool.path)
   if (!missing.length) return [0, `everything for ${chosen.join(', ')} is there`]
   const line = aptLine(missing)
   const what = `${missing.map((tool) => `${tool.name} (${tool.why})`).join(', ')} missing: ${line}`
   if (dry) return [0, what]
-  if (process.getuid?.() !== 0 && !canSudo())
+  if (process.getuid?.() !== 0 && !(await canSudo()))
     return [77, `${what}: neither root nor passwordless sudo: run that as root; what needs it is skipped until then`]
   const names = [...new Set(missing.map((tool) => (tools[tool.name as ToolName] as { apt?: string }).apt ?? tool.name))]
   try {
-    aptInstall(names)
+    await aptInstall(names)
   } catch {
     // One package that cannot be had must not keep the others away.
     for (const name of names)
       try {
-        aptInstall([name])
+        await aptInstall([name])
       } catch (error) {
         console.error(`setup: ${name}: ${messageOf(error)}`)
       }
   }
   for (const unit of missing.flatMap((tool) => services[tool.name as ToolName] ?? []))
-    spawnSync('systemctl', ['disable', '--now', unit], { stdio: 'ignore' })
-  const left = missing.filter((tool) => !find(tool.name as ToolName).path).map((tool) => tool.name)
-  const installed = missing.map((tool) => tool.name).filter((name) => !left.includes(name))
-  return left.length ? [1, `still missing: ${left.join(', ')}`] : [0, `installed ${installed.join(', ')}`]
+    await ask(['systemctl', 'disable', '--now', unit])
+  const left = (await Promise.all(missing.map((tool) => find(tool.name as ToolName)))).filter((tool) => !tool.path)
+  const gone = left.map((tool) => tool.name)
+  const installed = missing.map((tool) => tool.name).filter((name) => !gone.includes(name))
+  return left.length ? [1, `still missing: ${gone.join(', ')}`] : [0, `installed ${installed.join(', ')}`]
 }
 
-/** Images that the scripts start containers from, and what test/images/build makes where they cannot be pulled. */
+/** Images that the scripts start containers from, and what scripts/images/build makes where they cannot be pulled. */
 const images = { 'debian:stable-slim': 'base', 'postgres:16': 'postgres', 'mariadb:11': 'mariadb' } as const
 
 /** One image for one engine: there, pulled, or built from Debian packages. */
-function image(engine: string, name: string, kind: string): Outcome {
-  const ask = (...words: string[]) => spawnSync(engine, words, { encoding: 'utf8', timeout: 900_000 })
-  if (ask('image', 'inspect', name).status === 0) return [0, `${engine} has ${name}`]
-  const built = builtImage(engine, kind)
+async function image(engine: string, name: string, kind: string): Promise<Outcome> {
+  const engineSays = (...words: string[]) => ask([engine, ...words], { seconds: 900 })
+  if ((await engineSays('image', 'inspect', name)).code === 0) return [0, `${engine} has ${name}`]
+  const { stdout } = await engineSays('images', '--format', '{{.Repository}}:{{.Tag}}')
+  const built = new RegExp(`^(?:localhost/)?(vykar-e2e/${kind}:\\S+)$`, 'm').exec(stdout)?.[1]
   if (built) return [0, `${engine} has ${built}, built from Debian packages`]
-  if (ask('pull', name).status === 0) return [0, `${engine} pulled ${name}`]
-  const made = spawnSync(join(root, 'test/images/build'), [kind, engine], { encoding: 'utf8' })
-  return made.status === 0
-    ? [0, `${engine}: ${name} cannot be pulled, built ${made.stdout.trim()} from Debian packages`]
-    : [1, `${engine}: ${name} cannot be pulled or built: ${made.stderr.trim().split('\n').at(-1)}`]
+  if ((await engineSays('pull', name)).code === 0) return [0, `${engine} pulled ${name}`]
+  const made = await ask([join(root, 'scripts/images/build'), kind, engine], { seconds: 3600 })
+  return made.code === 0
+    ? [0, `${engine}: ${name} cannot be pulled, built ${lastLine(made.stdout)} from Debian packages`]
+    : [1, `${engine}: ${name} cannot be pulled or built: ${lastLine(made.stderr)}`]
 }
 
 /** The images of every engine that answers. */
-function imagesOf(dry: boolean): Outcome {
-  const engines = ['docker', 'podman'].filter((name) => find(name as ToolName).path)
-  const able = engines.filter((name) => spawnSync(name, ['info'], { stdio: 'ignore', timeout: 60_000 }).status === 0)
+async function imagesOf(dry: boolean): Promise<Outcome> {
+  const able: string[] = []
+  const all: Outcome[] = []
+  for (const name of ['docker', 'podman'] as const) {
+    if (!(await find(name)).path) continue
+    if ((await ask([name, 'info'])).code === 0) able.push(name)
+    else all.push([77, `${name} does not answer: start its daemon and run this again`])
+  }
   if (dry) return [0, `would pull or build ${Object.keys(images).join(', ')} for ${able.join(' and ') || 'no engine'}`]
-  const done = able.flatMap((engine) => Object.entries(images).map(([name, kind]) => image(engine, name, kind)))
-  const silent = engines
-    .filter((name) => !able.includes(name))
-    .map((name): Outcome => [77, `${name} does not answer: start its daemon and run this again`])
-  const all = [...done, ...silent]
+  for (const engine of able)
+    for (const [name, kind] of Object.entries(images)) all.push(await image(engine, name, kind))
   const worst = all.some(([code]) => code === 1) ? 1 : all.some(([code]) => code === 77) ? 77 : 0
   return [worst, all.map(([, said]) => said).join('; ') || 'no engine is there']
 }
@@ -139,24 +144,23 @@ function runtime(dry: boolean): Outcome {
   return [0, `made ${dir}`]
 }
 
-function corpus(name: string, gib: number, dry: boolean): Outcome {
+async function corpus(name: string, gib: number, dry: boolean): Promise<Outcome> {
   const dir = join(homedir(), name)
-  const marker = join(dir, 'corpus.json')
-  if (existsSync(marker) && JSON.parse(readFileSync(marker, 'utf8')).complete === true) return [0, `${dir} is there`]
+  if (readJson<{ complete?: boolean }>(join(dir, 'corpus.json'))?.complete === true) return [0, `${dir} is there`]
   if (dry) return [0, `would make ${dir} of ${gib} GiB, and as much again for its snapshot-2`]
-  const [program, ...words] = [...dataGen('corpus'), '--out', dir, '--gib', String(gib)]
-  const made = spawnSync(program!, words, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
-  return made.status === 0 ? [0, `made ${dir}`] : [1, made.stderr.trim().replace(/^corpus: /, '')]
+  const made = await ask([...tsxWords('data-gen/corpus'), '--out', dir, '--gib', String(gib)], { seconds: 7200 })
+  return made.code === 0 ? [0, `made ${dir}`] : [1, lastLine(made.stderr).replace(/^corpus: /, '')]
 }
 
 /** vykar and its server: found, or fetched by the installer that its documentation names. */
-function vykar(version: string | undefined, dry: boolean): Outcome {
-  let found = find('vykar')
+async function vykar(version: string | undefined, dry: boolean): Promise<Outcome> {
+  let found = await find('vykar')
+  if (!found.path && which('vykar')) return [1, found.why]
   if (!found.path && dry) return [0, `would run ${vykarInstall}`]
   if (!found.path) {
-    const done = spawnSync('sh', ['-c', vykarInstall], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
-    found = find('vykar')
-    const why = done.stderr.trim().split('\n').at(-1) || `exit ${done.status}`
+    const done = await ask(['sh', '-c', vykarInstall], { seconds: 600 })
+    found = await find('vykar')
+    const why = lastLine(done.stderr) || `exit ${done.code}`
     if (!found.path)
       return [
         77,
@@ -165,7 +169,7 @@ function vykar(version: string | undefined, dry: boolean): Outcome {
   }
   if (version && found.version !== version)
     return [77, `${found.path} is vykar ${found.version}, not ${version}: put that one there, or name it with --vykar`]
-  const server = find('vykar-server')
+  const server = await find('vykar-server')
   if (!server.path)
     return [
       77,
@@ -175,13 +179,13 @@ function vykar(version: string | undefined, dry: boolean): Outcome {
 }
 
 /** All steps; one that throws has failed and does not stop the others. */
-function setup(chosen: string[], options: Options): number {
+async function setup(chosen: string[], options: Options): Promise<number> {
   const dry = options['dry-run']
-  const steps: [name: string, step: () => Outcome][] = [['packages', () => packages(chosen, dry)]]
+  const steps: [name: string, step: () => Outcome | Promise<Outcome>][] = [['packages', () => packages(chosen, dry)]]
   if (!options['packages-only'])
     steps.push(
       ...(chosen.some((area) => area === 'databases' || area === 'containers')
-        ? [['images', () => imagesOf(dry)] as [string, () => Outcome]]
+        ? [['images', () => imagesOf(dry)] as [string, () => Promise<Outcome>]]
         : []),
       ['sample', () => sample(dry)],
       ['runtime', () => runtime(dry)],
@@ -189,17 +193,18 @@ function setup(chosen: string[], options: Options): number {
       ['corpus-remote', () => corpus('corpus-remote', options['corpus-gib'], dry)],
       ['vykar', () => vykar(options['vykar-version'], dry)],
     )
-  const codes = steps.map(([name, step]) => {
+  const codes: Outcome[0][] = []
+  for (const [name, step] of steps) {
     let outcome: Outcome
     try {
-      outcome = step()
+      outcome = await step()
     } catch (error) {
       outcome = [1, messageOf(error)]
     }
     const word = { 0: 'ok', 1: 'FAILED', 77: 'by hand' }[outcome[0]]
     console.log(`setup: ${name.padEnd(13)} ${word.padEnd(7)} ${outcome[1]}`)
-    return outcome[0]
-  })
+    codes.push(outcome[0])
+  }
   return codes.includes(1) ? 1 : Math.max(...codes)
 }
 
@@ -210,7 +215,7 @@ try {
   if (odd) throw new UsageError(`no area ${odd}; did you mean ${nearest(odd, Object.keys(areas))}?`)
   if (options.help)
     console.log(`${headerOf(import.meta.filename)}\n\nAreas: ${Object.keys(areas).join(', ')}\n\n${optionHelp(specs)}`)
-  else process.exitCode = setup(chosen, options)
+  else process.exitCode = await setup(chosen, options)
 } catch (error) {
   console.error(`setup: ${messageOf(error)}`)
   process.exitCode = error instanceof UsageError ? 2 : 1

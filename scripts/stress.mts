@@ -4,23 +4,24 @@
 // Passes when after every step the list is the model's, no lock or session is held and the size is explained by what is
 // retained, every restore equals the manifest made at its backup, nothing grows from step to step, and the repository
 // is empty after its last snapshot went. A failure stops the walk, keeps everything and prints how to repeat it.
+import { readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { sleep } from 'zx'
-import { background } from '#lib/background.mts'
+import { type Background, background } from '#lib/background.mts'
+import { nothingHeld, packBytes, says, sound, standardNeeds } from '#lib/checks.mts'
+import { config, localDir } from '#lib/config.mts'
 import { root } from '#lib/prepare.mts'
-import { nothingHeld } from '#lib/repository.mts'
-import { type Row, rowScope } from '#lib/row.mts'
-import { type ScenarioRun, scenario } from '#lib/run.mts'
-import { startServices } from '#lib/services/start.mts'
-import { $, type Output, scope, seconds, within } from '#lib/sh.mts'
-import { freshRepository, packBytes, standardNeeds } from '#lib/standard.mts'
-import { type Client, makeClients, needWalkSpace } from '#lib/stress/clients.mts'
-import { explained, liveKiB, noGrowth } from '#lib/stress/growth.mts'
-import { contents, manifest, sameAsWritten } from '#lib/stress/manifest.mts'
-import { disagreement, type Kept, survivors } from '#lib/stress/model.mts'
-import { figuresOf, type Sample, Series } from '#lib/stress/series.mts'
-import { change, shareOf } from '#lib/stress/source.mts'
-import { type Spent, walkStep } from '#lib/stress/steps.mts'
+import { busySeconds } from '#lib/report.mts'
+import { type ScenarioRun, scenario } from '#lib/scenario.mts'
+import { $, type CommandRecord, check, endStep, inside, read, rowScope, seconds, step, within } from '#lib/sh.mts'
+import { bytes, duration } from '#lib/terminal.mts'
+import { Mismatch, UsageError } from '#lib/verdict.mts'
+import { parseBackup, parseList } from '#lib/vykar.mts'
+import { fresh, serverWants } from '#scripts/common.mts'
+import { servers } from '#scripts/servers.mts'
+import { needSpace } from '#scripts/space.mts'
+import { explained, liveKiB, noGrowth } from '#scripts/stress/growth.mts'
+import { disagreement, type Kept, survivors } from '#scripts/stress/model.mts'
+import { figuresOf, Series, type Spent } from '#scripts/stress/series.mts'
 import {
   type Action,
   beginTrace,
@@ -31,10 +32,7 @@ import {
   readTrace,
   type Trace,
   type WalkOptions,
-} from '#lib/stress/walk.mts'
-import { bytes, duration } from '#lib/terminal.mts'
-import { Blocked, Mismatch, UsageError } from '#lib/verdict.mts'
-import { checkLine, compactLine, parseBackup, parseList } from '#lib/vykar.mts'
+} from '#scripts/stress/walk.mts'
 
 const options = {
   iterations: { kind: 'number', help: 'steps on each repository; default 200 where no --duration is given', min: 1 },
@@ -55,18 +53,19 @@ const options = {
   replay: { kind: 'file', help: 'repeat the walk that this trace records' },
 } as const
 type Stress = ScenarioRun<typeof options>
-/** Packs of 1 to 8 MiB instead of 32 to 192: a small repository has many of them too. */
-const smallPacks = { min_pack_size: 1 << 20, max_pack_size: 8 << 20 }
 /** What vykar says when maintenance and another client meet. */
 const refusal = /active sessions prevent maintenance|repository is locked by/
+/** Steps that went well and of which the logs stay. */
+const keptLogs = 50
 
-/** A walk under way. */
+/** A walk under way; every client has a directory below the row's, with its config, cache and source. */
 interface Walk {
   run: Stress
-  row: Row
   repo: string
   options: WalkOptions
-  clients: Client[]
+  /** Bytes of each client's source at the beginning, and the seconds of its last backup. */
+  sizes: number[]
+  last: number[]
   /** What must be in the repository, oldest first. */
   model: Kept[]
   series: Series
@@ -79,230 +78,326 @@ function count({ counts }: Walk, what: string): void {
   counts[what] = (counts[what] ?? 0) + 1
 }
 
-/** The exit codes that are right: alone 0 only, and beside another client 1 too, which must then be a refusal. */
-const expected = (alone: boolean) => (alone ? [0] : [0, 1])
+const source = 'corpus/snapshot-1'
 
-/** The snapshot that a backup says it made, with the manifest of its source. */
-async function remember(
-  walk: Walk,
-  client: Client,
-  serial: string,
-  { id, files }: { id: string; files: number },
-): Promise<void> {
-  const stem = join(walk.row.dir, 'model', serial)
-  await manifest(client.source, stem)
-  await contents(client.source, stem)
-  walk.model.push({ serial, id, label: client.label, files, hour: '', manifest: stem })
+/** Writes down what a tree holds: content, metadata, extended attributes; `stem` is the path of the files without endings. */
+async function manifest(tree: string, stem: string): Promise<void> {
+  const limit = '1h'
+  await $({ limit })`(cd ${tree} && find . -type f -print0 | sort -z | xargs -0 -r sha256sum) > ${stem}.sha256`
+  await $({
+    limit,
+  })`(cd ${tree} && find . -mindepth 1 \( -type d -printf '%y %m %U %G %T@ %p\0' -o -printf '%y %m %U %G %n %s %T@ %p %l\0' \) | sort -z | tr '\0' '\n') > ${stem}.tree`
+  await $({
+    limit,
+  })`(cd ${tree} && find . -mindepth 1 ! -type l -print0 | sort -z | xargs -0 -r getfattr -d -m - -e hex) > ${stem}.xattr`
 }
 
-async function backup(walk: Walk, client: Client, serial: string, alone: boolean): Promise<Output> {
-  const done = await $({
-    limit: '3600s',
-    expect: expected(alone),
-    out: 'backup.out',
-  })`vykar --config ${client.config} backup -R ${walk.repo}`
-  if (done.code === 1) return done.complained(refusal)
-  const [created, ...more] = parseBackup(done.stdout)
-  if (!created || more.length)
-    throw new Mismatch(`backup exited 0 but printed ${more.length + (created ? 1 : 0)} created snapshots`)
-  if (created.errors) throw new Mismatch(`backup exited 0 but counted ${created.errors} errors`)
-  client.last = done.record.seconds
-  await remember(walk, client, serial, created)
-  return done
-}
-
-/** TERM at some moment of a backup, which is then made again. An interrupt that came late has made a whole snapshot. */
-async function interrupt(walk: Walk, client: Client, serial: string, moment: number): Promise<void> {
-  const begun = background(['vykar', '--config', client.config, 'backup', '-R', walk.repo], 'interrupted.out')
-  await sleep(moment * client.last * 1000)
-  const { rc, by } = await begun.interrupt('TERM', 60)
-  if (by === 'KILL') throw new Blocked('TERM did not end the backup within 60 s')
-  // A program that has not yet begun to listen for TERM ends as any does: 128 + 15.
-  const early = rc === 143 && moment * client.last < 0.5
-  if (rc !== 0 && rc !== 130 && !early)
-    throw new Mismatch(`the interrupted backup ended with exit ${rc} instead of 130`)
-  const list = await $({ limit: '10m', out: 'late.out' })`vykar --config ${client.config} list -R ${walk.repo}`
-  const late = parseList(list.stdout).find(
-    (s) => s.label === client.label && !walk.model.some((kept) => kept.id === s.id),
-  )
-  if (rc === 0 && !late) throw new Mismatch('the interrupted backup exited 0, but list shows no snapshot of it')
-  if (late) {
-    count(walk, 'interrupted, came too late')
-    await remember(walk, client, serial, late)
-  }
-  await backup(walk, client, `${serial}-resumed`, true)
-}
-
-async function restore(walk: Walk, client: Client, { manifest: stem, id }: Kept): Promise<void> {
-  const restored = join(client.dir, 'restored')
-  await dropCaches(walk)
-  await $`mkdir ${restored}`
-  await $({ limit: '3600s' })`vykar --config ${client.config} restore -R ${walk.repo} ${id} ${restored}`
-  await sameAsWritten(stem, restored)
-  await $({ limit: '1h', unlisted: true })`rm -rf ${restored}/`
-}
-
-async function check(walk: Walk, client: Client, alone: boolean, ...flags: string[]): Promise<Output> {
-  await dropCaches(walk)
-  const done = await $({
-    limit: '3600s',
-    expect: expected(alone),
-    out: 'check.out',
-  })`vykar --config ${client.config} check -R ${walk.repo} ${flags}`
-  if (done.code === 1) return done.complained(refusal)
-  const [, snapshots, , , chunks, verified] = done.must(checkLine, 'check printed no result')
-  done.must(/, 0 errors$/m, 'check exited 0 but counted errors')
-  if (alone && Number(snapshots) !== walk.model.length)
-    throw new Mismatch(`check looked at ${snapshots} snapshots of ${walk.model.length}`)
-  if (flags.length && Number(verified) < Number(chunks))
-    throw new Mismatch(`check --verify-data verified ${verified} of ${chunks} chunks`)
-  return done
-}
-
-/** Snapshots that the model must forget, unless the removal was refused. */
-async function remove(walk: Walk, client: Client, { target, policy }: Action, alone: boolean): Promise<Output> {
-  const expect = expected(alone)
-  const gone = walk.model.find((kept) => kept.serial === target)
-  const rules = Object.entries(policy ?? {}).map(([name, n]) => `  ${name}: ${n}`)
-  const done = gone
-    ? await $({ limit: '1800s', expect })`vykar --config ${client.config} snapshot delete -R ${walk.repo} ${gone.id}`
-    : await $({
-        limit: '1800s',
-        expect,
-      })`{ cat ${client.config}; printf '%s\n' retention: ${rules}; } > prune.yaml && vykar --config prune.yaml prune -R ${walk.repo}`
-  if (done.code === 1) return done.complained(refusal)
-  walk.model = gone ? walk.model.filter((kept) => kept !== gone) : survivors(walk.model, policy!)
-  return done
-}
-
-async function compact(walk: Walk, client: Client, threshold: number | undefined, alone: boolean): Promise<Output> {
-  const flags = threshold === undefined ? [] : ['--threshold', String(threshold)]
-  const done = await $({
-    limit: '1800s',
-    expect: expected(alone),
-    out: 'compact.out',
-  })`vykar --config ${client.config} compact -R ${walk.repo} ${flags}`
-  if (done.code === 1) return done.complained(refusal)
-  done.must(compactLine, 'compact printed no result')
-  return done
+/** A snapshot that a backup made is remembered under the step's serial, with the manifest of its source. */
+async function remember(walk: Walk, client: number, serial: string, out: string): Promise<void> {
+  await $`sed -n 's/^Snapshot created: //p' ${out} | grep . > ../model/${serial}.id`
+  const made = { id: read(`../model/${serial}.id`), files: 0 }
+  await check('# one snapshot was made, without an error', () => {
+    const [created, ...more] = parseBackup(read(out))
+    if (!created || more.length)
+      throw new Mismatch(`backup exited 0 but printed ${more.length + (created ? 1 : 0)} created snapshots`)
+    if (created.errors) throw new Mismatch(`backup exited 0 but counted ${created.errors} errors`)
+    made.files = created.files
+  })
+  await manifest(source, `../model/${serial}`)
+  // Checksum and size of every file: what a repository without compression may at most hold.
+  await $`paste -d ' ' <(sed -E 's/^.?([0-9a-f]{64}) .*/\1/' ../model/${serial}.sha256) <(cd ${source} && find . -type f -print0 | sort -z | xargs -0 -r stat -c %s) > ../model/${serial}.content`
+  walk.model.push({ serial, ...made, label: `client-${client}`, hour: '' })
 }
 
 async function dropCaches(walk: Walk): Promise<void> {
-  if (walk.run.options['drop-caches'])
-    await $({ limit: '10m', unlisted: true })`sync; echo 3 > /proc/sys/vm/drop_caches`
+  if (walk.run.options['drop-caches']) await $({ limit: '10m' })`sync; echo 3 > /proc/sys/vm/drop_caches`
 }
 
-/** One action. Returns false when vykar refused it because another client was at work. */
-async function act(walk: Walk, step: number, action: Action, alone: boolean): Promise<boolean> {
-  const client = walk.clients[action.client - 1]!
-  const serial = `${step}.${action.client}`
-  const kept = walk.model.find((snapshot) => snapshot.serial === action.target)
-  const { kind } = action
-  // In a replay an interrupt may come earlier or later than it did: then a target of the trace may not be there.
-  if (action.target && !kept) {
-    count(walk, 'left out in the replay')
-    return true
-  }
-  count(walk, kind)
-  const done = await within({ ...scope(), dir: client.dir }, async (): Promise<Output | undefined> => {
-    if (kind === 'backup') return backup(walk, client, serial, alone)
-    if (kind === 'restore') await restore(walk, client, kept!)
-    else if (kind === 'interrupt') await interrupt(walk, client, serial, action.moment!)
-    else if (kind === 'list') await $({ limit: '10m' })`vykar --config ${client.config} list -R ${walk.repo} --last 5`
-    else if (kind === 'delete' || kind === 'prune') return remove(walk, client, action, alone)
-    else if (kind === 'compact') return compact(walk, client, action.threshold, alone)
-    else if (kind === 'check') return check(walk, client, alone)
-    else if (kind === 'verify') return check(walk, client, alone, '--verify-data')
-    else
-      change(client.source, shareOf(client.source, walk.options.churn), client.size, `${walk.options.seed} ${serial}`)
-    return undefined
+/** What is to be done for an action: the command, run by `go` in the client's directory, and what must hold afterwards. */
+interface Deed {
+  line: { raw: string }
+  limit: string
+  out: string
+  before?: () => Promise<unknown>
+  after?: () => Promise<unknown>
+}
+
+function deed(walk: Walk, action: Action, serial: string): Deed {
+  const { repo } = walk
+  const { kind, client, target, policy, threshold } = action
+  const vykar = (words: string, limit: string, more: Partial<Deed> = {}, config = 'config.yaml'): Deed => ({
+    line: { raw: `vykar --config ${config} ${words}` },
+    limit,
+    out: kind,
+    ...more,
   })
-  if (done?.code !== 1) return true
-  count(walk, `${kind}, refused beside another client`)
-  return false
+  const forget = (model: Kept[]) => async () => {
+    walk.model = model
+  }
+  if (kind === 'backup')
+    return vykar(`backup -R ${repo}`, '1h', { after: () => remember(walk, client, serial, 'backup.out') })
+  if (kind === 'restore')
+    return vykar(`restore -R ${repo} $(<../model/${target}.id) restored`, '1h', {
+      before: async () => {
+        await dropCaches(walk)
+        await $`mkdir restored`
+      },
+      after: async () => {
+        await manifest('restored', 'restored')
+        for (const part of ['sha256', 'tree', 'xattr'])
+          await $({ limit: '1h' })`diff -a ../model/${target!}.${part} restored.${part}`
+        await $({ limit: '1h' })`rm -rf restored/`
+      },
+    })
+  if (kind === 'list') return vykar(`list -R ${repo} --last 5`, '10m')
+  if (kind === 'delete')
+    return vykar(`snapshot delete -R ${repo} $(<../model/${target}.id)`, '30m', {
+      after: forget(walk.model.filter((kept) => kept.serial !== target)),
+    })
+  if (kind === 'prune') {
+    const rules = Object.entries(policy!).map(([name, n]) => `  ${name}: ${n}`)
+    return vykar(`prune -R ${repo}`, '30m', {
+      before: () => $`{ cat config.yaml; printf '%s\n' retention: ${rules}; } > prune.yaml`,
+      after: () => forget(survivors(walk.model, policy!))(),
+    }, 'prune.yaml') // biome-ignore format: one call
+  }
+  if (kind === 'compact') {
+    const flag = threshold === undefined ? '' : ` --threshold ${threshold}`
+    return vykar(`compact -R ${repo}${flag}`, '30m', {
+      after: () => says('compact.out', /^Compaction complete: /m, 'compact printed no result'),
+    })
+  }
+  const all = kind === 'verify'
+  return vykar(`check -R ${repo}${all ? ' --verify-data' : ''}`, '1h', {
+    before: () => dropCaches(walk),
+    after: async () => {
+      await sound(`${kind}.out`, all)
+      await check(`grep -q '^Check complete: ${walk.model.length} snapshots' ${kind}.out || true`, () => {
+        const seen = Number(/^Check complete: (\d+) snapshots/m.exec(read(`${kind}.out`))?.[1])
+        if (seen < walk.model.length) throw new Mismatch(`check looked at ${seen} snapshots of ${walk.model.length}`)
+      })
+    },
+  })
 }
 
-/** A step: its actions side by side, a refused backup again, then everything that must hold. */
-async function stepOf(
-  walk: Walk,
-  step: number,
-  actions: Action[],
-): Promise<Pick<Sample, 'packBytes' | 'explainedBytes'>> {
-  const { repo, row, clients } = walk
-  const alone = actions.length === 1 || !actions.some((action) => isMaintenance(action.kind))
-  const done = await Promise.allSettled(actions.map((action) => act(walk, step, action, alone)))
-  for (const result of done) if (result.status === 'rejected') throw result.reason
-  for (const [i, action] of actions.entries())
-    if ((done[i] as PromiseFulfilledResult<boolean>).value === false && !isMaintenance(action.kind))
-      await act(walk, step, action, true)
+/** TERM at some moment of a backup, which is then made again. An interrupt that came late has made a whole snapshot, which goes. */
+async function interrupt(walk: Walk, { client, moment = 0.5 }: Action, serial: string): Promise<void> {
+  const { repo } = walk
+  const wait = (moment * walk.last[client - 1]!).toFixed(3)
+  const begun = await background('interrupted')`vykar --config config.yaml backup -R ${repo}`
+  await $`sleep ${wait}`
+  const { code, by } = await begun.end('TERM')
+  await $`vykar --config config.yaml list -R ${repo} > late.list`
+  await $`sed -nE 's/^ *([0-9a-f]{8}) .*/\1/p' late.list | grep -vxFf <(cat ../model/*.id) > late.ids || true`
+  await check(`[[ $rc == 130 || $rc == 143 || -s late.ids ]]`, () => {
+    if (by === 'KILL') throw new Mismatch('TERM did not end the backup within 60 s, KILL was needed')
+    // A program that has not yet begun to listen for TERM ends as any does: 128 + 15.
+    if (code !== 0 && code !== 130 && !(code === 143 && Number(wait) < 0.5))
+      throw new Mismatch(`the interrupted backup ended with exit ${code} instead of 130`)
+    const late = read('late.ids')
+    if (code === 0 && !late) throw new Mismatch('the interrupted backup exited 0, but list shows no snapshot of it')
+    if (late) count(walk, 'interrupted, came too late')
+  })
+  await $({
+    limit: '1h',
+  })`while read -r id; do mkdir late && vykar --config config.yaml restore -R ${repo} $id late && diff -r --no-dereference ${source} late && rm -r late && vykar --config config.yaml snapshot delete -R ${repo} $id; done < late.ids`
+  const again = deed(walk, { kind: 'backup', client }, serial)
+  await $({ limit: '1h' })`${again.line} > backup.out`
+  await again.after?.()
+}
+
+/** An action by itself. */
+async function alone(walk: Walk, action: Action, serial: string): Promise<void> {
+  const { kind, client } = action
+  const { line, limit, out, before, after } = deed(walk, action, serial)
+  await before?.()
+  const done = await $({ limit })`${line} > ${out}.out 2> ${out}.err`
+  if (kind === 'backup' && !walk.run.dry) walk.last[client - 1] = done.seconds
+  if (kind === 'check' || kind === 'verify') await $`cat ${out}.err >> ${out}.out`
+  await after?.()
+}
+
+/**
+ * The actions of a step: changes first, then the rest side by side where there are several. Maintenance that meets another
+ * client may be refused, as may what meets maintenance; what was refused to a client is done again, alone.
+ */
+async function act(walk: Walk, n: number, actions: readonly Action[]): Promise<void> {
+  const at = <T,>({ client }: Action, fn: () => Promise<T>) => inside(`client-${client}`, fn)
+  const serialOf = ({ client }: Action) => `${n}.${client}`
+  for (const action of actions) count(walk, action.kind)
+  const todo = actions.filter(({ kind }) => kind !== 'change')
+  for (const action of actions.filter(({ kind }) => kind === 'change'))
+    await at(
+      action,
+      () =>
+        $({
+          limit: '1h',
+        })`e2e data-gen/change --dir ${source} --percent ${walk.options.churn} --size ${walk.sizes[action.client - 1]!} --seed ${`${walk.options.seed} ${serialOf(action)}`} > changes.out`,
+    )
+  if (todo.length < 2) {
+    for (const action of todo)
+      await at(action, () => (action.kind === 'interrupt' ? interrupt : alone)(walk, action, serialOf(action)))
+    return
+  }
+  const excluded = todo.some(({ kind }) => isMaintenance(kind))
+  const going: { action: Action; doing: Deed; task: Background }[] = []
+  for (const action of todo.filter(({ kind }) => kind !== 'interrupt'))
+    await at(action, async () => {
+      const doing = deed(walk, action, serialOf(action))
+      await doing.before?.()
+      going.push({ action, doing, task: await background(doing.out)`${doing.line}` })
+    })
+  for (const action of todo.filter(({ kind }) => kind === 'interrupt'))
+    await at(action, () => interrupt(walk, action, serialOf(action)))
+  const again: Action[] = []
+  const done = []
+  for (const { action, doing, task } of going)
+    done.push(await at(action, () => task.done(excluded ? [0, 1] : [0]).then((ended) => ({ action, doing, ended }))))
+  for (const { action, doing, ended } of done)
+    await at(action, async () => {
+      if (ended.code === 0) {
+        if (action.kind === 'backup' && !walk.run.dry) walk.last[action.client - 1] = ended.seconds
+        return doing.after?.()
+      }
+      await says(
+        `${doing.out}.out`,
+        refusal,
+        `${action.kind} failed beside another client, but not since it was refused`,
+      )
+      count(walk, `${action.kind}, refused beside another client`)
+      if (!isMaintenance(action.kind)) again.push(action)
+      if (action.kind === 'restore') await $`rm -rf restored/`
+    })
+  for (const action of again) await at(action, () => alone(walk, action, serialOf(action)))
+}
+
+/** A step and everything that must hold after it. */
+async function stepOf(walk: Walk, n: number, actions: readonly Action[]) {
+  const { repo, run } = walk
+  // In a replay an interrupt may come earlier or later than it did: then a target of the trace may not be there.
+  const able = actions.filter(({ target }) => !target || walk.model.some((kept) => kept.serial === target))
+  if (able.length < actions.length) count(walk, 'left out in the replay')
+  await act(walk, n, able)
   // Serials order what was made side by side, in a replay too.
   walk.model.sort((a, b) => a.serial.localeCompare(b.serial, 'en', { numeric: true }))
-
-  const list = await $({ limit: '10m', out: 'list.out' })`vykar --config ${clients[0]!.config} list -R ${repo}`
-  const listed = parseList(list.stdout)
-  const wrong = disagreement(walk.model, listed)
-  if (wrong) throw new Mismatch(wrong)
-  for (const kept of walk.model) kept.hour ||= listed.find((s) => s.id === kept.id)!.date.slice(0, 13)
-  await nothingHeld(clients[0]!.config, repo)
-  if (!row.files) return { packBytes: undefined, explainedBytes: undefined }
-  const packs = await packBytes(join(row.files, 'packs'))
+  await $`vykar --config config.yaml list -R ${repo} > list.out`
+  await check(`test "$(grep -cE '^ *[0-9a-f]{8} ' list.out || true)" = ${walk.model.length}`, () => {
+    const listed = parseList(read('list.out'))
+    const wrong = disagreement(walk.model, listed)
+    if (wrong) throw new Mismatch(wrong)
+    for (const kept of walk.model) kept.hour ||= listed.find((s) => s.id === kept.id)!.date.slice(0, 13)
+  })
+  await $`vykar --config config.yaml break-lock -R ${repo} > locks.out`
+  await nothingHeld('locks.out')
+  if (run.dry || !run.endpoint(repo).files) return { packBytes: undefined, explainedBytes: undefined }
+  const packs = packBytes()
   const tidy = actions.length === 1 && actions[0]!.threshold !== undefined && walk.model.length > 0
   return { packBytes: packs, explainedBytes: tidy ? await explained(walk.model, packs) : undefined }
+}
+
+/**
+ * A step with a log of its own; the part under way is told of the time only, and of a step that fails gets the commands too.
+ * A walk has thousands of steps: the logs of the last ones stay.
+ */
+async function logged<T>(walk: Walk, n: number, words: string, fn: () => Promise<T>) {
+  const outer = rowScope()
+  const scope = { ...outer, steps: [] as typeof outer.steps, quiet: true }
+  const name = (number: number) => `step-${String(number).padStart(6, '0')}`
+  const start = performance.now()
+  const commands = (): CommandRecord[] => scope.steps.flatMap((part) => part.commands)
+  try {
+    const value = await within(scope, async () => {
+      step(`${name(n)} ${words}`)
+      return fn()
+    })
+    const part = outer.steps.at(-1)!
+    part.busySeconds = (part.busySeconds ?? 0) + busySeconds(commands())
+    if (n > keptLogs && !outer.dry)
+      for (const file of readdirSync(outer.run.dirs.logs).filter((log) =>
+        log.startsWith(`${outer.where}.01-${name(n - keptLogs)}`),
+      ))
+        rmSync(join(outer.run.dirs.logs, file))
+    return { value, commands: commands(), took: (performance.now() - start) / 1000 }
+  } catch (error) {
+    outer.steps.at(-1)?.commands.push(...commands())
+    throw error
+  } finally {
+    endStep(scope)
+    walk.spent.wall += (performance.now() - start) / 1000
+    walk.spent.busy += busySeconds(commands())
+    walk.spent.vykar += busySeconds(commands().filter(({ command }) => command.startsWith('vykar ')))
+  }
 }
 
 /** Goes on until the steps or the time are over. Any failure says how the walk can be repeated. */
 async function goOn(walk: Walk, trace: Trace | undefined): Promise<void> {
   const { run, repo, series, options: o } = walk
   const file = join(run.dirs.logs, `${repo}.trace.jsonl`)
-  const record = beginTrace(file, repo, o)
-  const until = run.options.duration
-    ? performance.now() + seconds(run.options.duration) * 1000
-    : Number.POSITIVE_INFINITY
-  const most = trace?.steps.length ?? run.options.iterations ?? (run.options.duration ? Number.POSITIVE_INFINITY : 200)
+  const record = run.dry ? () => {} : beginTrace(file, repo, o)
+  const until =
+    run.options.duration && !run.dry
+      ? performance.now() + seconds(run.options.duration) * 1000
+      : Number.POSITIVE_INFINITY
+  const endless = run.options.duration && !run.dry ? Number.POSITIVE_INFINITY : 200
+  const most = trace?.steps.length ?? run.options.iterations ?? endless
   const start = performance.now()
   let live = 0
-  for (let step = 1; step <= most && performance.now() < until; step++) {
-    const actions = trace?.steps[step - 1] ?? plan(step, walk.model, o)
+  for (let n = 1; n <= most && performance.now() < until; n++) {
+    const actions = trace?.steps[n - 1] ?? plan(n, walk.model, o)
     const words = actions.map(described).join(', ')
     record(actions)
     try {
-      const { value, commands, seconds: took } = await walkStep(step, walk.spent, () => stepOf(walk, step, actions))
+      const { value, commands, took } = await logged(walk, n, words, () => stepOf(walk, n, actions))
+      if (run.dry) continue
       // A collection takes a moment: one in ten steps is enough to see what grows.
-      if (step % 10 === 1) live = liveKiB()
+      if (n % 10 === 1) live = liveKiB()
       const vykarKiB = Math.max(0, ...commands.filter((c) => c.command.startsWith('vykar ')).map((c) => c.peakKiB ?? 0))
-      const figures = { seconds: took, snapshots: walk.model.length, ...value, vykarKiB, harnessKiB: live }
-      series.add({ step, action: words, ...figures })
+      series.add({
+        step: n,
+        action: words,
+        seconds: took,
+        snapshots: walk.model.length,
+        ...value,
+        vykarKiB,
+        harnessKiB: live,
+      })
       if (value.explainedBytes !== undefined) noGrowth(series.samples)
-      const rate = step / ((performance.now() - start) / 1000)
+      const rate = n / ((performance.now() - start) / 1000)
       const size = value.packBytes === undefined ? '' : `, ${bytes(value.packBytes)}`
       run.terminal.line(
-        `  ${`${repo} #${step}`.padEnd(14)} ${words.padEnd(34)} ${duration(took).padStart(8)}  ${walk.model.length} snapshots${size}, ${rate.toFixed(2)} steps/s`,
+        `  ${`${repo} #${n}`.padEnd(14)} ${words.padEnd(34)} ${duration(took).padStart(8)}  ${walk.model.length} snapshots${size}, ${rate.toFixed(2)} steps/s`,
       )
     } catch (error) {
       const again = `${join(root, 'e2e')} stress --repo ${repo} --replay ${file}${run.common.sabotage ? ` --sabotage ${run.common.sabotage}` : ''}`
       if (error instanceof Error)
-        error.message = `step ${step} of seed ${o.seed} (${words}): ${error.message.split('\n')[0]}; to repeat: ${again}`
+        error.message = `step ${n} of seed ${o.seed} (${words}): ${error.message.split('\n')[0]}; to repeat: ${again}`
       throw error
     }
   }
-  noGrowth(series.samples)
+  if (!run.dry) noGrowth(series.samples)
 }
 
 /** The last snapshots go, and with them every byte in the packs: what a walk has leaked is left over now. */
-async function drain({ row, repo, model }: Walk): Promise<void> {
-  const ids = model.map((kept) => kept.id)
-  if (ids.length) await $({ limit: '1800s' })`vykar --config ${row.config} snapshot delete -R ${repo} ${ids}`
-  await $({ limit: '1800s' })`vykar --config ${row.config} compact -R ${repo} --threshold 1`
-  const list = await $({ limit: '10m', out: 'gone.out' })`vykar --config ${row.config} list -R ${repo}`
-  list.must(/^No snapshots found\.$/m, 'all snapshots were deleted, but list still shows one')
-  await nothingHeld(row.config, repo)
-  if (!row.files || rowScope().dry) return
-  const left = await packBytes(join(row.files, 'packs'))
-  if (left > 0) throw new Mismatch(`${bytes(left)} are left in the packs although no snapshot is`)
+async function drain({ repo, model, run }: Walk): Promise<void> {
+  const ids = { raw: model.map((kept) => `$(<model/${kept.serial}.id)`).join(' ') }
+  if (model.length) await $({ limit: '30m' })`vykar --config config.yaml snapshot delete -R ${repo} ${ids}`
+  await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} --threshold 1`
+  await $`vykar --config config.yaml list -R ${repo} > gone.out`
+  await says('gone.out', /^No snapshots found\.$/m, 'all snapshots were deleted, but list still shows one')
+  await $`vykar --config config.yaml break-lock -R ${repo} > locks.out`
+  await nothingHeld('locks.out')
+  const { seen } = run.endpoint(repo)
+  if (!seen) return
+  await check(
+    `test -z "$(find "$${seen}"/packs -type f -size +0 ! -path '*__XLDIR__*')"  # nothing is left in the packs`,
+    () => {
+      const left = packBytes()
+      if (left > 0) throw new Mismatch(`${bytes(left)} are left in the packs although no snapshot is`)
+    },
+  )
 }
 
-const wants = ['vykar-server', 's3-server', 'sshd', 'sftp', 'rclone'] as const
-await scenario(import.meta, { needs: [...standardNeeds, 'getfattr'], wants, options }, async (run) => {
+await scenario(import.meta, { needs: [...standardNeeds, 'getfattr'], wants: serverWants, options }, async (run) => {
   const { options: o } = run
   if (o.duration) seconds(o.duration)
   if (o.duration && o.iterations !== undefined)
@@ -321,32 +416,68 @@ await scenario(import.meta, { needs: [...standardNeeds, 'getfattr'], wants, opti
   }
   if (trace && !run.repos.includes(trace.repo))
     throw new UsageError(`--replay: the walk was on ${trace.repo}, which --repo leaves out`)
-  const repos = trace ? [trace.repo] : run.repos
-  needWalkSpace(run, walkOptions)
-  await run.step('servers', () => startServices(run))
+  const { concurrency, corpusGib, seed } = walkOptions
+  // The sources, what they change by, what has not been compacted yet, and a restored tree for each client.
+  const places = [run.runtime, ...run.repos.map((label) => localDir(run.plan.sample.repository(label).url))]
+  const needs = places
+    .filter((dir) => dir !== undefined)
+    .map((dir) => ({ dir, bytes: concurrency * corpusGib * 2 ** 32 }))
+  if (!run.dry) needSpace(needs, `${concurrency} sources of ${corpusGib} GiB`, 'take a smaller --corpus-gib')
+  await servers()
 
-  for (const repo of repos)
-    await run.row({ repo, values: { SOURCE: '/nowhere', LABEL: 'LABEL' }, repository: smallPacks }, async (row) => {
-      const clients = await row.step('clients', () => makeClients(row, walkOptions))
-      await row.step('init', () => freshRepository(row.config, repo))
-      if (run.dry) return
+  for (const repo of trace ? [trace.repo] : run.repos)
+    await run.row(repo, async () => {
+      const sizes: number[] = []
+      step('clients')
+      await $`mkdir model`
+      // Packs of 1 to 8 MiB instead of 32 to 192: a small repository has many of them too. Nothing is compressed, so that the
+      // size of the repository can be explained by the content of the snapshots that it holds.
+      const written = (label: string) => config`
+sources:
+  - path: ${source}
+    label: ${label}
+compression:
+  algorithm: none
+repositories:
+  - min_pack_size: 1048576
+    max_pack_size: 8388608
+`
+      await written('client')
+      for (let n = 1; n <= concurrency; n++)
+        await inside(`client-${n}`, async () => {
+          await written(`client-${n}`)
+          // Keys lie beside the row's directory, which is one level up from here.
+          await $`sed -i 's|: \.\./server|: ../../server|' config.yaml`
+          await $({ limit: '1h' })`e2e data-gen/corpus --out corpus --gib ${corpusGib} --seed ${seed + n} --churn 0`
+          // Holes are content for sha256sum and nothing for a repository.
+          await $`rm ${source}/awkward/sparse`
+          sizes.push(Math.round(corpusGib * 2 ** 30))
+        })
+
+      step('init')
+      await fresh(repo)
       const walk: Walk = {
         run,
-        row,
         repo,
         options: walkOptions,
-        clients,
+        sizes,
+        last: sizes.map(() => 1),
         model: [],
         series: new Series(run, repo),
         spent: { wall: 0, busy: 0, vykar: 0 },
         counts: {},
       }
       try {
-        await row.step('walk', () => goOn(walk, trace))
+        step('walk')
+        await goOn(walk, trace)
       } finally {
-        Object.assign(row.report.facts, { seed: walkOptions.seed }, figuresOf(walk.series, walk.counts, walk.spent))
-        await walk.series.draw()
+        if (!run.dry) {
+          Object.assign(rowScope().report.facts, { seed }, figuresOf(walk.series, walk.counts, walk.spent))
+          await walk.series.draw()
+        }
       }
-      await row.step('drain', () => drain(walk))
+
+      step('drain')
+      await drain(walk)
     })
 })

@@ -2,9 +2,9 @@
 import { spawnSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { readBenchmark } from '#lib/benchmarks/compare.mts'
 import { which } from '#lib/host.mts'
-import { median } from '#lib/stats.mts'
+import { readBenchmark } from '#scripts/benchmarks/compare.mts'
+import { median } from '#scripts/benchmarks/stats.mts'
 import { root, run, type Sandbox, standin } from './helpers.mts'
 
 /** What this area gets from the benchmark around it. */

@@ -4,7 +4,7 @@ import { mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs
 import { join } from 'node:path'
 import { which } from '#lib/host.mts'
 import { bytes } from '#lib/terminal.mts'
-import { mariadbServer, postgresServer, type TestServer } from './database-servers.mts'
+import { mariadbServer, postgresServer, type TestServer } from './host/database-servers.mts'
 
 interface Bench {
   dir: string

@@ -2,7 +2,7 @@
 // wrong restore in 200 is found.
 import { readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { trend } from '#lib/stress/trend.mts'
+import { trend } from '#scripts/stress/trend.mts'
 import { run, type Sandbox, standin } from './helpers.mts'
 
 /** What this area gets from the benchmark around it. */

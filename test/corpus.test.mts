@@ -8,7 +8,10 @@ import { lacking, root, scratch } from './helpers.mts'
 
 const skip = lacking('setfattr', 'setfacl', 'setcap', 'rsync')
 const make = (...args: string[]) =>
-  spawnSync(join(root, 'node_modules/.bin/tsx'), [join(root, 'data-gen/corpus.mts'), ...args], { encoding: 'utf8' })
+  spawnSync(join(root, 'node_modules/.bin/tsx'), [join(root, 'data-gen/corpus.mts'), ...args], {
+    encoding: 'utf8',
+    env: { ...process.env, VYKAR_E2E_RUNTIME: join(scratch, 'corpus-runtime') },
+  })
 const bash = (script: string) => spawnSync('bash', ['-c', script], { encoding: 'utf8' })
 
 describe('corpus', { skip }, () => {
@@ -87,11 +90,14 @@ describe('corpus', { skip }, () => {
     assert.equal(refused.status, 2)
     assert.match(refused.stderr, /is not empty and was not made by this script/)
     assert.ok(existsSync(join(c, 'mine')) && existsSync(join(c, 'snapshot-1')))
-    const other = join(scratch, 'other')
-    mkdirSync(other)
-    writeFileSync(join(other, 'file'), 'x')
-    assert.equal(make('--out', other).status, 2)
-    assert.deepEqual(readdirSync(other), ['file'])
+    // Names that fit prove nothing: these are the user's.
+    for (const names of [['file'], ['corpus.json'], ['corpus.json', 'manifest', 'snapshot-1']]) {
+      const other = join(scratch, `other-${names.length}-${names[0]}`)
+      mkdirSync(other)
+      for (const name of names) writeFileSync(join(other, name), '{"complete": false}')
+      assert.equal(make('--out', other).status, 2)
+      assert.deepEqual(readdirSync(other), names)
+    }
   })
   for (const [args, message] of [
     [['--gib', '1000000'], /needs .* free/],

@@ -49,12 +49,17 @@ export function lacking(...programs: string[]): string | false {
   return gone.length ? `missing: ${gone.join(', ')} (scripts/setup.mts installs them)` : false
 }
 
+/** Where generators that a test runs itself write down what is theirs. */
+const generatorEnv = { ...process.env, VYKAR_E2E_RUNTIME: join(scratch, 'generators') }
+
 let corpusDir: string | undefined
 /** A corpus of a few MiB with the awkward cases, made once for a test file. */
 export function smallCorpus(): string {
   if (corpusDir) return corpusDir
   corpusDir = join(scratch, 'corpus')
-  execFileSync(tsx, [join(root, 'data-gen/corpus.mts'), '--out', corpusDir, '--gib', '0.01', '--seed', '7'])
+  execFileSync(tsx, [join(root, 'data-gen/corpus.mts'), '--out', corpusDir, '--gib', '0.01', '--seed', '7'], {
+    env: generatorEnv,
+  })
   return corpusDir
 }
 
@@ -64,7 +69,7 @@ export function mediumCorpus(): string {
   if (mediumDir) return join(mediumDir, 'snapshot-1')
   mediumDir = join(scratch, 'medium')
   const corpus = [join(root, 'data-gen/corpus.mts'), '--out', mediumDir, '--gib', '0.3', '--churn', '0']
-  execFileSync(tsx, corpus)
+  execFileSync(tsx, corpus, { env: generatorEnv })
   return join(mediumDir, 'snapshot-1')
 }
 
@@ -95,7 +100,7 @@ export interface Finished {
 
 /** Environment of a script under test: a home of its own, nothing of an outer run. */
 export function cleanEnv(box: Sandbox, env: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
-  const { VYKAR_PASSPHRASE, VYKAR_E2E_RUN, CI, ...rest } = process.env
+  const { VYKAR_PASSPHRASE, VYKAR_E2E_RUN, VYKAR_E2E_RUNTIME, CI, ...rest } = process.env
   const standinDir = join(box.dir, 'standin')
   return { ...rest, HOME: box.dir, VYKAR_STANDIN_DIR: standinDir, SABOTEUR_DIR: box.dir, ...env }
 }

@@ -16,17 +16,18 @@ import {
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Benchmark } from '#lib/benchmarks/summary.mts'
 import { which } from '#lib/host.mts'
+import { markOurs } from '#lib/ours.mts'
 import type { RowReport, RunReport } from '#lib/report.mts'
-import { collect, difference, merge, pruneRuns } from '#lib/suite/collect.mts'
-import { judgeScenarios, judgeTimes, type Pair } from '#lib/suite/judge.mts'
-import { pack } from '#lib/suite/pack.mts'
-import { indexPage } from '#lib/suite/page.mts'
-import { junitOfAll, verdictOfAll } from '#lib/suite/results.mts'
-import { resultOf, runTask, type SuiteRun, type Task } from '#lib/suite/runner.mts'
-import { callOf, choose, type Description, describeAll, profiles, scenarioNames } from '#lib/suite/scenarios.mts'
 import type { Verdict } from '#lib/verdict.mts'
+import type { Benchmark } from '#scripts/benchmarks/summary.mts'
+import { collect, difference, merge, pruneRuns } from '#scripts/suite/collect.mts'
+import { judgeScenarios, judgeTimes, type Pair } from '#scripts/suite/judge.mts'
+import { pack } from '#scripts/suite/pack.mts'
+import { indexPage } from '#scripts/suite/page.mts'
+import { junitOfAll, verdictOfAll } from '#scripts/suite/results.mts'
+import { resultOf, runTask, type SuiteRun, type Task } from '#scripts/suite/runner.mts'
+import { callOf, choose, type Description, describeAll, profiles, scenarioNames } from '#scripts/suite/scenarios.mts'
 import {
   cleanEnv,
   lacking,
@@ -80,6 +81,7 @@ function report(over: Partial<RunReport>, rows: Partial<RowReport>[] = []): RunR
     notes: [],
     charts: [],
     leftBehind: [],
+    notCompared: [],
     transcript: '/t',
     harness: { seconds: 1, peakKiB: 1 },
     ...over,
@@ -415,20 +417,25 @@ describe('report.mts', () => {
     assert.equal(done.last, 'FAIL merged 3 reports; 2 of 3 have no result')
   })
 
-  test('prune keeps what is young, and the newest of each scenario', () => {
+  test('prune keeps what is young, the newest of each scenario, and what is not marked', async () => {
     const runtime = runtimeWith(before, bad, skipped)
-    assert.deepEqual(pruneRuns(runtime, '2025-12-01T00:00:00Z'), [])
-    assert.deepEqual(pruneRuns(runtime, '2026-06-01T00:00:00Z'), [before.runId])
+    const dir = join(runtime, 'reports/local', before.runId)
+    assert.deepEqual(await pruneRuns(runtime, '2025-12-01T00:00:00Z'), { gone: [], left: [] })
+    assert.deepEqual((await pruneRuns(runtime, '2026-06-01T00:00:00Z')).gone, [])
+    assert.ok(existsSync(dir))
+    markOurs(runtime, [dir])
+    assert.deepEqual((await pruneRuns(runtime, '2026-06-01T00:00:00Z')).gone, [before.runId])
+    assert.ok(!existsSync(dir))
     assert.equal(collect(runtime).length, 2)
   })
 
-  test('pack: at most 20 MiB, the reports first', () => {
+  test('pack: at most 20 MiB, the reports first', async () => {
     const runtime = runtimeWith(bad, skipped)
     const logs = join(runtime, 'logs/local', bad.runId)
     mkdirSync(logs, { recursive: true })
     for (let i = 0; i < 3; i++) spawnSync('bash', ['-c', `head -c 9M /dev/urandom > ${logs}/${i}.log`])
     const out = join(scratch, 'pack.tar.gz')
-    const { left } = pack(runtime, out)
+    const { left } = await pack(runtime, out)
     assert.ok(left > 0)
     assert.ok(statSync(out).size <= 20 * 2 ** 20)
     const names = spawnSync('tar', ['-tzf', out], { encoding: 'utf8' }).stdout
@@ -609,7 +616,7 @@ describe('setup.mts', () => {
     // A machine without rsync and attr, on which apt-get has all but attr.
     const bin = join(box.dir, 'bin')
     mkdirSync(bin)
-    const have = `mkdir -p ${bin} && printf '#!/bin/sh\\n' > ${bin}/rsync && chmod +x ${bin}/rsync`
+    const have = `mkdir -p ${bin} && printf '#!/bin/sh\\necho rsync version 3.2.7\\n' > ${bin}/rsync && chmod +x ${bin}/rsync`
     const lack = `case "$*" in *attr*) exit 100 ;; *rsync*) ${have} ;; esac`
     writeFileSync(join(bin, 'apt-get'), `#!/bin/sh\n${lack}\nexit 0\n`, { mode: 0o755 })
     writeFileSync(join(bin, 'sudo'), '#!/bin/sh\n[ "$1" = -n ] && shift\nexec "$@"\n', { mode: 0o755 })

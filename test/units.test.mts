@@ -1,16 +1,20 @@
 // The small parts: what vykar prints, options, config, known gaps, transcript, verdicts, reports.
 import assert from 'node:assert/strict'
-import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
-import { expand, fill, localDir, masked, Sample, scenarioUrl } from '#lib/config.mts'
+import { maskUri, resolveUrl, serverUri } from '#lib/address.mts'
+import { expand, localDir, Sample, scenarioUrl } from '#lib/config.mts'
+import { statedEnvironment } from '#lib/environment.mts'
+import { readJson, writeWhole } from '#lib/files.mts'
 import { explain, type Gap, gapsOf } from '#lib/gaps.mts'
 import { nearest, parseOptions } from '#lib/options.mts'
+import { isOurRepository, isOurs, isRunId, markOurs, ourRuns, rememberRepository, removeOurs } from '#lib/ours.mts'
 import { seeded } from '#lib/random.mts'
-import { junit, markdown, ownSeconds, type RunReport } from '#lib/report.mts'
-import { Transcript } from '#lib/transcript.mts'
+import { junit, markdown, ownSeconds, type RunReport, withoutSecrets } from '#lib/report.mts'
+import { quote, Transcript } from '#lib/transcript.mts'
 import { Blocked, fold, Mismatch, Skipped, UsageError, verdictOf } from '#lib/verdict.mts'
-import { parseDiff, parseRsync } from '#lib/verify.mts'
+import { differentFlags, inWords, parseDiff, parseRsync } from '#lib/verify.mts'
 import { checkLine, inRange, parseBackup, parseList, parseSize } from '#lib/vykar.mts'
 import { scratch } from './helpers.mts'
 
@@ -122,69 +126,168 @@ sources:
   writeFileSync(file, sampleText)
   const load = () => Sample.load(file, { BASE: '/data' })
 
-  test('comments and unknown keys survive, other repositories and sources do not', () => {
-    const text = load().compose(
-      [{ label: 'local', url: '/data/repos/local' }],
-      'sources:\n  - path: /x\n    label: corpus\n',
-      'f',
-      '/cache',
+  const hidden: string[] = []
+  const compose = (labels: string[], over: string) =>
+    load().compose(
+      labels.map((label) => ({ label })),
+      over,
+      (key, value) => {
+        hidden.push(`${key}=${value}`)
+        return `HIDDEN_${key.toUpperCase()}`
+      },
     )
+  test('unknown keys survive, other repositories and sources do not; the sample stays as it is', () => {
+    const text = compose(['local'], 'sources:\n  - path: /x\n    label: corpus\n')
     for (const kept of [
-      '# my own comment',
-      '# keep this',
+      'algorithm: zstd',
       'future_key: 7',
-      '# the disk in the cellar',
-      'url: /data/repos/local',
+      'url: ${REPO_LOCAL}',
       'hostname: vykar-e2e',
-      'cache_dir: /cache',
-      'passphrase: hunter2',
+      'cache_dir: cache',
     ])
       assert.ok(text.includes(kept), `${kept} is lost:\n${text}`)
     assert.doesNotMatch(text, /backup\.example\.org|\/home/)
     assert.equal(readFileSync(file, 'utf8'), sampleText)
   })
-  test('a fragment that sets encryption removes every passphrase', () => {
-    const text = load().compose(
-      [{ label: 'local', url: '/r' }],
-      'encryption:\n  mode: none\nsources: []\n',
-      'f',
-      '/cache',
-    )
+  test('a script that sets encryption removes every passphrase; keys of the script go to all repositories', () => {
+    const text = compose(['local', 'rest'], 'encryption:\n  mode: none\nrepositories:\n  - min_pack_size: 7\n')
     assert.doesNotMatch(text, /passphrase/)
     assert.match(text, /mode: none/)
+    assert.equal(text.match(/min_pack_size: 7/g)?.length, 2)
   })
-  test('secrets are masked by key', () => {
-    const text = masked(
-      load().compose(
-        [
-          { label: 'local', url: '/r' },
-          { label: 'rest', url: 'https://x' },
-        ],
-        'sources: []\n',
-        'f',
-        '/c',
-      ),
-    )
-    assert.doesNotMatch(text, /hunter2|s3cret/)
-    assert.match(text, /passphrase: \$\{VYKAR_E2E_PASSPHRASE\}/)
-  })
-  test('URLs and variables', () => {
+  for (const [name, yaml, secret] of [
+    ['plain', 'passphrase: hush-hush', 'hush-hush'],
+    ['block scalar', 'passphrase: >-\n        hush\n        hush', 'hush hush'],
+    ['flow map', 'encryption: {mode: auto, passphrase: hush-hush}', 'hush-hush'],
+    ['quoted key', '"passphrase": \'hush-hush\'', 'hush-hush'],
+    ['alias', 'note: &p hush-hush\n    passphrase: *p', 'hush-hush'],
+    ['comment beside it', 'passphrase: hush-hush # was hush-hush', 'hush-hush'],
+    ['password in a URL', 'mirror: 1\n    url: https://me:hush-hush@example.org', 'hush-hush'],
+  ] as const)
+    test(`a secret written as ${name} is known, and in no file`, () => {
+      const odd = join(dir, 'odd.yaml')
+      const own = yaml.includes('url:') ? '' : '    url: /x\n'
+      writeFileSync(odd, `repositories:\n  - label: local\n${own}    ${yaml}\n`)
+      const sample = Sample.load(odd)
+      assert.deepEqual(sample.secrets, [secret])
+      const text = sample.compose([{ label: 'local' }], '', () => 'HIDDEN')
+      assert.ok(!text.includes(secret), text)
+    })
+  test('URLs and variables are resolved as vykar does', () => {
     assert.equal(scenarioUrl('/repos/', 'local'), '/repos/local')
     assert.equal(scenarioUrl('s3+http://h:1/b/p', 'postgres'), 's3+http://h:1/b/p/postgres')
     assert.equal(scenarioUrl('http://h:1', 'rest'), 'http://h:1')
     assert.equal(localDir('/a'), '/a')
-    assert.equal(localDir('file:///a%20b'), '/a b')
     assert.equal(localDir('sftp://h/a'), undefined)
-    assert.equal(expand('${A}/${B:-x}', { A: 'a' }, 'f'), 'a/x')
+    assert.equal(expand('${A}/${B:-x}', { A: 'a', B: '' }, 'f'), 'a/x')
     assert.throws(() => expand('${NOPE}', {}, 'f'), /f: \$\{NOPE\} is not set/)
-    assert.equal(fill('path: ${SOURCE}\nhook: ${OTHER}', { SOURCE: '/a: "b"' }), 'path: "/a: \\"b\\""\nhook: ${OTHER}')
+    for (const [url, means] of [
+      ['~/repo', `${process.env.HOME}/repo`],
+      ['~', process.env.HOME],
+      ['file:///x%20y', '/x%20y'],
+      [' /a/../b ', '/b'],
+      ['relative/repo', join(process.cwd(), 'relative/repo')],
+      ['s3+https://h/b', 's3://h/b'],
+      ['sftp://me@h:22/x', 'sftp://me@h:22/x'],
+    ] as const)
+      assert.equal(resolveUrl(url, 'f'), means)
+    for (const odd of ['', 'file://', 'ftp://h/x', 'http://'])
+      assert.throws(() => resolveUrl(odd, 'f'), UsageError, odd)
+  })
+  test('a server URI works, or one line without the password says how to write it', () => {
+    assert.deepEqual(serverUri('postgresql://me:p%40ss%2F@db:5433/shop', ['postgresql'], '5432'), {
+      host: 'db',
+      port: '5433',
+      user: 'me',
+      password: 'p@ss/',
+    })
+    assert.equal(serverUri('mariadb://[::1]', ['mariadb'], '3306').host, '::1')
+    for (const odd of ['at:my@pa55:word', 'me:pa55%', 'me:pa/55', 'me:pa?55', 'me:pa 55', 'me:pa:55'])
+      assert.throws(
+        () => serverUri(`postgresql://${odd}@host/x`, ['postgresql'], '5432'),
+        (error: Error) =>
+          /percent-encode/.test(error.message) && !/55/.test(error.message) && !error.message.includes('\n'),
+        odd,
+      )
+    assert.throws(() => serverUri('mysql://h', ['postgresql'], '1'), /postgresql:\/\/USER:PASSWORD@HOST:PORT is needed/)
+    assert.equal(
+      maskUri('--uri=postgresql://at:my@pass:word@host/x?password=y'),
+      '--uri=postgresql://***@host/x?password=***',
+    )
+  })
+})
+
+describe('whose a thing is', () => {
+  const runtime = join(dir, 'runtime')
+  const at = (name: string) => join(runtime, 'work', name)
+  const ours = at('20261123T230900Z-x7k2')
+  mkdirSync(ours, { recursive: true })
+  markOurs(runtime, [ours])
+  test('a mark that the runtime directory knows, and for this very directory', () => {
+    assert.ok(isOurs(runtime, ours))
+    const copy = at('20261123T230901Z-x7k2')
+    mkdirSync(copy)
+    writeFileSync(join(copy, '.vykar-e2e'), readFileSync(join(ours, '.vykar-e2e')))
+    const forged = at('20261123T230902Z-x7k2')
+    mkdirSync(forged)
+    writeFileSync(join(forged, '.vykar-e2e'), '00000000-0000-4000-8000-000000000000\n')
+    mkdirSync(at('thesis'))
+    for (const dir of [copy, forged, at('thesis')]) assert.ok(!isOurs(runtime, dir), dir)
+    assert.deepEqual(ourRuns(runtime, join(runtime, 'work')), [ours])
+    assert.ok(isRunId('20261123T230900Z-x7k2') && !isRunId('thesis') && !isRunId('20261123T230900Z'))
+  })
+  test('only what is proven goes, symlinks resolved', async () => {
+    mkdirSync(join(ours, 'local/restored'), { recursive: true })
+    writeFileSync(join(at('thesis'), 'chapter-1'), 'years of work')
+    symlinkSync(at('thesis'), join(ours, 'link'))
+    await assert.rejects(removeOurs(runtime, at('thesis')), /carries no mark of this suite: not removed/)
+    await assert.rejects(removeOurs(runtime, join(ours, 'link')), /carries no mark/)
+    await assert.rejects(removeOurs(join(dir, 'other'), ours), /carries no mark/)
+    await removeOurs(runtime, join(ours, 'local'))
+    assert.ok(!existsSync(join(ours, 'local')) && existsSync(ours))
+    await removeOurs(runtime, ours)
+    assert.ok(!existsSync(ours) && existsSync(join(at('thesis'), 'chapter-1')))
+  })
+  test('a repository is known by what init wrote into it', () => {
+    const repo = join(dir, 'repo')
+    mkdirSync(repo)
+    writeFileSync(join(repo, 'config'), 'one')
+    assert.ok(!isOurRepository(runtime, repo))
+    rememberRepository(runtime, repo)
+    assert.ok(isOurRepository(runtime, repo))
+    writeFileSync(join(repo, 'config'), 'another')
+    assert.ok(!isOurRepository(runtime, repo))
+  })
+})
+
+describe('the surroundings', () => {
+  test('variables that bend commands do not reach them, loopback has no proxy', () => {
+    const bent = ['VYKAR_PASSPHRASE', 'AWS_PROFILE', 'RCLONE_CONFIG', 'PGHOST', 'MYSQL_PWD', 'DOCKER_HOST', 'BASH_ENV', 'CDPATH', 'RSYNC_RSH', 'LC_TIME'] // biome-ignore format: a list
+    const before = { ...process.env }
+    for (const name of bent) process.env[name] = 'x'
+    process.env.no_proxy = 'corp.example'
+    const env = statedEnvironment()
+    process.env = before
+    for (const name of bent) assert.equal(env[name], undefined, name)
+    assert.equal(env.LC_ALL, 'C.UTF-8')
+    assert.equal(env.no_proxy, 'corp.example,127.0.0.1,localhost,::1')
+  })
+  test('a file is whole or not there; what is torn reads as nothing', () => {
+    const file = join(dir, 'state.json')
+    writeWhole(file, '{"a": 1}')
+    assert.deepEqual(readJson(file), { a: 1 })
+    for (const torn of ['', '{"a": ', 'null']) {
+      writeFileSync(file, torn)
+      assert.equal(readJson(file), undefined)
+    }
+    assert.equal(readJson(join(dir, 'nowhere')), undefined)
   })
 })
 
 describe('comparison', () => {
   const gap: Gap = { id: 'top', versions: '*', trigger: 'true', shows: { rsync: '^\\.d\\.\\.t\\.* \\./$' }, why: 'w' }
   test('a listed gap is seen, an unlisted difference stays, a gap that does not show is fixed', () => {
-    const differences = parseRsync(['.d..t...... ./', '.f..t...... a file'])
+    const differences = parseRsync('.d..t...... ./\n.f..t...... a file\n')
     const { unexplained, seen } = explain(
       differences,
       [gap, { ...gap, id: 'other', shows: { blocks: '.' } }],
@@ -206,28 +309,52 @@ describe('comparison', () => {
     )
   })
   test('a gap excuses only the paths that have its case', () => {
-    const { unexplained } = explain(parseRsync(['.d..t...... ./']), [gap], new Map([['top', new Set(['elsewhere'])]]))
+    const { unexplained } = explain(parseRsync('.d..t...... ./'), [gap], new Map([['top', new Set(['elsewhere'])]]))
     assert.equal(unexplained.length, 1)
   })
-  test('paths out of diff and rsync', () => {
-    const found = parseDiff(
-      [
-        'Only in /s/a: b c',
-        'Files /s/x and /r/x differ',
-        'Only in /r: extra',
-        'File /s/p is a fifo while file /r/p is a fifo',
-      ],
-      '/s',
-      '/r',
-    )
+  test('paths out of diff and rsync, with newlines in names', () => {
+    const printed =
+      'Only in /s/a: b c\nFiles /s/x and /r/x differ\nOnly in /r: extra\nFile /s/p is a fifo while file /r/p is a fifo\n'
     assert.deepEqual(
-      found.map((d) => d.path),
+      parseDiff(printed, '/s', '/r', []).map((d) => d.path),
       ['a/b c', 'x', 'extra', 'p'],
     )
-    const lines = ['cLc.t...... links/to -> there', 'hf+++++++++ b => a', '*deleting   gone/', '.d..t...... ./']
+    // What a gap excuses is found as diff prints it, and no more than that.
     assert.deepEqual(
-      parseRsync(lines).map((d) => d.path),
-      ['links/to', 'b', 'gone', '.'],
+      parseDiff('Only in /s/a: b\nc\nOnly in /s: d\n', '/s', '/r', ['a/b\nc']).map((d) => d.path),
+      ['a/b\nc', 'd'],
+    )
+    const lines =
+      'cLc.t...... links/to -> there\nhf+++++++++ b => a\n*deleting   gone/\n.d..t...... ./\n.f..t...... new\\#012line\n'
+    assert.deepEqual([...new Set(parseRsync(lines).map((d) => d.path))], ['links/to', 'b', 'gone', '.', 'new\nline'])
+  })
+  test('one difference an attribute: a gap about the time excuses no mode', () => {
+    const { unexplained } = explain(parseRsync('.d..tp..... ./'), [gap], new Map([['top', new Set(['.'])]]))
+    assert.deepEqual(
+      unexplained.map((d) => d.line),
+      ['.d...p..... ./'],
+    )
+  })
+  test('differences are told in words', () => {
+    const [a, b] = [join(dir, 'a'), join(dir, 'b')]
+    for (const tree of [a, b]) {
+      mkdirSync(tree)
+      writeFileSync(join(tree, 'f'), tree)
+    }
+    chmodSync(join(a, 'f'), 0o750)
+    chmodSync(join(b, 'f'), 0o700)
+    writeFileSync(join(a, 'g'), '')
+    const words = (line: string) => parseRsync(line).map((d) => inWords(d, a, b))
+    assert.deepEqual(words('.f...p..... f'), ['mode 0750 became 0700: f'])
+    assert.deepEqual(words('>f+++++++++ g'), ['missing in the restored tree: g'])
+    assert.deepEqual(words('.f.......ax f'), ['ACL differs: f', 'xattrs differs: f'])
+    assert.deepEqual(words('hf......... f => g'), ['hard links differ: f'])
+  })
+  test('inode flags: the file system’s own do not count', () => {
+    const source = '----i---------e------- ./a b\n--------------e------- ./c\n-----a---------------- .\n'
+    assert.deepEqual(
+      differentFlags(source, '--------------e------- ./a b\n').map((d) => d.line),
+      ['flags i became none: a b', 'flags a became none: .'],
     )
   })
   test('known-gaps.yaml holds for the versions it names only, and is refused where an entry lacks a field', () => {
@@ -236,10 +363,12 @@ describe('comparison', () => {
       [
         'sparse-allocated',
         'top-directory-mtime',
+        'top-directory-attributes',
         'special-files',
         's3-directory-markers',
         'killed-backup-not-reused',
         'btrfs-nested-subvolume',
+        'inode-flags',
       ],
     )
     // What is the file system's own way holds for every vykar.
@@ -253,25 +382,20 @@ describe('comparison', () => {
   })
 })
 
-describe('transcript', () => {
-  test('paths of the run, learned values, quoting, expected exit codes', () => {
+describe('commands.sh', () => {
+  test('headings wait for a line, places change directory, words are quoted', () => {
     const file = join(dir, 'commands.sh')
-    const transcript = new Transcript(file, '', '/rt/runs/1')
-    transcript.beginRow('local', '/rt/runs/1/local')
-    transcript.relocate('/repos/local', 'repository')
-    transcript.bind('snapshot', 'abcd1234', 'true')
-    assert.equal(transcript.quote('/rt/runs/1/local/c d'), `"$work"'/local/c d'`)
-    assert.equal(transcript.quote('/rt/runs/12'), '/rt/runs/12')
-    assert.equal(transcript.quote('/repos/local/keys'), '"$work"/repository/keys')
-    assert.equal(transcript.quote('abcd1234'), '"$snapshot"')
-    assert.equal(transcript.quote("it's"), "$'it\\'s'")
-    transcript.command('false', { expect: [1] })
-    transcript.write('/rt/runs/1/local/c.yaml', 'url: /repos/local\nhook: echo $HOME `x`\n')
-    transcript.beginRow('rest', '/rt/runs/1/rest')
-    assert.equal(transcript.quote('abcd1234'), 'abcd1234')
-    const text = readFileSync(file, 'utf8')
-    assert.match(text, /rc=0; false \|\| rc=\$\?; \[\[ \$rc =~ \^\(1\)\$ \]\]/)
-    assert.match(text, /url: \$work\/repository\nhook: echo \\\$HOME \\`x\\`/)
+    const transcript = new Transcript(file, '# head\n')
+    transcript.head('run: nothing')
+    transcript.head('local: init')
+    transcript.add('local', 'true')
+    transcript.add('', 'false')
+    assert.equal(
+      readFileSync(file, 'utf8'),
+      '# head\n\n# local: init\nmkdir -p "$top"/local && cd "$top"/local\ntrue\ncd "$top"\nfalse\n',
+    )
+    assert.equal(quote("it's"), "$'it\\'s'")
+    assert.equal(quote('a b'), "'a b'")
   })
 })
 
@@ -293,7 +417,7 @@ describe('verdicts and reports', () => {
   const report = {
     schema: 'vykar-e2e/report/1', scenario: 'backends/x', runId: 'r', started: 's', seconds: 1, verdict: 'FAIL', reason: 'a < b', standin: true, seed: 1, argv: [],
     options: {},
-    versions: { vykar: '0' }, host: {}, steps: [], notes: [], charts: [], leftBehind: ['process 7'], transcript: 't',
+    versions: { vykar: '0' }, host: {}, steps: [], notes: [], charts: [], leftBehind: ['process 7'], notCompared: ['xattrs'], transcript: 't',
     harness: { seconds: 0, peakKiB: 0 },
     rows: [{ repo: 'local', variant: '', verdict: 'BLOCKED', reason: 'slow "disk"\u0001', seconds: 2, steps: [], gaps: [], notes: [], facts: { reused: '3 B' }, kept: ['/k'] }],
   } satisfies RunReport // biome-ignore format: a fixture
@@ -306,7 +430,19 @@ describe('verdicts and reports', () => {
   test('the page says stand-in in its title, and names what was kept and left', () => {
     const text = markdown(report)
     assert.match(text.split('\n')[0]!, /FAIL backends\/x \(stand-in: this says nothing about vykar\)/)
-    for (const part of ['- process 7', '- /k', '| local |  | reused | 3 B |']) assert.ok(text.includes(part), part)
+    for (const part of [
+      '- process 7',
+      '- /k',
+      '| local |  | reused | 3 B |',
+      '| compared by nobody | atime,',
+      'cannot hold them | xattrs |',
+    ])
+      assert.ok(text.includes(part), part)
+  })
+  test('secrets of six characters and more are masked wherever they stand', () => {
+    const told = { ...report, notes: ['hunter2!', 'a123'] }
+    const text = JSON.stringify(withoutSecrets(told, new Set(['hunter2!', '123'])))
+    assert.ok(!text.includes('hunter2') && text.includes('a123'))
   })
   test('the share of the suite: commands side by side count once', () => {
     const command = (at: number, seconds: number) => ({ command: '', code: 0, at, seconds })

@@ -2,38 +2,64 @@
 // Full backup and restore on a local repository without encryption, with no passphrase anywhere.
 // Passes when backends/local would, and neither the environment, the config nor the repository holds a passphrase or
 // key, `info` says that the repository is not encrypted, and `list` works without a passphrase.
-import { corpus, sourceOptions } from '#lib/corpus.mts'
-import { scenario } from '#lib/run.mts'
-import { expectFiles, expectSnapshot, freshRepository, restored, retire, standardNeeds } from '#lib/standard.mts'
-import { sameAsManifest, sameTree } from '#lib/verify.mts'
+import { listed, says, standardNeeds } from '#lib/checks.mts'
+import { config } from '#lib/config.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, step } from '#lib/sh.mts'
+import { sameTree } from '#lib/verify.mts'
+import { fresh, retire } from '#scripts/common.mts'
+import { corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
 
-const spec = { needs: standardNeeds, repos: ['local'], options: sourceOptions('local'), passphrase: false } as const
+const spec = { needs: standardNeeds, repos: ['local'], options: sourceOptions, passphrase: false } as const
 
-await scenario(import.meta, spec, async (run) => {
-  const { manifest } = run.options
-  const source = await run.step('corpus', () => corpus(run))
+await scenario(import.meta, spec, async ({ options, repos, row }) => {
+  const { manifest } = options
 
-  for (const repo of run.repos)
-    await run.row({ repo, values: { SOURCE: source } }, async ({ $, step, config, repository }) => {
-      await step('no passphrase', async () => {
-        await $({ expect: [1] })`printenv VYKAR_PASSPHRASE`
-        await $({ expect: [1] })`grep -inE '^[^#]*pass(phrase|command)' ${config}`
-      })
-      await step('init', () => freshRepository(config, repo))
-      const backup = await step(
-        'backup',
-        () => $({ limit: '3600s', out: 'backup.out' })`vykar --config ${config} backup -R ${repo}`,
-      )
-      const id = await step('list', () => expectSnapshot(config, repo, backup, { label: 'corpus' }))
-      await step('not encrypted', async () => {
-        const info = await $`vykar --config ${config} info -R ${repo}`
-        info.must(/^\s*Encryption\s+none\s*$/m, 'info does not say that the repository is unencrypted')
-        await $`test -z "$(find ${repository.url}/keys -type f 2>/dev/null)"`
-      })
-      await step('snapshot list', () => expectFiles(config, repo, id, source))
-      const dir = await step('restore', () => restored(config, repo, id))
-      await step('compare', () => sameTree(source, dir))
-      if (manifest) await step('manifest', () => sameAsManifest(manifest, dir))
-      await step('retire', () => retire(config, repo, id))
+  step('corpus')
+  const source = await corpus('local', options.source, options['corpus-gib'])
+  await fits(source)
+  await witness(source, options.source !== undefined)
+
+  for (const repo of repos)
+    await row(repo, async () => {
+      step('init')
+      await config`
+encryption:
+  mode: none
+sources:
+  - path: ${source}
+    label: corpus
+`
+      await $({ expect: [1] })`printenv VYKAR_PASSPHRASE`
+      await $({ expect: [1] })`grep -inE '^[^#]*pass(phrase|command)' config.yaml`
+      await fresh(repo)
+
+      step('backup')
+      await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
+      await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
+
+      step('list')
+      await $`vykar --config config.yaml list -R ${repo} > list.out`
+      await listed('corpus')
+
+      step('not encrypted')
+      await $`vykar --config config.yaml info -R ${repo} > info.out`
+      await says('info.out', /^\s*Encryption\s+none\s*$/m, 'info does not say that the repository is unencrypted')
+      await $`test -z "$(find "$REPO_LOCAL"/keys -type f 2> /dev/null)"`
+
+      step('snapshot list')
+      await $`vykar --config config.yaml snapshot list -R ${repo} $(<snapshot.id) > snapshot.list`
+      await $`find ${source} -mindepth 1 \( -type f -o -type d -o -type l \) -printf '%P\n' > source.list`
+      await $`diff <(sort source.list) <(sort snapshot.list)`
+
+      step('restore')
+      await $({ limit: '1h' })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+
+      step('compare')
+      await sameTree(source, 'restored')
+      if (manifest) await $({ limit: '2h' })`(cd restored && sha256sum --check --quiet --strict ${manifest})`
+
+      step('retire')
+      await retire(repo)
     })
 })

@@ -2,51 +2,73 @@
 // Full backup and restore of the small corpus through vykar-server.
 // Passes when backends/local would, and a wrong token is refused (401) and writes nothing, and a URL with a path is
 // refused (400).
-import { corpus, sourceOptions } from '#lib/corpus.mts'
-import { scenario } from '#lib/run.mts'
-import { startServices } from '#lib/services/start.mts'
-import { expectFiles, expectSnapshot, freshRepository, restored, retire, standardNeeds } from '#lib/standard.mts'
-import { sameAsManifest, sameTree } from '#lib/verify.mts'
+import { listed, says, standardNeeds } from '#lib/checks.mts'
+import { config } from '#lib/config.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, step } from '#lib/sh.mts'
+import { sameTree } from '#lib/verify.mts'
+import { fresh, retire } from '#scripts/common.mts'
+import { corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
+import { servers } from '#scripts/servers.mts'
 
-const spec = {
-  needs: standardNeeds,
-  wants: ['vykar-server'],
-  repos: ['rest'],
-  options: sourceOptions('remote'),
-} as const
+const spec = { needs: standardNeeds, wants: ['vykar-server', 'curl'], repos: ['rest'], options: sourceOptions } as const
 
 await scenario(import.meta, spec, async (run) => {
-  const { manifest } = run.options
-  const source = await run.step('corpus', () => corpus(run))
-  await run.step('server', () => startServices(run))
+  const { options } = run
+  const { manifest } = options
+
+  step('corpus')
+  const source = await corpus('remote', options.source, options['corpus-gib'])
+  await fits(source)
+  await witness(source, options.source !== undefined)
+  await servers()
 
   for (const repo of run.repos)
-    await run.row({ repo, values: { SOURCE: source } }, async ({ $, step, config, files, repository }) => {
-      await step('wrong token', async () => {
-        await $`sed 's/access_token:.*/access_token: wrong/' ${config} > wrong-token.yaml`
-        const refused = await $({ expect: [1] })`vykar --config wrong-token.yaml init -R ${repo}`
-        refused.complained(/HTTP 401/)
-        if (files) await $`test -z "$(find ${files} -type f)"`
-      })
-      await step('URL with a path', async () => {
-        await $`sed 's|${repository.url}|&/sub|' ${config} > with-path.yaml`
-        const refused = await $({ expect: [1] })`vykar --config with-path.yaml init -R ${repo}`
-        refused.complained(/HTTP 400/)
-      })
-      await step('init', () => freshRepository(config, repo))
-      const backup = await step(
-        'backup',
-        () => $({ limit: '3600s', out: 'backup.out' })`vykar --config ${config} backup -R ${repo}`,
-      )
-      const id = await step('list', () => expectSnapshot(config, repo, backup, { label: 'corpus' }))
-      await step('wrong token reads nothing', async () => {
-        const refused = await $({ expect: [1] })`vykar --config wrong-token.yaml list -R ${repo}`
-        refused.complained(/HTTP 401/)
-      })
-      await step('snapshot list', () => expectFiles(config, repo, id, source))
-      const dir = await step('restore', () => restored(config, repo, id))
-      await step('compare', () => sameTree(source, dir))
-      if (manifest) await step('manifest', () => sameAsManifest(manifest, dir))
-      await step('retire', () => retire(config, repo, id))
+    await run.row(repo, async () => {
+      step('wrong token')
+      await config`
+sources:
+  - path: ${source}
+    label: corpus
+`
+      await $`sed 's/access_token:.*/access_token: wrong/' config.yaml > wrong-token.yaml`
+      await $({ expect: [1] })`vykar --config wrong-token.yaml init -R ${repo} > wrong-token.out 2>&1`
+      await says('wrong-token.out', /HTTP 401/, 'init with a wrong token was not refused with 401')
+      if (run.endpoint(repo).managed) await $`test -z "$(find "$FILES_REST" -type f)"  # nothing was written`
+
+      step('URL with a path')
+      await $`sed 's|url: .*|url: '"$REPO_REST"'/sub|' config.yaml > with-path.yaml`
+      await $({ expect: [1] })`vykar --config with-path.yaml init -R ${repo} > with-path.out 2>&1`
+      await says('with-path.out', /HTTP 400/, 'init at a URL with a path was not refused with 400')
+
+      step('init')
+      await fresh(repo)
+
+      step('backup')
+      await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
+      await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
+
+      step('list')
+      await $`vykar --config config.yaml list -R ${repo} > list.out`
+      await listed('corpus')
+
+      step('wrong token reads nothing')
+      await $({ expect: [1] })`vykar --config wrong-token.yaml list -R ${repo} > wrong-token.out 2>&1`
+      await says('wrong-token.out', /HTTP 401/, 'list with a wrong token was not refused with 401')
+
+      step('snapshot list')
+      await $`vykar --config config.yaml snapshot list -R ${repo} $(<snapshot.id) > snapshot.list`
+      await $`find ${source} -mindepth 1 \( -type f -o -type d -o -type l \) -printf '%P\n' > source.list`
+      await $`diff <(sort source.list) <(sort snapshot.list)`
+
+      step('restore')
+      await $({ limit: '1h' })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+
+      step('compare')
+      await sameTree(source, 'restored')
+      if (manifest) await $({ limit: '2h' })`(cd restored && sha256sum --check --quiet --strict ${manifest})`
+
+      step('retire')
+      await retire(repo)
     })
 })

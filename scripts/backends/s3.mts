@@ -1,49 +1,76 @@
 #!/usr/bin/env -S npx tsx
 // Full backup and restore of the small corpus on S3, and of one 64 MiB incompressible file in a multipart upload.
 // Passes when backends/local would, and the large file comes back the same (cmp).
-import { corpus, sourceOptions } from '#lib/corpus.mts'
-import { scenario } from '#lib/run.mts'
-import { startServices } from '#lib/services/start.mts'
-import { expectFiles, expectSnapshot, freshRepository, restored, retire, standardNeeds } from '#lib/standard.mts'
-import { sameAsManifest, sameTree } from '#lib/verify.mts'
+import { listed, standardNeeds } from '#lib/checks.mts'
+import { config } from '#lib/config.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, step } from '#lib/sh.mts'
+import { sameTree } from '#lib/verify.mts'
+import { fresh, retire } from '#scripts/common.mts'
+import { corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
+import { servers } from '#scripts/servers.mts'
 
 const spec = {
-  needs: [...standardNeeds, 'curl'],
-  wants: ['s3-server', 'rclone'],
+  needs: standardNeeds,
+  wants: ['s3-server', 'curl', 'rclone'],
   repos: ['s3'],
-  options: sourceOptions('remote'),
+  options: sourceOptions,
 } as const
 
 await scenario(import.meta, spec, async (run) => {
-  const { manifest } = run.options
-  const source = await run.step('corpus', () => corpus(run))
-  await run.step('server and bucket', () => startServices(run))
+  const { options } = run
+  const { manifest } = options
+
+  step('corpus')
+  const source = await corpus('remote', options.source, options['corpus-gib'])
+  await fits(source)
+  await witness(source, options.source !== undefined)
+  await servers()
 
   for (const repo of run.repos)
-    await run.row({ repo, values: { SOURCE: source } }, async ({ $, step, config }) => {
-      await step('init', () => freshRepository(config, repo))
-      const backup = await step(
-        'backup',
-        () => $({ limit: '3600s', out: 'backup.out' })`vykar --config ${config} backup -R ${repo}`,
-      )
-      const id = await step('list', () => expectSnapshot(config, repo, backup, { label: 'corpus' }))
-      await step('snapshot list', () => expectFiles(config, repo, id, source))
-      const dir = await step('restore', () => restored(config, repo, id))
-      await step('compare', () => sameTree(source, dir))
-      if (manifest) await step('manifest', () => sameAsManifest(manifest, dir))
+    await run.row(repo, async () => {
+      step('init')
+      await config`
+sources:
+  - path: ${source}
+    label: corpus
+`
+      await fresh(repo)
+
+      step('backup')
+      await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
+      await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
+
+      step('list')
+      await $`vykar --config config.yaml list -R ${repo} > list.out`
+      await listed('corpus')
+
+      step('snapshot list')
+      await $`vykar --config config.yaml snapshot list -R ${repo} $(<snapshot.id) > snapshot.list`
+      await $`find ${source} -mindepth 1 \( -type f -o -type d -o -type l \) -printf '%P\n' > source.list`
+      await $`diff <(sort source.list) <(sort snapshot.list)`
+
+      step('restore')
+      await $({ limit: '1h' })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+
+      step('compare')
+      await sameTree(source, 'restored')
+      if (manifest) await $({ limit: '2h' })`(cd restored && sha256sum --check --quiet --strict ${manifest})`
 
       // vykar uploads packs above 16 MiB in parts; 64 MiB that do not compress are sure to make such packs.
-      await step('multipart', async () => {
-        await $`mkdir big && head -c 64M /dev/urandom > big/file`
-        const upload = $({
-          limit: '3600s',
-          out: 'big.out',
-        })`vykar --config ${config} backup -R ${repo} -l multipart big`
-        const big = await expectSnapshot(config, repo, await upload, { label: 'multipart', out: 'big.out' })
-        const back = await restored(config, repo, big, 'restored-big')
-        await $`cmp big/file ${back}/file`
-        await $`vykar --config ${config} snapshot delete -R ${repo} ${big}`
-      })
-      await step('retire', () => retire(config, repo, id))
+      step('multipart')
+      await $`mkdir big && head -c 64M /dev/urandom > big/file`
+      await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} -l multipart big > big.out`
+      await $`sed -n 's/^Snapshot created: //p' big.out > big.id`
+      await $`vykar --config config.yaml list -R ${repo} > big.list`
+      await listed('multipart', 'big.out', 'big.list')
+      await $({
+        limit: '1h',
+      })`mkdir restored-big && vykar --config config.yaml restore -R ${repo} $(<big.id) restored-big`
+      await $`cmp big/file restored-big/file`
+      await $`vykar --config config.yaml snapshot delete -R ${repo} $(<big.id)`
+
+      step('retire')
+      await retire(repo)
     })
 })

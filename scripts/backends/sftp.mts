@@ -1,44 +1,73 @@
 #!/usr/bin/env -S npx tsx
 // Full backup and restore of the small corpus over SFTP; every step is bounded, since SFTP can hang.
-// Passes when backends/local would, and a server whose host key is not known is refused. A step that runs out of time is
-// BLOCKED, and a plain sftp right after it says whether the server or vykar was at fault.
-import { corpus, sourceOptions } from '#lib/corpus.mts'
-import { scenario } from '#lib/run.mts'
-import { startServices } from '#lib/services/start.mts'
-import { expectFiles, expectSnapshot, freshRepository, restored, retire, standardNeeds } from '#lib/standard.mts'
-import { sameAsManifest, sameTree } from '#lib/verify.mts'
+// Passes when backends/local would, and a server whose host key is another than known_hosts says is refused. A step that
+// runs out of time is BLOCKED, and a plain sftp right after it says whether the server or vykar was at fault.
+import { listed, says, standardNeeds } from '#lib/checks.mts'
+import { config } from '#lib/config.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, step } from '#lib/sh.mts'
+import { sameTree } from '#lib/verify.mts'
+import { fresh, retire } from '#scripts/common.mts'
+import { corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
+import { servers } from '#scripts/servers.mts'
 
 const spec = {
-  needs: [...standardNeeds, 'ssh-keygen'],
-  wants: ['sshd', 'sftp', 'rclone'],
+  needs: standardNeeds,
+  wants: ['sshd', 'ssh-keygen', 'sftp', 'rclone'],
   repos: ['sftp'],
-  options: sourceOptions('remote'),
+  options: sourceOptions,
 } as const
 
 await scenario(import.meta, spec, async (run) => {
-  const { manifest } = run.options
-  const source = await run.step('corpus', () => corpus(run))
-  await run.step('server', () => startServices(run))
+  const { options } = run
+  const { manifest } = options
+
+  step('corpus')
+  const source = await corpus('remote', options.source, options['corpus-gib'])
+  await fits(source)
+  await witness(source, options.source !== undefined)
+  await servers()
 
   for (const repo of run.repos)
-    await run.row({ repo, values: { SOURCE: source } }, async ({ $, step, config }) => {
-      await step('unknown host key', async () => {
-        await $`ssh-keygen -q -t ed25519 -N '' -f another_key`
-        await $`sed "s|sftp_known_hosts:.*|sftp_known_hosts: $PWD/another_hosts|" ${config} > another.yaml`
-        await $`grep -oE 'sftp://[^ /]+' ${config} | sed -E "s|sftp://([^@]*@)?([^:]+):([0-9]+)|[\2]:\3 $(cat another_key.pub)|" > another_hosts`
-        const refused = await $({ limit: '120s', expect: [1] })`vykar --config another.yaml init -R ${repo}`
-        refused.complained(/host key|known.?hosts/i)
-      })
-      await step('init', () => freshRepository(config, repo))
-      const backup = await step(
-        'backup',
-        () => $({ limit: '3600s', out: 'backup.out' })`vykar --config ${config} backup -R ${repo}`,
-      )
-      const id = await step('list', () => expectSnapshot(config, repo, backup, { label: 'corpus' }))
-      await step('snapshot list', () => expectFiles(config, repo, id, source))
-      const dir = await step('restore', () => restored(config, repo, id))
-      await step('compare', () => sameTree(source, dir))
-      if (manifest) await step('manifest', () => sameAsManifest(manifest, dir))
-      await step('retire', () => retire(config, repo, id))
+    await run.row(repo, async () => {
+      step('config')
+      await config`
+sources:
+  - path: ${source}
+    label: corpus
+`
+
+      step('changed host key')
+      await $`ssh-keygen -q -t ed25519 -N '' -f another_key`
+      await $`sed 's|sftp_known_hosts:.*|sftp_known_hosts: another_hosts|' config.yaml > another.yaml`
+      await $`echo "$REPO_SFTP" | sed -E "s|sftp://([^@/]*@)?([^:/]+):([0-9]+).*|[\2]:\3 $(<another_key.pub)|" > another_hosts`
+      await $({ limit: '120s', expect: [1] })`vykar --config another.yaml init -R ${repo} > another.out 2>&1`
+      await says('another.out', /host key|known.?hosts/i, 'a changed host key was not refused')
+
+      step('init')
+      await fresh(repo)
+
+      step('backup')
+      await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
+      await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
+
+      step('list')
+      await $`vykar --config config.yaml list -R ${repo} > list.out`
+      await listed('corpus')
+
+      step('snapshot list')
+      await $`vykar --config config.yaml snapshot list -R ${repo} $(<snapshot.id) > snapshot.list`
+      await $`find ${source} -mindepth 1 \( -type f -o -type d -o -type l \) -printf '%P\n' > source.list`
+      await $`diff <(sort source.list) <(sort snapshot.list)`
+
+      step('restore')
+      await $({ limit: '1h' })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+
+      step('compare')
+      await sameTree(source, 'restored')
+      if (manifest) await $({ limit: '2h' })`(cd restored && sha256sum --check --quiet --strict ${manifest})`
+
+      step('retire')
+      await retire(repo)
     })
 })

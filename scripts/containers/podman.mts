@@ -1,5 +1,4 @@
 #!/usr/bin/env -S npx tsx
-import { join } from 'node:path'
 // What runs in Podman, on every repository, in three patterns:
 // volume: a named volume with awkward files, backed up by its directory, restored into a new volume, compared on the host
 // and from inside a container;
@@ -7,46 +6,293 @@ import { join } from 'node:path'
 // after a backup that failed, was terminated or was killed; no restored record is torn;
 // dump: a database dumped through exec, loaded into a second container.
 // Passes when everything restored equals its source and the container ran again after every backup but a killed one.
-import { downtimeHooks, hooks, startWriter } from '#lib/containers/downtime.mts'
-import { dumpCommand, dumpName, execDump, filledDatabase } from '#lib/containers/dump.mts'
-import { chosenPatterns, containerOptions, needContainerSpace } from '#lib/containers/names.mts'
-import { filledVolume, staticVolume } from '#lib/containers/volume.mts'
-import { type Engine, needEngine } from '#lib/engine.mts'
-import { scenario } from '#lib/run.mts'
-import { startServices } from '#lib/services/start.mts'
-import { standardNeeds } from '#lib/standard.mts'
+import { listed, says, shows, standardNeeds } from '#lib/checks.mts'
+import { config } from '#lib/config.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, fact, read, step } from '#lib/sh.mts'
+import { Blocked } from '#lib/verdict.mts'
+import { sameTree } from '#lib/verify.mts'
+import { fresh, retire, serverWants } from '#scripts/common.mts'
+import {
+  chosenPatterns,
+  containerOptions,
+  cutShort,
+  downtime,
+  needContainerSpace,
+  runs,
+  wholeRecords,
+} from '#scripts/containers/common.mts'
+import { onlyDump, sameContent, wholeDump } from '#scripts/databases/common.mts'
+import { container, engineReady, image, volume, wrapper } from '#scripts/engine.mts'
+import { servers } from '#scripts/servers.mts'
 
-/** podman's events have a Go time, call the end of a process `died`, and would wait for more. */
-const engine: Engine = {
-  name: 'podman',
-  events: () => ['--stream=false', '--format', '{{.Time.UnixNano}} {{.Status}}'],
-  died: 'died',
-}
-const wants = ['podman', 'vykar-server', 's3-server', 'sshd', 'sftp', 'rclone'] as const
+const wants = ['podman', ...serverWants] as const
 
 await scenario(import.meta, { needs: standardNeeds, wants, options: containerOptions }, async (run) => {
-  const chosen = chosenPatterns(run)
-  await run.step('engine', async () => {
-    if (run.dry) return
-    needEngine(run, engine.name, true)
-    needContainerSpace(run, engine)
-  })
-  const volume = chosen.includes('volume') ? await run.step('volume', () => filledVolume(run, engine)) : ''
-  const records = chosen.includes('downtime') ? await run.step('writer', () => startWriter(run, engine)) : ''
-  const filled = chosen.includes('dump') ? await run.step('database', () => filledDatabase(run, engine)) : undefined
-  await run.step('servers', () => startServices(run))
+  const { options: o, common: { seed } } = run // biome-ignore format: one line
+  const patterns = chosenPatterns(run)
+
+  step('engine')
+  await engineReady(run, 'podman', true)
+  await needContainerSpace(run, 'podman')
+  await image(run, 'podman', o.image ?? 'debian:stable-slim', 'base', o.image !== undefined)
+
+  if (patterns.includes('volume')) {
+    step('volume')
+    const name = await volume('podman', 'volume')
+    if (!o.source) {
+      await $({ limit: '30m' })`e2e data-gen/corpus --out corpus --gib 0.1 --churn 0 --seed ${seed}`
+      await $({ limit: '30m' })`rsync -aHAXS corpus/snapshot-1/ "$(<volume.path)"/`
+    } else await $({ limit: '1h' })`rsync -aHAXS ${o.source}/ "$(<volume.path)"/`
+    // Owners that the host does not know, setuid, a hardlink and a symlink across directories, a hole.
+    await $`podman run --rm --network none -v ${{ raw: name }}:/data --entrypoint sh $(<base.image) -c 'cd /data && mkdir -p app/etc app/var &&
+  echo secret > app/etc/key && ln app/etc/key app/var/key && ln -s ../etc/key app/var/link && chown -R 70001:70002 app &&
+  chmod 600 app/etc/key && echo run > app/tool && chown 70003:0 app/tool && chmod 6755 app/tool &&
+  head -c 4096 /dev/urandom > app/sparse && truncate -s 64M app/sparse && chmod 1777 app/var'`
+    await $`setfattr -n user.origin -v container "$(<volume.path)"/app/tool`
+    run.setEnv('VYKAR_E2E_VOLUME', read('volume.path'), '$(<"$top"/volume.path)')
+  }
+
+  if (patterns.includes('downtime')) {
+    step('writer')
+    const name = await volume('podman', 'records')
+    // A file of random bytes and its checksum, again and again. A stop waits for the end of a record, as a database would for
+    // the end of a transaction.
+    await $`cat > "$(<records.path)"/write.sh <<'EOF'
+trap stop=1 TERM; cd /data; n=$(ls | grep -c "^[0-9]"); while [ -z "$stop" ]; do
+  n=$((n + 1)); head -c 20000 /dev/urandom > $n; sha256sum $n >> SHA256SUMS; sleep 0.02; done
+EOF`
+    const flags = `--network none --stop-timeout 60 --entrypoint sh -v ${name}:/data`
+    await container('podman', 'writer', 'base', { raw: flags }, ['/data/write.sh'])
+    await $({ limit: '2m', otherwise: Blocked })`until test -s "$(<records.path)"/SHA256SUMS; do sleep 0.1; done`
+    run.setEnv('VYKAR_E2E_RECORDS', read('records.path'), '$(<"$top"/records.path)')
+  }
+
+  if (patterns.includes('dump')) {
+    step('database')
+    await image(run, 'podman', o['database-image'] ?? 'postgres:16', 'postgres', o['database-image'] !== undefined)
+    for (const name of ['db', 'fresh']) {
+      const words = ['postgres', '-c', 'max_wal_size=2GB']
+      await container('podman', name, 'postgres', ['--network', 'none', '-e', 'POSTGRES_HOST_AUTH_METHOD=trust'], words)
+      await wrapper('podman', name, ['-e', 'PGUSER=postgres'])
+      await $({ limit: '2m', otherwise: Blocked })`until in-${name} pg_isready -q -h 127.0.0.1; do sleep 1; done`
+    }
+    await $({
+      limit: '2h',
+    })`e2e data-gen/postgres --engine podman --container $(<db.cid) --target-gib ${o['target-gib']} --seed ${seed} > figures`
+    await $`cat > content.sql <<'EOF'
+\set sum 'coalesce(sum((''x'' || left(md5(r::text), 16))::bit(64)::bigint::numeric), 0)'
+SELECT 'customers', count(*), :sum FROM customers r UNION ALL SELECT 'orders', count(*), :sum FROM orders r UNION ALL
+SELECT 'products', count(*), :sum FROM (SELECT id, sku, name, price_cents, md5(image) FROM products) r UNION ALL
+SELECT 'order_events', count(*), :sum FROM (SELECT id, order_id, kind, at, md5(payload) FROM order_events) r;
+EOF`
+    await $({ limit: '30m' })`in-db psql -X -q -At -v ON_ERROR_STOP=1 -d vykar_pg_test < content.sql > source.content`
+  }
+  await servers()
 
   for (const repo of run.repos) {
-    const spec = (variant: string, values: Record<string, string>) => ({
-      repo,
-      variant,
-      fragment: `containers-${variant}`,
-      values,
-    })
-    if (volume) await run.row(spec('volume', { SOURCE: volume }), (row) => staticVolume(run, engine, row, volume))
-    const values = hooks(engine, records, join(run.dirs.work, `${repo}-downtime`))
-    if (records) await run.row(spec('downtime', values), (row) => downtimeHooks(run, engine, row, records))
-    const dump = { NAME: dumpName, COMMAND: dumpCommand(engine) }
-    if (filled) await run.row(spec('dump', dump), (row) => execDump(engine, row, filled))
+    if (patterns.includes('volume'))
+      await run.row({ repo, variant: 'volume' }, async () => {
+        step('init')
+        await config`
+sources:
+  - path: \${VYKAR_E2E_VOLUME}
+    label: volume
+`
+        await fresh(repo)
+
+        step('backup')
+        await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
+        await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
+
+        step('list')
+        await $`vykar --config config.yaml list -R ${repo} > list.out`
+        await listed('volume')
+        await $`vykar --config config.yaml snapshot list -R ${repo} $(<snapshot.id) > snapshot.list`
+        await $`find "$VYKAR_E2E_VOLUME" -mindepth 1 \( -type f -o -type d -o -type l \) -printf '%P\n' > source.list`
+        await $`diff <(sort source.list) <(sort snapshot.list)`
+
+        step('restore')
+        const copy = await volume('podman', `restored-${repo}`)
+        await $({
+          limit: '1h',
+        })`vykar --config config.yaml restore -R ${repo} $(<snapshot.id) "$(<restored-${repo}.path)"`
+
+        step('compare on the host')
+        const [there, here] = [`../volume.path`, `restored-${repo}.path`]
+        await sameTree(
+          { raw: '"$VYKAR_E2E_VOLUME"', path: read(there) },
+          { raw: `"$(<${here})"`, path: read(here) },
+          'restored',
+        )
+
+        step('compare in a container')
+        const source = 'vykar-podman-volume-$VYKAR_E2E_RUN'
+        for (const [name, file] of [[source, 'source'], [copy, 'restored']] as const) // biome-ignore format: one line
+          await $({
+            limit: '1h',
+          })`podman run --rm --network none -v ${{ raw: name }}:/data:ro --entrypoint sh $(<../base.image) -c 'cd /data && find . -mindepth 1 -exec stat -c "%N %a %u %g %s %Y %h" {} + && find . -type f -exec sha256sum {} +' > ${file}.inside`
+        await $`test -s source.inside && diff <(sort source.inside) <(sort restored.inside)`
+
+        step('retire')
+        await retire(repo)
+      })
+
+    if (patterns.includes('downtime'))
+      await run.row({ repo, variant: 'downtime' }, async () => {
+        // podman's monitor keeps the environment of whoever started it: the mark says that it is not something left behind.
+        const start = () => $`VYKAR_E2E_SERVICE=writer podman start $(<../writer.cid)`
+        const ballast = () =>
+          $({ limit: '10m' })`head -c ${o['ballast-mib']}M /dev/urandom > "$VYKAR_E2E_RECORDS"/ballast`
+
+        step('init')
+        await config`
+sources:
+  - path: \${VYKAR_E2E_RECORDS}
+    label: records
+    hooks:
+      before: sh before.sh
+      finally: sh finally.sh
+`
+        // Each leaves a time or a count behind, for the comparison.
+        await $`cat > before.sh <<'EOF'
+set -e
+podman stop $(cat ../writer.cid)
+wc -l < "$VYKAR_E2E_RECORDS"/SHA256SUMS > records
+date +%s%N > stopped
+EOF`
+        await $`cat > finally.sh <<'EOF'
+date +%s%N > starting
+VYKAR_E2E_SERVICE=writer podman start $(cat ../writer.cid)
+EOF`
+        await fresh(repo)
+        // A row that failed may have left the writer stopped.
+        await start()
+        await ballast()
+
+        step('backup')
+        await $`date +%s.%N > from`
+        await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
+        await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
+        await runs('podman', '../writer.cid', 'the backup')
+        await $`podman events --since $(<from) --stream=false --filter container=$(<../writer.cid) --format '{{.Time.UnixNano}} {{.Status}}' > events.out`
+        await downtime('died')
+
+        step('list')
+        await $`vykar --config config.yaml list -R ${repo} > list.out`
+        await listed('records')
+
+        step('restore')
+        await $({
+          limit: '1h',
+        })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+
+        step('records')
+        await wholeRecords('restored')
+        await $({ limit: '30m' })`cmp "$VYKAR_E2E_RECORDS"/ballast restored/ballast`
+        // The writer goes on where it was.
+        await $({
+          limit: '1m',
+        })`until test "$(wc -l < "$VYKAR_E2E_RECORDS"/SHA256SUMS)" -gt "$(<records)"; do sleep 0.1; done`
+
+        step('failing hook')
+        await $`sed 's/^\( *before: .*\)$/\1; exit 1/' config.yaml > failing.yaml`
+        await $({ limit: '1h', expect: [1] })`vykar --config failing.yaml backup -R ${repo} > failing.out 2>&1`
+        await says('failing.out', /hook .* exited with 1\b/, 'the backup failed, but not for its hook')
+        await $`vykar --config config.yaml list -R ${repo} > failing.list`
+        await shows(1, 'failing.list', 'the hook failed')
+        await runs('podman', '../writer.cid', 'a backup whose hook failed')
+
+        step('failing backup')
+        // A dump in the same source that fails: after \`before\`, before any snapshot.
+        await $`sed 's/^\( *\)label: records$/&\n\1command_dumps: [{name: late, command: exit 7}]/' config.yaml > failing-late.yaml`
+        await $({
+          limit: '1h',
+          expect: [1],
+        })`vykar --config failing-late.yaml backup -R ${repo} > failing-late.out 2>&1`
+        await says(
+          'failing-late.out',
+          /command_dump 'late' failed \(exit code 7\)/,
+          'the backup failed, but not for its dump',
+        )
+        await $`vykar --config config.yaml list -R ${repo} > failing-late.list`
+        await shows(1, 'failing-late.list', 'the dump failed')
+        await runs('podman', '../writer.cid', 'a backup that failed')
+
+        step('terminated backup')
+        await ballast() // New bytes, so that there is something to copy.
+        const ended = await cutShort(repo, 'TERM', 1)
+        await runs('podman', '../writer.cid', 'a backup that was ended by TERM')
+        fact('after TERM', `exit ${ended}, the container runs`)
+
+        step('retire')
+        await retire(repo)
+
+        // Last, since what a killed backup leaves in the repository goes with it.
+        step('killed backup')
+        await ballast()
+        const killed = await cutShort(repo, 'KILL', 0)
+        await $`podman container inspect -f '{{.State.Running}}' $(<../writer.cid) > running.out`
+        const stays = read('running.out') !== 'true'
+        fact(
+          'after KILL',
+          `exit ${killed}, the container ${stays ? 'stays stopped, since a killed vykar runs no hook: podman start it' : 'runs'}`,
+        )
+        await start()
+        await runs('podman', '../writer.cid', 'it was started by hand')
+      })
+
+    if (patterns.includes('dump'))
+      await run.row({ repo, variant: 'dump' }, async () => {
+        step('init')
+        await config`
+sources:
+  - label: dump
+    command_dumps:
+      - name: shop.dump
+        command: in-db pg_dump -Fc -Z1 vykar_pg_test
+`
+        await fresh(repo)
+
+        step('failing dump')
+        await $`sed -E 's/pg_dump/& -t products/; s/^( *command: .*)$/\1; exit 1/' config.yaml > failing.yaml`
+        await $({ limit: '1h', expect: [1] })`vykar --config failing.yaml backup -R ${repo} > failing.out 2>&1`
+        await says('failing.out', /command_dump .* failed \(exit code 1\)/, 'the backup failed, but not for its dump')
+        await $`vykar --config config.yaml list -R ${repo} > none.out`
+        await shows(0, 'none.out', 'the dump failed')
+
+        step('backup')
+        await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
+        await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
+
+        step('list')
+        await $`vykar --config config.yaml list -R ${repo} > list.out`
+        await listed('dump')
+        await $`vykar --config config.yaml snapshot list -R ${repo} $(<snapshot.id) > snapshot.list`
+        await onlyDump('snapshot.list', 'vykar-dumps/shop.dump')
+
+        step('restore')
+        await $({
+          limit: '1h',
+        })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+
+        step('load')
+        await wholeDump('restored', 'vykar-dumps/shop.dump')
+        await $`in-fresh dropdb --if-exists vykar_pg_test && in-fresh createdb vykar_pg_test`
+        await $({ limit: '2h' })`in-fresh pg_restore --exit-on-error -d vykar_pg_test < restored/vykar-dumps/shop.dump`
+
+        step('compare')
+        for (const name of ['db', 'fresh'])
+          await $`in-${name} pg_dump --schema-only vykar_pg_test | grep -v '^.\(un\)\?restrict ' > ${name}.schema`
+        await $`diff db.schema fresh.schema`
+        await $({
+          limit: '30m',
+        })`in-fresh psql -X -q -At -v ON_ERROR_STOP=1 -d vykar_pg_test < ../content.sql > fresh.content`
+        await sameContent('../source.content', 'fresh.content')
+        await $`in-fresh dropdb vykar_pg_test`
+
+        step('retire')
+        await retire(repo)
+      })
   }
 })

@@ -1,104 +1,206 @@
 #!/usr/bin/env -S npx tsx
+import { type Background, background } from '#lib/background.mts'
 // MariaDB through both dump patterns, on every repository: hooks (a dump in `before`, removed in `finally`) and
 // command_dumps (mariadb-dump's stdout as a file of the snapshot).
 // Passes when each dump, restored into a fresh database, equals the source: schema, rows and content of every table; when
 // the dump that was made while the database was written to holds one moment; and when a dump that fails leaves no snapshot.
-import { join } from 'node:path'
-import { Churn, oneMoment } from '#lib/databases/consistency.mts'
-import {
-  container,
-  contentOf,
-  restoredName as fresh,
-  query,
-  sameSchema,
-  source,
-  startMariadb,
-  writer,
-} from '#lib/databases/mariadb.mts'
+import { listed, says, shows } from '#lib/checks.mts'
+import { config } from '#lib/config.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, read, step } from '#lib/sh.mts'
+import { Blocked, UsageError } from '#lib/verdict.mts'
+import { fresh, retire, serverWants } from '#scripts/common.mts'
 import {
   chosen,
   churnOption,
-  databaseNeeds,
   databaseOptions,
-  expectDump,
-  figures,
+  databases,
   fitsHook,
-  generator,
-  restoredDump,
+  needs,
+  oneMoment,
+  onlyDump,
   sameContent,
-} from '#lib/databases/server.mts'
-import type { Table } from '#lib/databases/shop.mts'
-import { scenario } from '#lib/run.mts'
-import { startServices } from '#lib/services/start.mts'
-import { $ } from '#lib/sh.mts'
-import { expectSnapshot, freshRepository, restored, retire } from '#lib/standard.mts'
+  serverWords,
+  start,
+  takeAway,
+  whileWritten,
+  wholeDump,
+} from '#scripts/databases/common.mts'
+import { servers } from '#scripts/servers.mts'
 
-const wants = ['docker', 'mariadb', 'mariadb-dump', 'vykar-server', 's3-server', 'sshd', 'sftp', 'rclone'] as const
-const options = { ...databaseOptions('mariadb:11'), ...churnOption }
-const name = `${source}.sql`
+const wants = ['docker', 'mariadb', 'mariadb-dump', ...serverWants] as const
+const options = { ...databaseOptions('mariadb:11'), ...churnOption } as const
 
-await scenario(import.meta, { needs: databaseNeeds, wants, options }, async (run) => {
-  const db = await run.step('start', () => startMariadb(run))
-  const { exec, args } = db
-  const made = await run.step('generate', async () =>
-    figures(await $({ limit: '2h' })`${generator(run, 'mariadb', container)}`),
-  )
-  const before = await run.step('checksum source', () => contentOf(db, source))
+await scenario(import.meta, { needs, wants, options }, async (run) => {
+  const { 'target-gib': gib, jobs, seed, container, uri } = run.options
+  const { source, restored } = databases(run, 'maria')
+
+  step('start')
+  await start(run, 'mariadb', {
+    image: 'mariadb:11',
+    flags: ['-e', 'MARIADB_ALLOW_EMPTY_ROOT_PASSWORD=1'],
+    args: ['mariadbd', '--innodb-buffer-pool-size=512M', '--innodb-log-file-size=512M', '--max-allowed-packet=64M'],
+  })
+  // Only the final server listens on TCP, the one that initialises does not.
+  if (!uri)
+    await $({ limit: '2m', otherwise: Blocked })`until in-db mariadb-admin -h127.0.0.1 --silent ping; do sleep 1; done`
+  await $({ otherwise: UsageError })`in-db mariadb -N -e 'SELECT VERSION()' > version`
+  await $`in-db mariadb-dump --version | sed -E 's/.* ([0-9]+\.[0-9]+)\.[0-9]+-MariaDB.*/\1/' > mariadb-dump.version`
+  await $({
+    otherwise: UsageError,
+  })`(($(sed 's/[^0-9].*//' mariadb-dump.version) >= $(sed 's/[^0-9].*//' version))) || { echo "mariadb-dump $(<mariadb-dump.version) is older than the server $(<version): install a mariadb-client of its version" >&2; exit 1; }`
+  Object.assign(run.report.versions, { mariadb: read('version'), 'mariadb-dump': read('mariadb-dump.version') })
+  if (container || uri)
+    for (const database of [source, restored])
+      takeAway(
+        database,
+        `in-db mariadb -N -D ${database} -e '' 2> /dev/null`,
+        `in-db mariadb -e 'DROP DATABASE IF EXISTS ${database}'`,
+      )
+
+  step('generate')
+  const words = [
+    '--database',
+    source,
+    '--target-gib',
+    String(gib),
+    '--seed',
+    String(seed),
+    ...(jobs ? ['--jobs', String(jobs)] : []),
+  ]
+  await $({
+    limit: '2h',
+  })`e2e data-gen/mariadb ${words} ${serverWords(run.options, ['mariadb', 'mysql'], '3306')} > figures`
+  // Rows and a sum that no order of rows changes; only of rows that were generated, whose last ids `figures` tells.
+  await $`sed -n 's/^\(customers\|products\|orders\|order_events\)=\(.*\)/SET @\1 = \2;/p' figures > content.sql && test -s content.sql && cat >> content.sql <<'EOF'
+SELECT 'customers', COUNT(*), COALESCE(SUM(CAST(CONV(LEFT(MD5(CONCAT_WS(',', QUOTE(id), QUOTE(name), QUOTE(email), QUOTE(city), QUOTE(created_at), QUOTE(order_count))), 15), 16, 10) AS DECIMAL(30))), 0) FROM customers WHERE id <= @customers UNION ALL
+SELECT 'products', COUNT(*), COALESCE(SUM(CAST(CONV(LEFT(MD5(CONCAT_WS(',', QUOTE(id), QUOTE(sku), QUOTE(name), QUOTE(price_cents), MD5(image))), 15), 16, 10) AS DECIMAL(30))), 0) FROM products WHERE id <= @products UNION ALL
+SELECT 'orders', COUNT(*), COALESCE(SUM(CAST(CONV(LEFT(MD5(CONCAT_WS(',', QUOTE(id), QUOTE(customer_id), QUOTE(product_id), QUOTE(quantity), QUOTE(placed_at), QUOTE(event_count))), 15), 16, 10) AS DECIMAL(30))), 0) FROM orders WHERE id <= @orders UNION ALL
+SELECT 'order_events', COUNT(*), COALESCE(SUM(CAST(CONV(LEFT(MD5(CONCAT_WS(',', QUOTE(id), QUOTE(order_id), QUOTE(kind), QUOTE(at), MD5(payload))), 15), 16, 10) AS DECIMAL(30))), 0) FROM order_events WHERE id <= @order_events;
+EOF`
+  await $({ limit: '30m' })`in-db mariadb --batch --skip-column-names ${source} < content.sql > source.content`
+
+  step('sample dump')
   // A quarter of the data, the images: how long would the whole take?
-  const sample = await run.step(
-    'sample dump',
-    () => $`${exec} mariadb-dump ${args} --single-transaction --quick ${source} products > /dev/null`,
-  )
-  await run.step('servers', () => startServices(run))
-  const dump = [...exec, 'mariadb-dump', ...args, '--single-transaction', '--quick', source].join(' ')
+  const sample = await $`in-db mariadb-dump --single-transaction --quick ${source} products > /dev/null`
+  await servers()
 
   for (const repo of run.repos)
-    for (const variant of chosen(run)) {
-      const dumps = join(run.dirs.work, `${repo}-${variant}`, 'dumps')
-      const values: Record<string, string> = {
-        hooks: { DIR: dumps, BEFORE: `${dump} > ${dumps}/${name}`, FINALLY: `rm -f ${dumps}/${name}` },
-        command_dumps: { NAME: name, COMMAND: dump },
-      }[variant]
-      await run.row({ repo, variant, fragment: `mariadb-${variant}`, values }, async ({ step, config, report }) => {
+    for (const variant of chosen(run))
+      await run.row({ repo, variant }, async () => {
+        const dump = `in-db mariadb-dump --single-transaction --quick ${source}`
+        const path = variant === 'hooks' ? 'shop.sql' : 'vykar-dumps/shop.sql'
+
+        step('init')
         if (variant === 'hooks') {
-          report.facts['time limit'] = fitsHook(run, sample, 0.25)
-          await $`mkdir ${dumps}`
+          await fitsHook(sample, 0.25, gib)
+          await $`mkdir dumps`
+          await config`
+sources:
+  - path: dumps
+    label: mariadb
+    hooks:
+      before: ${`${dump} > dumps/shop.sql`}
+      finally: ${'rm -f dumps/shop.sql'}
+`
+        } else
+          await config`
+sources:
+  - label: mariadb
+    command_dumps:
+      - name: ${'shop.sql'}
+        command: ${dump}
+`
+        await fresh(repo)
+
+        step('failing dump')
+        await $`sed -E 's/ (vykar_maria_test\w*)/ \1 products/; s/^( *(command|before): .*)$/\1; exit 1/' config.yaml > failing.yaml`
+        await $({ limit: '1h', expect: [1] })`vykar --config failing.yaml backup -R ${repo} > failing.out 2>&1`
+        await says('failing.out', /(exit code|exited with) 1\b/, 'the backup failed, but not for its dump')
+        await $`vykar --config config.yaml list -R ${repo} > none.out`
+        await shows(0, 'none.out', 'the dump failed')
+
+        const written = variant === run.options.churn
+        let churn: Background | undefined
+        const rounds = `SELECT count(*) FROM customers WHERE name = 'churn'`
+        if (written) {
+          step('writes begin')
+          // One customer, order and event a round, each round a transaction of its own, until the connection is ended.
+          await $`cat > churn.sql <<'EOF'
+BEGIN NOT ATOMIC LOOP
+  START TRANSACTION;
+  SELECT MAX(id) + 1 INTO @c FROM customers; SELECT MAX(id) + 1 INTO @o FROM orders; SELECT MAX(id) + 1 INTO @e FROM order_events;
+  INSERT INTO customers VALUES (@c, 'churn', 'churn', 'churn', NOW(), 1);
+  INSERT INTO orders VALUES (@o, @c, 1, 1, NOW(), 2);
+  INSERT INTO order_events VALUES (@e, @o, 'placed', NOW(), 'churn'), (@e + 1, @o, 'paid', NOW(), 'churn');
+  COMMIT; DO SLEEP(0.02); END LOOP; END//
+EOF`
+          churn = await background('churn')`in-db mariadb --delimiter=// ${source} < churn.sql`
+          await $({
+            limit: '1m',
+            otherwise: Blocked,
+          })`until in-db mariadb -N ${source} -e ${rounds} > rounds.before && test $(<rounds.before) -gt 0; do sleep 0.1; done`
         }
-        await step('init', () => freshRepository(config, repo))
-        await step('failing dump', async () => {
-          await $`sed -E 's/ (vykar_maria_test)( |")/ \1 products\2/; s/^( *(command|before): ".*)"$/\1; exit 1"/' ${config} > failing.yaml`
-          const refused = await $({ limit: '3600s', expect: [1] })`vykar --config failing.yaml backup -R ${repo}`
-          refused.complained(/(exit code|exited with) 1\b/)
-          const list = await $({ limit: '10m', out: 'none.out' })`vykar --config ${config} list -R ${repo}`
-          list.must(/^No snapshots found\.$/m, 'the dump failed, but a snapshot was made')
-        })
-        const churn = new Churn(writer(db))
-        if (variant === run.options.churn) await step('writes begin', () => churn.start())
-        const backup = await step(
-          'backup',
-          () => $({ limit: '3600s', out: 'backup.out' })`vykar --config ${config} backup -R ${repo}`,
-        )
-        if (variant === run.options.churn) await step('writes end', () => churn.stop())
+
+        step('backup')
+        await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
+        await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
+
+        if (written) {
+          step('writes end')
+          await $`in-db mariadb -N ${source} -e ${rounds} > rounds.after`
+          // The writer is the only other connection to this database.
+          await $`for id in $(in-db mariadb -N -e ${`SELECT id FROM information_schema.PROCESSLIST WHERE db = '${source}' AND id <> CONNECTION_ID()`}); do in-db mariadb -e "KILL $id"; done`
+          await churn?.end('TERM')
+          // What the rounds wrote goes again, children first.
+          await $`in-db mariadb ${source} <<'EOF'
+DELETE FROM order_events WHERE payload = 'churn';
+DELETE FROM orders WHERE customer_id IN (SELECT id FROM customers WHERE name = 'churn');
+DELETE FROM customers WHERE name = 'churn';
+EOF`
+        }
         // vykar exits 0 also where `finally` failed.
-        if (variant === 'hooks') await step('dump removed', () => $`rmdir ${dumps}`)
-        const id = await step('list', () => expectSnapshot(config, repo, backup, { label: 'mariadb' }))
-        const path = variant === 'hooks' ? name : `vykar-dumps/${name}`
-        await step('snapshot list', () => expectDump(config, repo, id, path))
-        const dir = await step('restore', () => restored(config, repo, id))
-        await step('load', async () => {
-          const file = restoredDump(dir, path, made.target_bytes! * 0.7)
-          await $`${exec} mariadb ${args} -e ${`DROP DATABASE IF EXISTS ${fresh}; CREATE DATABASE ${fresh}`}`
-          await $({ limit: '2h' })`${exec} mariadb ${args} ${fresh} < ${file}`
-          await $`rm -r ${dir}`
-        })
-        await step('compare', async () => {
-          await sameSchema(db)
-          sameContent(before, await contentOf(db, fresh, made as Record<Table, number>))
-          await oneMoment(query(db), fresh)
-          if (variant === run.options.churn) await churn.within(fresh)
-        })
-        await step('drop', () => $`${exec} mariadb ${args} -e ${`DROP DATABASE ${fresh}`}`)
-        await step('retire', () => retire(config, repo, id))
+        if (variant === 'hooks') await $`rmdir dumps`
+
+        step('list')
+        await $`vykar --config config.yaml list -R ${repo} > list.out`
+        await listed('mariadb')
+
+        step('snapshot list')
+        await $`vykar --config config.yaml snapshot list -R ${repo} $(<snapshot.id) > snapshot.list`
+        await onlyDump('snapshot.list', path)
+
+        step('restore')
+        await $({
+          limit: '1h',
+        })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+
+        step('load')
+        await wholeDump('restored', path)
+        await $`in-db mariadb -e ${`DROP DATABASE IF EXISTS ${restored}; CREATE DATABASE ${restored}`}`
+        await $({ limit: '2h' })`in-db mariadb ${restored} < restored/${path} && rm -r restored`
+
+        step('compare')
+        for (const [database, file] of [[source, 'source'], [restored, 'restored']] as const) // biome-ignore format: one line
+          await $`in-db mariadb-dump --no-data --compact ${database} > ${file}.schema`
+        await $`diff source.schema restored.schema`
+        await $({
+          limit: '30m',
+        })`in-db mariadb --batch --skip-column-names ${restored} < ../content.sql > restored.content`
+        await sameContent('../source.content', 'restored.content')
+        // Every order has the events that it says, every customer the orders: true at any moment, and never of a torn dump.
+        await $({ limit: '30m' })`in-db mariadb --batch --skip-column-names ${restored} > odd.out <<'EOF'
+SELECT 'customers', id FROM customers p WHERE order_count <> (SELECT COUNT(*) FROM orders c WHERE c.customer_id = p.id);
+SELECT 'orders', id FROM orders p WHERE event_count <> (SELECT COUNT(*) FROM order_events c WHERE c.order_id = p.id);
+EOF`
+        await oneMoment('odd.out')
+        if (written) {
+          await $`in-db mariadb -N ${restored} -e ${rounds} > rounds.restored`
+          await whileWritten()
+        }
+        await $`in-db mariadb -e ${`DROP DATABASE ${restored}`}`
+
+        step('retire')
+        await retire(repo)
       })
-    }
 })

@@ -3,100 +3,185 @@
 // command_dumps (mongodump's archive as a file of the snapshot).
 // Passes when each dump, restored into a fresh database, equals the source: indexes, documents and content of every
 // collection; and when a dump that fails leaves no snapshot.
-import { join } from 'node:path'
-import {
-  container,
-  contentOf,
-  dropDatabase,
-  restoredName as fresh,
-  sameIndexes,
-  source,
-  startMongodb,
-  wholeShop,
-} from '#lib/databases/mongodb.mts'
+import { serverUri } from '#lib/address.mts'
+import { listed, says, shows } from '#lib/checks.mts'
+import { config } from '#lib/config.mts'
+import { tools, which } from '#lib/host.mts'
+import { skipOrFail } from '#lib/prepare.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, note, read, step } from '#lib/sh.mts'
+import { Blocked, UsageError } from '#lib/verdict.mts'
+import { fresh, retire, serverWants } from '#scripts/common.mts'
 import {
   chosen,
-  databaseNeeds,
   databaseOptions,
-  expectDump,
-  figures,
+  databases,
   fitsHook,
-  generator,
-  restoredDump,
+  needDatabaseSpace,
+  needs,
+  oneMoment,
+  onlyDump,
   sameContent,
-} from '#lib/databases/server.mts'
-import { scenario } from '#lib/run.mts'
-import { startServices } from '#lib/services/start.mts'
-import { $ } from '#lib/sh.mts'
-import { expectSnapshot, freshRepository, restored, retire } from '#lib/standard.mts'
+  serverWords,
+  takeAway,
+  wholeDump,
+} from '#scripts/databases/common.mts'
+import { container, engineReady, image, wrapper } from '#scripts/engine.mts'
+import { servers } from '#scripts/servers.mts'
 
-const wants = ['docker', 'mongodump', 'mongorestore', 'vykar-server', 's3-server', 'sshd', 'sftp', 'rclone'] as const
+const wants = ['docker', 'mongodump', 'mongorestore', ...serverWants] as const
 const options = databaseOptions('mongo:7', 2.5)
-const name = `${source}.archive`
 
-await scenario(import.meta, { needs: databaseNeeds, wants, options }, async (run) => {
-  const db = await run.step('start', () => startMongodb(run))
-  const { exec, args } = db.tools
-  const made = await run.step('generate', async () =>
-    figures(await $({ limit: '2h' })`${generator(run, 'mongodb', container)}`),
+await scenario(import.meta, { needs, wants, options }, async (run) => {
+  const { 'target-gib': gib, jobs, seed, container: named, uri, engine } = run.options
+  const { source, restored } = databases(run, 'mongo')
+
+  step('start')
+  const gone = uri && ['mongodump', 'mongorestore'].find((tool) => !which(tool))
+  if (gone) throw skipOrFail(`${gone} is missing: ${tools.mongodump.install}`, [gone], run.common.require)
+  if (!run.dry) await needDatabaseSpace(run)
+  if (!uri) await engineReady(run, engine)
+  if (named) await $`${engine} container inspect -f '{{.Id}}' ${named} > db.cid`
+  else if (!uri) {
+    await image(run, engine, run.options.image ?? 'mongo:7', 'mongo', run.options.image !== undefined)
+    await container(engine, 'db', 'mongo', ['-p', '127.0.0.1::27017'], ['mongod', '--bind_ip_all'])
+  }
+  if (!uri) await wrapper(engine, 'db')
+  if (!uri)
+    await $({
+      limit: '2m',
+      otherwise: Blocked,
+    })`until in-db mongodump --quiet --db=vykar_e2e_none --archive=/dev/null; do sleep 1; done`
+  if (uri) {
+    const { host, port, user, password } = serverUri(uri, ['mongodb'], '27017')
+    const secret = password || process.env.MONGODB_PASSWORD
+    const words = [
+      `--host=${host}`,
+      `--port=${port}`,
+      ...(user ? [`--username=${user}`, '--authenticationDatabase=admin'] : []),
+    ]
+    if (user && secret) {
+      run.secret('MONGODB_PASSWORD', secret)
+      words.push(`--config=${run.dirs.work}/mongo-tools.yaml`)
+      await $`(umask 077; printf "password: '%s'\n" "$(printf %s "$MONGODB_PASSWORD" | sed "s/'/''/g")" > mongo-tools.yaml)`
+    }
+    await $`printf '#!/bin/sh\nprogram=$1; shift\nexec "$program" %s "$@"\n' ${words.join(' ')} > bin/in-db && chmod +x bin/in-db`
+  }
+  // The server as the driver sees it.
+  const server = serverWords(run.options, ['mongodb'], '27017')
+  await $({ otherwise: UsageError })`e2e data-gen/mongo describe ${server} > server`
+  await $({ otherwise: UsageError })`in-db mongodump --version > mongodump.version`
+  const said = Object.fromEntries(
+    read('server')
+      .split('\n')
+      .map((line) => line.split('=')),
   )
-  const before = await run.step('checksum source', () => contentOf(db, source))
+  const { version, ferret, replica_set: replicaSet } = said as Record<string, string>
+  run.report.versions.mongodb = ferret ? `FerretDB ${ferret} (as MongoDB ${version})` : (version ?? '')
+  run.report.versions.mongodump = /mongodump version: (\S+)/.exec(read('mongodump.version'))?.[1] ?? 'unknown'
+  note(
+    `${replicaSet ? `replica set ${replicaSet}` : 'a standalone server'}: a dump of one of its databases is of no single moment, so nothing is written while it is made`,
+  )
+  if (ferret)
+    note(`FerretDB ${ferret} refuses the indexes that mongorestore makes: indexes are neither restored nor compared`)
+  const on = (verb: string, database: string) => `e2e data-gen/mongo ${verb} --database ${database} ${server.raw}`
+  if (named || uri)
+    for (const database of [source, restored]) takeAway(database, on('there', database), on('drop', database))
+
+  step('generate')
+  const words = [
+    '--database',
+    source,
+    '--target-gib',
+    String(gib),
+    '--seed',
+    String(seed),
+    ...(jobs ? ['--jobs', String(jobs)] : []),
+  ]
+  await $({ limit: '2h' })`e2e data-gen/mongodb ${words} ${server} > figures`
+  // Every document, its BSON summed up by md5, and every index.
+  await $({ limit: '30m' })`e2e data-gen/mongo content --database ${source} ${server} > source.content`
+  await $`e2e data-gen/mongo indexes --database ${source} ${server} > source.indexes`
+
+  step('sample dump')
   // A quarter of the data, the images: how long would the whole take?
-  const sample = await run.step(
-    'sample dump',
-    () => $`${exec} mongodump ${args} --quiet --db=${source} --collection=products --archive > /dev/null`,
-  )
-  await run.step('servers', () => startServices(run))
-  const dump = [...exec, 'mongodump', ...args, '--quiet', `--db=${source}`, '--archive'].join(' ')
+  const sample = await $`in-db mongodump --quiet --db=${source} --collection=products --archive > /dev/null`
+  await servers()
 
   for (const repo of run.repos)
-    for (const variant of chosen(run)) {
-      const dumps = join(run.dirs.work, `${repo}-${variant}`, 'dumps')
-      const values: Record<string, string> = {
-        hooks: { DIR: dumps, BEFORE: `${dump} > ${dumps}/${name}`, FINALLY: `rm -f ${dumps}/${name}` },
-        command_dumps: { NAME: name, COMMAND: dump },
-      }[variant]
-      await run.row({ repo, variant, fragment: `mongodb-${variant}`, values }, async ({ step, config, report }) => {
+    for (const variant of chosen(run))
+      await run.row({ repo, variant }, async () => {
+        const dump = `in-db mongodump --quiet --db=${source} --archive`
+        const path = variant === 'hooks' ? 'shop.archive' : 'vykar-dumps/shop.archive'
+
+        step('init')
         if (variant === 'hooks') {
-          report.facts['time limit'] = fitsHook(run, sample, 0.25)
-          await $`mkdir ${dumps}`
-        }
-        await step('init', () => freshRepository(config, repo))
-        await step('failing dump', async () => {
-          await $`sed -E 's/--db=[^ "]+/& --collection=products/; s/^( *(command|before): ".*)"$/\1; exit 1"/' ${config} > failing.yaml`
-          const refused = await $({ limit: '3600s', expect: [1] })`vykar --config failing.yaml backup -R ${repo}`
-          refused.complained(/(exit code|exited with) 1\b/)
-          const list = await $({ limit: '10m', out: 'none.out' })`vykar --config ${config} list -R ${repo}`
-          list.must(/^No snapshots found\.$/m, 'the dump failed, but a snapshot was made')
-        })
-        const backup = await step(
-          'backup',
-          () => $({ limit: '3600s', out: 'backup.out' })`vykar --config ${config} backup -R ${repo}`,
-        )
+          await fitsHook(sample, 0.25, gib)
+          await $`mkdir dumps`
+          await config`
+sources:
+  - path: dumps
+    label: mongodb
+    hooks:
+      before: ${`${dump} > dumps/shop.archive`}
+      finally: ${'rm -f dumps/shop.archive'}
+`
+        } else
+          await config`
+sources:
+  - label: mongodb
+    command_dumps:
+      - name: ${'shop.archive'}
+        command: ${dump}
+`
+        await fresh(repo)
+
+        step('failing dump')
+        await $`sed -E 's/--db=[^ "]+/& --collection=products/; s/^( *(command|before): .*)$/\1; exit 1/' config.yaml > failing.yaml`
+        await $({ limit: '1h', expect: [1] })`vykar --config failing.yaml backup -R ${repo} > failing.out 2>&1`
+        await says('failing.out', /(exit code|exited with) 1\b/, 'the backup failed, but not for its dump')
+        await $`vykar --config config.yaml list -R ${repo} > none.out`
+        await shows(0, 'none.out', 'the dump failed')
+
+        step('backup')
+        await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
+        await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
         // vykar exits 0 also where `finally` failed.
-        if (variant === 'hooks') await step('dump removed', () => $`rmdir ${dumps}`)
-        const id = await step('list', () => expectSnapshot(config, repo, backup, { label: 'mongodb' }))
-        const path = variant === 'hooks' ? name : `vykar-dumps/${name}`
-        await step('snapshot list', () => expectDump(config, repo, id, path))
-        const dir = await step('restore', () => restored(config, repo, id))
-        await step('load', async () => {
-          const file = restoredDump(dir, path, made.target_bytes! * 0.7)
-          const rename = [
-            '--drop',
-            `--nsFrom=${source}.*`,
-            `--nsTo=${fresh}.*`,
-            ...(db.ferret ? ['--noIndexRestore'] : []),
-          ]
-          await $({ limit: '2h' })`${exec} mongorestore ${args} --quiet --archive ${rename} < ${file}`
-          await $`rm -r ${dir}`
-        })
-        await step('compare', async () => {
-          if (!db.ferret) await sameIndexes(db)
-          sameContent(before, await contentOf(db, fresh))
-          await wholeShop(db, fresh)
-        })
-        await step('drop', () => dropDatabase(db, fresh))
-        await step('retire', () => retire(config, repo, id))
+        if (variant === 'hooks') await $`rmdir dumps`
+
+        step('list')
+        await $`vykar --config config.yaml list -R ${repo} > list.out`
+        await listed('mongodb')
+
+        step('snapshot list')
+        await $`vykar --config config.yaml snapshot list -R ${repo} $(<snapshot.id) > snapshot.list`
+        await onlyDump('snapshot.list', path)
+
+        step('restore')
+        await $({
+          limit: '1h',
+        })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+
+        step('load')
+        await wholeDump('restored', path)
+        const rename = [
+          '--drop',
+          `--nsFrom=${source}.*`,
+          `--nsTo=${restored}.*`,
+          ...(ferret ? ['--noIndexRestore'] : []),
+        ]
+        await $({ limit: '2h' })`in-db mongorestore --quiet --archive ${rename} < restored/${path} && rm -r restored`
+
+        step('compare')
+        const there = { raw: server.raw.replace('$(<db.cid)', '$(<../db.cid)') }
+        if (!ferret) await $`e2e data-gen/mongo indexes --database ${restored} ${there} | diff ../source.indexes -`
+        await $({ limit: '30m' })`e2e data-gen/mongo content --database ${restored} ${there} > restored.content`
+        await sameContent('../source.content', 'restored.content')
+        await $({ limit: '30m' })`e2e data-gen/mongo odd --database ${restored} ${there} > odd.out`
+        await oneMoment('odd.out')
+        await $`e2e data-gen/mongo drop --database ${restored} ${there}`
+
+        step('retire')
+        await retire(repo)
       })
-    }
 })

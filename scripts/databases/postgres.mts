@@ -1,101 +1,210 @@
 #!/usr/bin/env -S npx tsx
+import { type Background, background } from '#lib/background.mts'
 // PostgreSQL through both dump patterns, on every repository: hooks (a dump in `before`, removed in `finally`) and
 // command_dumps (pg_dump's stdout as a file of the snapshot).
 // Passes when each dump, restored into a fresh database, equals the source: schema, rows and content of every table; when
 // the dump that was made while the database was written to holds one moment; and when a dump that fails leaves no snapshot.
-import { join } from 'node:path'
-import { Churn, oneMoment } from '#lib/databases/consistency.mts'
-import {
-  container,
-  contentOf,
-  restoredName as fresh,
-  query,
-  sameSchema,
-  source,
-  startPostgres,
-  writer,
-} from '#lib/databases/postgres.mts'
+import { listed, says, shows } from '#lib/checks.mts'
+import { config } from '#lib/config.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, read, step } from '#lib/sh.mts'
+import { Blocked, UsageError } from '#lib/verdict.mts'
+import { fresh, retire, serverWants } from '#scripts/common.mts'
 import {
   chosen,
   churnOption,
-  databaseNeeds,
   databaseOptions,
-  expectDump,
-  figures,
+  databases,
   fitsHook,
-  generator,
-  restoredDump,
+  needs,
+  oneMoment,
+  onlyDump,
   sameContent,
-} from '#lib/databases/server.mts'
-import type { Table } from '#lib/databases/shop.mts'
-import { scenario } from '#lib/run.mts'
-import { startServices } from '#lib/services/start.mts'
-import { $ } from '#lib/sh.mts'
-import { expectSnapshot, freshRepository, restored, retire } from '#lib/standard.mts'
+  serverWords,
+  start,
+  takeAway,
+  whileWritten,
+  wholeDump,
+} from '#scripts/databases/common.mts'
+import { servers } from '#scripts/servers.mts'
 
-const wants = ['docker', 'psql', 'pg_dump', 'vykar-server', 's3-server', 'sshd', 'sftp', 'rclone'] as const
-const options = { ...databaseOptions('postgres:16'), ...churnOption }
-const name = `${source}.dump`
+const wants = ['docker', 'psql', 'pg_dump', ...serverWants] as const
+const options = { ...databaseOptions('postgres:16'), ...churnOption } as const
 
-await scenario(import.meta, { needs: databaseNeeds, wants, options }, async (run) => {
-  const db = await run.step('start', () => startPostgres(run))
-  const { exec } = db
-  const made = await run.step('generate', async () =>
-    figures(await $({ limit: '2h' })`${generator(run, 'postgres', container)}`),
-  )
-  const before = await run.step('checksum source', () => contentOf(db, source))
+await scenario(import.meta, { needs, wants, options }, async (run) => {
+  const { 'target-gib': gib, jobs, seed, container, uri } = run.options
+  const { source, restored } = databases(run, 'pg')
+
+  step('start')
+  await start(run, 'postgres', {
+    image: 'postgres:16',
+    flags: ['-e', 'POSTGRES_HOST_AUTH_METHOD=trust'],
+    args: ['postgres', '-c', 'max_wal_size=2GB', '-c', 'shared_buffers=256MB'],
+  })
+  // Only the final server listens on TCP, the one that initialises does not.
+  if (!uri) await $({ limit: '2m', otherwise: Blocked })`until in-db pg_isready -q -h 127.0.0.1; do sleep 1; done`
+  await $({ otherwise: UsageError })`in-db psql -X -At -d postgres -c 'SHOW server_version' > version`
+  await $`in-db pg_dump --version | sed -E 's/^[^0-9]*([0-9.]+).*/\1/' > pg_dump.version`
+  await $({
+    otherwise: UsageError,
+  })`(($(sed 's/[^0-9].*//' pg_dump.version) >= $(sed 's/[^0-9].*//' version))) || { echo "pg_dump $(<pg_dump.version) is older than the server $(<version): apt-get install postgresql-client-$(sed 's/[^0-9].*//' version)" >&2; exit 1; }`
+  Object.assign(run.report.versions, { postgres: read('version'), pg_dump: read('pg_dump.version') })
+  if (container || uri)
+    for (const database of [source, restored])
+      takeAway(
+        database,
+        `in-db psql -X -d ${database} -c '\\q' 2> /dev/null`,
+        `in-db dropdb --if-exists --force ${database}`,
+      )
+
+  step('generate')
+  const words = [
+    '--database',
+    source,
+    '--target-gib',
+    String(gib),
+    '--seed',
+    String(seed),
+    ...(jobs ? ['--jobs', String(jobs)] : []),
+  ]
+  await $({
+    limit: '2h',
+  })`e2e data-gen/postgres ${words} ${serverWords(run.options, ['postgresql', 'postgres'], '5432')} > figures`
+  // Rows and a sum that no order of rows changes; only of rows that were generated, whose last ids `figures` tells.
+  await $`cat > content.sql <<'EOF'
+\set sum 'coalesce(sum((''x'' || left(md5(r::text), 16))::bit(64)::bigint::numeric), 0)'
+SELECT 'customers', count(*), :sum FROM (SELECT * FROM customers WHERE id <= :customers) r UNION ALL
+SELECT 'products', count(*), :sum FROM (SELECT id, sku, name, price_cents, md5(image) FROM products WHERE id <= :products) r UNION ALL
+SELECT 'orders', count(*), :sum FROM (SELECT * FROM orders WHERE id <= :orders) r UNION ALL
+SELECT 'order_events', count(*), :sum FROM (SELECT id, order_id, kind, at, md5(payload) FROM order_events WHERE id <= :order_events) r;
+EOF`
+  await $`sed -n 's/^\(customers\|products\|orders\|order_events\)=/-v &/p' figures > ids && test -s ids`
+  await $({
+    limit: '30m',
+  })`in-db psql -X -q -At -v ON_ERROR_STOP=1 $(<ids) -d ${source} < content.sql > source.content`
+
+  step('sample dump')
   // A quarter of the data, the images: how long would the whole take?
-  const sample = await run.step('sample dump', () => $`${exec} pg_dump -Fc -Z1 -t products ${source} > /dev/null`)
-  await run.step('servers', () => startServices(run))
-  const dump = [...exec, 'pg_dump', '-Fc', '-Z1', source].join(' ')
+  const sample = await $`in-db pg_dump -Fc -Z1 -t products ${source} > /dev/null`
+  await servers()
 
   for (const repo of run.repos)
-    for (const variant of chosen(run)) {
-      const dumps = join(run.dirs.work, `${repo}-${variant}`, 'dumps')
-      const values: Record<string, string> = {
-        hooks: { DIR: dumps, BEFORE: `${dump} > ${dumps}/${name}`, FINALLY: `rm -f ${dumps}/${name}` },
-        command_dumps: { NAME: name, COMMAND: dump },
-      }[variant]
-      await run.row({ repo, variant, fragment: `postgres-${variant}`, values }, async ({ step, config, report }) => {
+    for (const variant of chosen(run))
+      await run.row({ repo, variant }, async () => {
+        const dump = `in-db pg_dump -Fc -Z1 ${source}`
+        const path = variant === 'hooks' ? 'shop.dump' : 'vykar-dumps/shop.dump'
+
+        step('init')
         if (variant === 'hooks') {
-          report.facts['time limit'] = fitsHook(run, sample, 0.25)
-          await $`mkdir ${dumps}`
+          await fitsHook(sample, 0.25, gib)
+          await $`mkdir dumps`
+          await config`
+sources:
+  - path: dumps
+    label: postgres
+    hooks:
+      before: ${`${dump} > dumps/shop.dump`}
+      finally: ${'rm -f dumps/shop.dump'}
+`
+        } else
+          await config`
+sources:
+  - label: postgres
+    command_dumps:
+      - name: ${'shop.dump'}
+        command: ${dump}
+`
+        await fresh(repo)
+
+        step('failing dump')
+        await $`sed -E 's/pg_dump/& -t products/; s/^( *(command|before): .*)$/\1; exit 1/' config.yaml > failing.yaml`
+        await $({ limit: '1h', expect: [1] })`vykar --config failing.yaml backup -R ${repo} > failing.out 2>&1`
+        await says('failing.out', /(exit code|exited with) 1\b/, 'the backup failed, but not for its dump')
+        await $`vykar --config config.yaml list -R ${repo} > none.out`
+        await shows(0, 'none.out', 'the dump failed')
+
+        const written = variant === run.options.churn
+        let churn: Background | undefined
+        const rounds = `SELECT count(*) FROM customers WHERE name = 'churn'`
+        if (written) {
+          step('writes begin')
+          // One customer, order and event a round, each round a transaction of its own, until the connection is ended.
+          await $`cat > churn.sql <<'EOF'
+DO $do$ DECLARE c bigint; o bigint; BEGIN LOOP
+  INSERT INTO customers SELECT max(id) + 1, 'churn', 'churn', 'churn', now(), 1 FROM customers RETURNING id INTO c;
+  INSERT INTO orders SELECT max(id) + 1, c, 1, 1, now(), 2 FROM orders RETURNING id INTO o;
+  INSERT INTO order_events SELECT max(id) + 1, o, 'placed', now(), 'churn' FROM order_events;
+  INSERT INTO order_events SELECT max(id) + 1, o, 'paid', now(), 'churn' FROM order_events;
+  COMMIT; PERFORM pg_sleep(0.02); END LOOP; END $do$
+EOF`
+          churn = await background(
+            'churn',
+          )`in-db psql -X -q -d ${`dbname=${source} application_name=churn`} < churn.sql`
+          await $({
+            limit: '1m',
+            otherwise: Blocked,
+          })`until in-db psql -X -At -d ${source} -c ${rounds} > rounds.before && test $(<rounds.before) -gt 0; do sleep 0.1; done`
         }
-        await step('init', () => freshRepository(config, repo))
-        await step('failing dump', async () => {
-          await $`sed -E 's/pg_dump/& -t products/; s/^( *(command|before): ".*)"$/\1; exit 1"/' ${config} > failing.yaml`
-          const refused = await $({ limit: '3600s', expect: [1] })`vykar --config failing.yaml backup -R ${repo}`
-          refused.complained(/(exit code|exited with) 1\b/)
-          const list = await $({ limit: '10m', out: 'none.out' })`vykar --config ${config} list -R ${repo}`
-          list.must(/^No snapshots found\.$/m, 'the dump failed, but a snapshot was made')
-        })
-        const churn = new Churn(writer(db))
-        if (variant === run.options.churn) await step('writes begin', () => churn.start())
-        const backup = await step(
-          'backup',
-          () => $({ limit: '3600s', out: 'backup.out' })`vykar --config ${config} backup -R ${repo}`,
-        )
-        if (variant === run.options.churn) await step('writes end', () => churn.stop())
+
+        step('backup')
+        await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
+        await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
+
+        if (written) {
+          step('writes end')
+          await $`in-db psql -X -At -d ${source} -c ${rounds} > rounds.after`
+          await $`in-db psql -X -At -d postgres -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'churn'"`
+          await churn?.end('TERM')
+          // What the rounds wrote goes again, children first.
+          await $`in-db psql -X -q -v ON_ERROR_STOP=1 -d ${source} <<'EOF'
+DELETE FROM order_events WHERE payload = 'churn';
+DELETE FROM orders WHERE customer_id IN (SELECT id FROM customers WHERE name = 'churn');
+DELETE FROM customers WHERE name = 'churn';
+EOF`
+        }
         // vykar exits 0 also where `finally` failed.
-        if (variant === 'hooks') await step('dump removed', () => $`rmdir ${dumps}`)
-        const id = await step('list', () => expectSnapshot(config, repo, backup, { label: 'postgres' }))
-        const path = variant === 'hooks' ? name : `vykar-dumps/${name}`
-        await step('snapshot list', () => expectDump(config, repo, id, path))
-        const dir = await step('restore', () => restored(config, repo, id))
-        await step('load', async () => {
-          const file = restoredDump(dir, path, made.target_bytes! * 0.7)
-          await $`${exec} dropdb --if-exists ${fresh} && ${exec} createdb ${fresh}`
-          await $({ limit: '2h' })`${exec} pg_restore --exit-on-error -d ${fresh} < ${file}`
-          await $`rm -r ${dir}`
-        })
-        await step('compare', async () => {
-          await sameSchema(db)
-          sameContent(before, await contentOf(db, fresh, made as Record<Table, number>))
-          await oneMoment(query(db), fresh)
-          if (variant === run.options.churn) await churn.within(fresh)
-        })
-        await step('drop', () => $`${exec} dropdb ${fresh}`)
-        await step('retire', () => retire(config, repo, id))
+        if (variant === 'hooks') await $`rmdir dumps`
+
+        step('list')
+        await $`vykar --config config.yaml list -R ${repo} > list.out`
+        await listed('postgres')
+
+        step('snapshot list')
+        await $`vykar --config config.yaml snapshot list -R ${repo} $(<snapshot.id) > snapshot.list`
+        await onlyDump('snapshot.list', path)
+
+        step('restore')
+        await $({
+          limit: '1h',
+        })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+
+        step('load')
+        await wholeDump('restored', path)
+        await $`in-db dropdb --if-exists --force ${restored}`
+        await $`in-db createdb ${restored}`
+        await $({ limit: '2h' })`in-db pg_restore --exit-on-error -d ${restored} < restored/${path} && rm -r restored`
+
+        step('compare')
+        for (const [database, file] of [[source, 'source'], [restored, 'restored']] as const) // biome-ignore format: one line
+          await $`in-db pg_dump --schema-only ${database} | grep -v '^.\(un\)\?restrict ' > ${file}.schema`
+        await $`diff source.schema restored.schema`
+        await $({
+          limit: '30m',
+        })`in-db psql -X -q -At -v ON_ERROR_STOP=1 $(<../ids) -d ${restored} < ../content.sql > restored.content`
+        await sameContent('../source.content', 'restored.content')
+        // Every order has the events that it says, every customer the orders: true at any moment, and never of a torn dump.
+        await $({ limit: '30m' })`in-db psql -X -q -At -v ON_ERROR_STOP=1 -d ${restored} > odd.out <<'EOF'
+SELECT 'customers', id FROM customers p WHERE order_count <> (SELECT count(*) FROM orders WHERE customer_id = p.id);
+SELECT 'orders', id FROM orders p WHERE event_count <> (SELECT count(*) FROM order_events WHERE order_id = p.id);
+EOF`
+        await oneMoment('odd.out')
+        if (written) {
+          await $`in-db psql -X -At -d ${restored} -c ${rounds} > rounds.restored`
+          await whileWritten()
+        }
+        await $`in-db dropdb --force ${restored}`
+
+        step('retire')
+        await retire(repo)
       })
-    }
 })

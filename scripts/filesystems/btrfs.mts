@@ -3,84 +3,176 @@
 // Passes when the restored tree is the moment of the snapshot in content and metadata (known gaps apart), no snapshot
 // outlives its backup, and every bad case is met: the name is taken, its directory is missing, a hook fails, the file
 // system is full, the backup is terminated or killed.
-import { join } from 'node:path'
-import { fillLive, type Snapshots, snapshotHooks, snapshotName, snapshotRow } from '#lib/filesystems/snapshot.mts'
-import { attach, deviceOptions, mount, needRoot, usableDevice } from '#lib/loop.mts'
-import { scenario } from '#lib/run.mts'
-import { startServices } from '#lib/services/start.mts'
-import { $ } from '#lib/sh.mts'
-import { standardNeeds } from '#lib/standard.mts'
+import { listed, standardNeeds } from '#lib/checks.mts'
+import { config } from '#lib/config.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, fact, read, step, undo } from '#lib/sh.mts'
+import { sameTree } from '#lib/verify.mts'
+import { fresh, retire, serverWants } from '#scripts/common.mts'
+import { churning, cutShort, fill, refused, rightOrRefused, writesBetween } from '#scripts/filesystems/common.mts'
+import { deviceOptions, needRoot, usableDevice } from '#scripts/filesystems/device.mts'
+import { servers } from '#scripts/servers.mts'
 
-const wants = ['vykar-server', 's3-server', 'sshd', 'sftp', 'rclone'] as const
 const options = {
   ...deviceOptions,
   'corpus-gib': { kind: 'number', help: 'size of the files in GiB', default: 0.25, above: true },
 } as const
+const spec = { needs: [...standardNeeds, 'mkfs.btrfs'], wants: serverWants, options } as const
 
-await scenario(import.meta, { needs: [...standardNeeds, 'mkfs.btrfs'], wants, options }, async (run) => {
+await scenario(import.meta, spec, async (run) => {
   const { device, 'wipe-device': again, 'image-gib': gib, 'corpus-gib': corpusGib } = run.options
+  const { seed } = run.common
   needRoot(run, 'mounting btrfs')
-  const real = device === undefined ? undefined : usableDevice(device, again)
-  const at = join(run.dirs.work, 'btrfs')
-  const live = join(at, 'data')
-  const snapshot = join(at, '.snapshots', snapshotName)
-  const witness = join(at, '.snapshots', 'witness')
 
-  await run.step('file system', async () => {
-    const image = join(run.dirs.work, 'btrfs.img')
-    if (!real) await $`truncate -s ${String(Math.ceil(gib * 1024))}M ${image}`
-    const on = real ?? (await attach(run, image))
-    await $`mkfs.btrfs -q -f ${on}`
-    if (real) run.cleanup.add(`file system on ${real}`, () => $`wipefs -q -a ${real}`)
-    await mount(run, on, at)
-    await $`btrfs subvolume create ${live} && mkdir ${at}/.snapshots`
-  })
-  const shared = await run.step('files', async () => {
-    await fillLive(run, live, corpusGib)
-    // What a snapshot does not hold: another subvolume inside. And two files that share their blocks.
-    await $`btrfs subvolume create ${live}/nested && echo inside > ${live}/nested/file`
-    await $`head -c 32M /dev/urandom > ${live}/blocks && cp --reflink=always ${live}/blocks ${live}/reflink && sync`
-    return (await $`btrfs filesystem du -s --raw ${live} | awk 'NR == 2 {print $3}'`).stdout.trim()
-  })
-  await run.step('servers', () => startServices(run))
+  step('file system')
+  if (device) {
+    await $`echo ${await usableDevice(device, again)} > device`
+    undo({ later: false })`wipefs -q -a $(<device)`
+  } else {
+    await $`truncate -s ${Math.ceil(gib * 1024)}M btrfs.img`
+    undo`losetup --noheadings --output NAME --associated btrfs.img | xargs -r losetup --detach`
+    await $`losetup --find --show btrfs.img > device`
+  }
+  await $`mkfs.btrfs -q -f $(<device) && mkdir btrfs`
+  undo({ limit: '60s' })`until ! mountpoint -q btrfs || umount btrfs; do sleep 0.5; done`
+  await $`mount $(<device) btrfs`
+  await $`btrfs subvolume create btrfs/data && mkdir btrfs/.snapshots`
 
-  const snapshots: Snapshots = {
-    live,
-    source: snapshot,
-    witness,
-    take: `btrfs subvolume snapshot -r ${live} ${snapshot}\nbtrfs subvolume snapshot -r ${snapshot} ${witness}`,
-    drop: {
-      snapshot: `btrfs subvolume delete ${snapshot}`,
-      witness: `if test -e ${witness}; then btrfs subvolume delete ${witness}; fi`,
-    },
-    exists: `test -e ${snapshot}`,
-    collide: `btrfs subvolume create ${snapshot}`,
-    unreachable: [
-      {
-        name: 'parent missing',
-        bring: `mv ${at}/.snapshots ${at}/elsewhere`,
-        undo: `mv ${at}/elsewhere ${at}/.snapshots`,
-        said: /^ERROR: cannot access .*: No such file or directory$/m,
-      },
-    ],
-    either: [
-      {
-        name: 'no space',
-        // dd ends with "No space left on device", which is what is wanted.
-        bring: `dd if=/dev/zero of=${live}/filler bs=1M status=none || sync`,
-        undo: `rm -f ${live}/filler && sync`,
-      },
-    ],
-    inspect: async (tree, { report }) => {
-      const inside = (await $`find ${tree}/nested -mindepth 1 | wc -l`).stdout.trim()
-      report.facts['nested subvolume'] =
-        `${inside} of its files are in the snapshot, so in the backup: it needs a source of its own`
-      const copies = (await $`du --block-size=1 ${tree}/blocks ${tree}/reflink | awk '{s += $1} END {print s}'`).stdout
-      report.facts['reflinked files'] = `${shared} bytes shared on btrfs; restored, the two take ${copies.trim()} bytes`
-    },
-  }
-  for (const repo of run.repos) {
-    const values = snapshotHooks(snapshots, join(run.dirs.work, repo))
-    await run.row({ repo, values }, (row) => snapshotRow(snapshots, row))
-  }
+  step('files')
+  await fill('btrfs/data', corpusGib, seed)
+  // What a snapshot does not hold: another subvolume inside. And two files that share their blocks.
+  await $`btrfs subvolume create btrfs/data/nested && echo inside > btrfs/data/nested/file`
+  await $`head -c 32M /dev/urandom > btrfs/data/blocks && cp --reflink=always btrfs/data/blocks btrfs/data/reflink && sync`
+  await $`btrfs filesystem du -s --raw btrfs/data | awk 'NR == 2 {print $3}' > shared`
+
+  await servers()
+
+  const [live, snapshot, witness] = ['../btrfs/data', '../btrfs/.snapshots/vykar-e2e', '../btrfs/.snapshots/witness']
+  const there = () => $`test -e ${snapshot}  # the snapshot is there`
+  const gone = () => $`test ! -e ${snapshot}  # the snapshot is gone`
+
+  for (const repo of run.repos)
+    await run.row(repo, async () => {
+      step('init')
+      await config`
+sources:
+  - path: ${snapshot}
+    label: moment
+    hooks:
+      before: bash before.sh
+      finally: bash finally.sh
+`
+      // `before` never takes over a snapshot that is there, except one that an earlier, killed backup left (`mine`).
+      await $`cat > before.sh <<'EOF'
+set -e
+if test -e mine && test -e ${snapshot}; then btrfs subvolume delete ${snapshot}; fi
+rm -f mine
+if test -e ${snapshot}; then echo 'there is a snapshot of this name already' >&2; exit 1; fi
+if test -e ${witness}; then btrfs subvolume delete ${witness}; fi
+btrfs subvolume snapshot -r ${live} ${snapshot}
+btrfs subvolume snapshot -r ${snapshot} ${witness}
+date +%s%N | tee mine > taken
+EOF`
+      // `finally` deletes only what `before` made.
+      await $`cat > finally.sh <<'EOF'
+set -e
+date +%s%N > dropping
+if test -e mine; then btrfs subvolume delete ${snapshot}; rm mine; fi
+EOF`
+      await fresh(repo)
+
+      step('backup')
+      const churn = await churning(live)
+      await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
+      await churn.end('TERM')
+      await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
+      await gone()
+      await writesBetween()
+
+      step('list')
+      await $`vykar --config config.yaml list -R ${repo} > list.out`
+      await listed('moment')
+      await $`vykar --config config.yaml snapshot list -R ${repo} $(<snapshot.id) > snapshot.list`
+      await $`find ${witness} -mindepth 1 \( -type f -o -type d -o -type l \) -printf '%P\n' > source.list`
+      await $`diff <(sort source.list) <(sort snapshot.list)`
+
+      step('restore')
+      await $({ limit: '1h' })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+
+      step('compare')
+      await sameTree(witness, 'restored')
+      // The live files are others by now: what was restored is the moment and not its future.
+      await $({ expect: [1] })`diff -qr --no-dereference ${live} ${witness} > churned`
+      await $`find restored/nested -mindepth 1 | wc -l > nested`
+      await $`du --block-size=1 restored/blocks restored/reflink | awk '{s += $1} END {print s}' > copies`
+      fact('nested subvolume', `${read('nested')} of its files are in the snapshot, so in the backup`)
+      fact('reflinked files', `${read('../shared')} bytes shared on btrfs; restored, the two take ${read('copies')}`)
+
+      step('name taken')
+      await $`btrfs subvolume create ${snapshot}`
+      await refused(repo, 'name-taken', /^there is a snapshot of this name already$/m)
+      await there() // It is somebody else's: `finally` must not have deleted it.
+      await $`btrfs subvolume delete ${snapshot}`
+
+      step('parent missing')
+      undo`test ! -e ../btrfs/elsewhere || mv ../btrfs/elsewhere ../btrfs/.snapshots`
+      await $`mv ../btrfs/.snapshots ../btrfs/elsewhere`
+      await refused(repo, 'parent-missing', /^ERROR: cannot access .*: No such file or directory$/m)
+      await $`mv ../btrfs/elsewhere ../btrfs/.snapshots`
+      await gone()
+
+      step('failing before')
+      await $`sed -E 's/^( *before: .*)$/\1; exit 7/' config.yaml > failing-before.yaml`
+      await refused(repo, 'failing-before', /^Error: hook error: .* exited with 7$/m, 'failing-before.yaml')
+      await gone()
+
+      step('failing finally')
+      // It fails before it has deleted anything: vykar exits 0 and warns, the snapshot stays until the next backup.
+      await $`sed -E 's/^( *finally: )/\1exit 7; /' config.yaml > failing-finally.yaml`
+      await $({ limit: '1h' })`vykar --config failing-finally.yaml backup -R ${repo} > warned.out 2>&1`
+      await there()
+      fact(
+        'failing finally',
+        /WARN Hook warning/.test(read('warned.out')) ? 'exit 0 and a warning' : 'exit 0, no warning',
+      )
+      await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > next.out`
+      await gone()
+      // What the two backups hold is right all the same: each is of a moment, of which the second's witness is still there.
+      await $`sed -n 's/^Snapshot created: //p' next.out > next.id && mkdir next`
+      await $({ limit: '1h' })`vykar --config config.yaml restore -R ${repo} $(<next.id) next`
+      await sameTree(witness, 'next')
+      await $`rm -r next`
+      for (const out of ['warned.out', 'next.out'])
+        await $`vykar --config config.yaml snapshot delete -R ${repo} $(sed -n 's/^Snapshot created: //p' ${out} | grep .)`
+
+      step('no space')
+      undo`rm -f ${live}/filler && sync`
+      await $({
+        limit: '30m',
+      })`dd if=/dev/zero of=${live}/filler bs=1M status=none || sync  # until the file system is full`
+      await rightOrRefused(repo, 'no-space', witness, gone)
+      await $`rm -f ${live}/filler && sync`
+
+      step('terminated')
+      fact('after TERM', `exit ${await cutShort(repo, 'TERM', 1)}, the snapshot is gone`)
+      await gone()
+
+      step('retire')
+      await retire(repo)
+      // What was deleted takes space until the file system's cleaner has come by.
+      await $({ limit: '5m' })`btrfs subvolume sync -s 1 ../btrfs`
+
+      // Last, since what a killed backup leaves in the repository goes with it.
+      step('killed')
+      const code = await cutShort(repo, 'KILL', 0)
+      await there()
+      await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > after-kill.out`
+      await gone()
+      await $`vykar --config config.yaml list -R ${repo} > after-kill.list`
+      await listed('moment', 'after-kill.out', 'after-kill.list')
+      await $`sed -n 's/^Snapshot created: //p' after-kill.out > snapshot.id && mkdir restored-after-kill`
+      await $({ limit: '1h' })`vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored-after-kill`
+      await sameTree(witness, 'restored-after-kill')
+      fact('after KILL', `exit ${code}, the snapshot stays; the next backup deletes it and takes its own`)
+    })
 })

@@ -4,42 +4,29 @@
 // Passes when every restored image has the sha256 that its source had, and check finds no error. The report has per round
 // the bytes changed (in 4 KiB blocks), the bytes added to the repository, their ratio and the time, and a chart.
 // --mutate boot changes a running VM instead: frozen through its guest agent in `before`, thawed in `finally`.
-import { statSync } from 'node:fs'
-import { dirname, join } from 'node:path'
-import { bootedRow, bootHooks, bootPackages, needBoot } from '#lib/filesystems/boot.mts'
-import { drawGrowth, type Growth } from '#lib/filesystems/growth.mts'
+import { listed, packBytes, standardNeeds } from '#lib/checks.mts'
+import { config } from '#lib/config.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, fact, read, step } from '#lib/sh.mts'
+import { bytes, duration } from '#lib/terminal.mts'
+import { Skipped } from '#lib/verdict.mts'
+import { parseBackup } from '#lib/vykar.mts'
+import { fresh, retire, serverWants } from '#scripts/common.mts'
+import { needRoot } from '#scripts/filesystems/device.mts'
+import { booted, bootPackages, needBoot } from '#scripts/filesystems/vm-image/boot.mts'
+import { drawGrowth, type Growth } from '#scripts/filesystems/vm-image/growth.mts'
 import {
   buildImage,
-  changedBytes,
   copyImage,
-  distribution,
   installIn,
   kvmWorks,
   type Mounting,
   withMounted,
-} from '#lib/filesystems/image.mts'
-import { needRoot } from '#lib/loop.mts'
-import type { Row } from '#lib/row.mts'
-import { type ScenarioRun, scenario } from '#lib/run.mts'
-import { startServices } from '#lib/services/start.mts'
-import { $, scope } from '#lib/sh.mts'
-import { needSpace } from '#lib/space.mts'
-import { expectSnapshot, freshRepository, packBytes, restored, retire, standardNeeds } from '#lib/standard.mts'
-import { bytes, duration } from '#lib/terminal.mts'
-import { Skipped } from '#lib/verdict.mts'
-import { parseBackup } from '#lib/vykar.mts'
+} from '#scripts/filesystems/vm-image/image.mts'
+import { servers } from '#scripts/servers.mts'
+import { needSpace } from '#scripts/space.mts'
 
-const wants = [
-  'guestmount',
-  'qemu-img',
-  'qemu',
-  'socat',
-  'vykar-server',
-  's3-server',
-  'sshd',
-  'sftp',
-  'rclone',
-] as const
+const wants = ['guestmount', 'qemu-img', 'qemu', 'socat', ...serverWants] as const
 const options = {
   image: {
     kind: 'string',
@@ -58,142 +45,115 @@ const defaults: Record<string, [first: string, second: string]> = {
   debian: ['gnome-core', 'thunderbird libreoffice-core htop curl jq git'],
 }
 
-type VmRun = ScenarioRun<typeof options>
-
-/** A state of the image: before the first round, and after each. */
-interface Version {
-  name: string
-  file: string
-  /** Bytes in the blocks that differ from the state before. */
-  changed: number
-  /** Time the round took. */
-  seconds: number
-}
-
 await scenario(import.meta, { needs: [...standardNeeds, 'debootstrap'], wants, options }, async (run) => {
   const { image, 'image-gib': gib, mount: how, packages, mutate } = run.options
   needRoot(run, 'mounting a disk image')
-  const kvm = !run.dry && kvmWorks()
-  if (mutate === 'boot' && !kvm && !run.options.tcg && !run.dry)
+  const kvm = !run.dry && (await kvmWorks())
+  const boot = mutate === 'boot'
+  if (boot && !kvm && !run.options.tcg && !run.dry)
     throw new Skipped('KVM does not work here: --tcg lets QEMU emulate the processor')
   const tcg = run.options.tcg || !kvm
-  if (mutate === 'boot' && !run.dry) needBoot()
+  if (boot && !run.dry) await needBoot()
   run.report.versions['QEMU accelerator'] = tcg ? 'tcg' : 'kvm'
   // Every state of the image, the one that is backed up, a repository and a restored one: 2 GiB or so each when filled.
-  if (!image)
-    needSpace(
-      [{ dir: run.runtime, bytes: gib * 0.5 * 6 * 2 ** 30 }],
-      `--image-gib ${gib}`,
-      'take a smaller --image-gib',
-    )
-  const images = join(run.dirs.work, 'images')
-  const disk = join(images, 'disk.raw')
+  const needs = [{ dir: run.runtime, bytes: gib * 0.5 * 6 * 2 ** 30 }]
+  if (!image && !run.dry) needSpace(needs, `--image-gib ${gib}`, 'take a smaller --image-gib')
 
-  await run.step('image', async () => {
-    await $`mkdir ${images}`
-    if (image) await copyImage(image, disk)
-    else await buildImage(run, disk, gib, mutate === 'boot' ? bootPackages : [])
-  })
-  if (mutate === 'boot') {
-    await run.step('servers', () => startServices(run))
+  step('image')
+  if (image) await copyImage(image)
+  else await buildImage(gib, boot ? bootPackages : [])
+  if (boot) {
+    await servers()
     const words = packages.length ? packages.flatMap((round) => round.split(' ')) : ['htop', 'curl', 'jq', 'git']
-    for (const repo of run.repos) {
-      const dir = join(run.dirs.work, `${repo}-boot`)
-      const values = bootHooks(dir, join(dir, 'vm'))
-      await run.row({ repo, variant: 'boot', fragment: 'vm-image-boot', values }, (row) =>
-        bootedRow(run, row, disk, words, tcg),
-      )
-    }
+    for (const repo of run.repos) await run.row({ repo, variant: 'boot' }, () => booted(run, repo, words, tcg))
     return
   }
 
-  const versions = await statesOf(run, disk, { how: how as Mounting['how'], tcg })
-  await run.step('servers', () => startServices(run))
-  const growths: Growth[] = []
-  for (const repo of run.repos) {
-    const source = join(run.dirs.work, repo, 'vm')
-    await run.row({ repo, values: { SOURCE: source } }, async (row) => {
-      const { step, config, report } = row
-      await step('init', () => freshRepository(config, repo))
-      const kept: { id: string; allocated: number }[] = []
-      for (const [n, version] of versions.entries())
-        kept.push(await step(`backup ${n}`, () => backupOf(row, version, n, source, growths)))
-      for (const [n, { id, allocated }] of kept.entries())
-        await step(`restore ${n}`, async () => {
-          const dir = await restored(config, repo, id, `restored-${n}`)
-          await $({ limit: '1h', cwd: dir })`sha256sum --check --quiet --strict ../${String(n)}.sha256`
-          if (!run.dry)
-            report.facts[`${n}: on disk`] = `${bytes(allocated)} in the source, ${bytes(allocatedIn(dir))} restored`
-          await $`rm -r ${dir}`
-        })
-      for (const { id } of kept.slice(0, -1))
-        await step('snapshot delete', () => $`vykar --config ${config} snapshot delete -R ${repo} ${id}`)
-      await step('retire', () => retire(config, repo, kept.at(-1)!.id))
+  const mounting: Mounting = { how: how as Mounting['how'], tcg }
+  let rounds = packages.map((words) => ({ words, apt: ['--no-install-recommends'] }))
+  if (!rounds.length) {
+    step('distribution')
+    await withMounted(mounting, async () => {
+      await $`sed -n 's/^ID="*\([a-z]*\).*/\1/p' mnt/etc/os-release > distribution`
     })
+    const [first, second] = defaults[read('distribution')] ?? defaults.debian!
+    rounds = [
+      { words: first, apt: [] },
+      { words: second, apt: ['--no-install-recommends'] },
+    ]
   }
+  step('baseline')
+  await $({ limit: '1h' })`cp --sparse=always disk.raw 0.raw`
+  const seconds = [0]
+  for (const [n, { words, apt }] of rounds.entries()) {
+    step(`install ${words}`)
+    const start = performance.now()
+    await withMounted(mounting, () => installIn(apt, words.split(' ')))
+    await $({ limit: '1h' })`cp --sparse=always disk.raw ${n + 1}.raw`
+    // Bytes in the 4 KiB blocks, those of ext4, xfs and btrfs, in which two states differ.
+    await $({
+      limit: '1h',
+    })`perl -e 'open A, "<", shift; open B, "<", shift; while (read A, $a, 4096) {read B, $b, 4096; $n += 4096 if $a ne $b} print $n + 0, "\n"' ${n}.raw ${n + 1}.raw > ${n + 1}.changed`
+    seconds.push((performance.now() - start) / 1000)
+  }
+  await servers()
+
+  const growths: Growth[] = []
+  for (const repo of run.repos)
+    await run.row(repo, async () => {
+      step('init')
+      await config`
+sources:
+  - path: vm
+    label: vm-image
+`
+      await fresh(repo)
+      for (const n of [0, ...rounds.keys()].map((_, i) => i)) {
+        step(`backup ${n}`)
+        // Always from the same path, its checksum kept beside it.
+        await $({ limit: '1h' })`mkdir -p vm && cp --sparse=always ../${n}.raw vm/disk.raw`
+        await $({ limit: '1h' })`(cd vm && sha256sum disk.raw > ../${n}.sha256)`
+        const before = packBytes()
+        const backup = await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > ${n}.out`
+        await $`sed -n 's/^Snapshot created: //p' ${n}.out > ${n}.id`
+        await $`vykar --config config.yaml list -R ${repo} > ${n}.list`
+        await listed('vm-image', `${n}.out`, `${n}.list`)
+        await $`stat -c '%b %B' vm/disk.raw > ${n}.blocks`
+        if (run.dry) continue
+        const added = packBytes() - before || parseBackup(read(`${n}.out`))[0]!.deduplicated
+        const changed = n ? Number(read(`../${n}.changed`)) : 0
+        const name = n ? rounds[n - 1]!.words : 'baseline'
+        const what = n ? `${bytes(changed)} changed in ${duration(seconds[n]!)}` : 'the image as it was'
+        const share = changed ? ` (${(added / changed).toFixed(2)} of what changed)` : ''
+        fact(
+          `${n}: ${name}`,
+          `${what}, ${bytes(added)} added to the repository${share}, backup ${duration(backup.seconds)}`,
+        )
+        growths.push({ repo, round: n, packages: name, changed, added, seconds: backup.seconds })
+      }
+      for (const n of [0, ...rounds.keys()].map((_, i) => i)) {
+        step(`restore ${n}`)
+        await $({ limit: '1h' })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<${n}.id) restored`
+        await $({ limit: '1h' })`(cd restored && sha256sum --check --quiet --strict ../${n}.sha256)`
+        await $`stat -c '%b %B' restored/disk.raw >> ${n}.blocks && rm -r restored`
+        const [source, restored] = read(`${n}.blocks`)
+          .split('\n')
+          .map((line) =>
+            line
+              .split(' ')
+              .map(Number)
+              .reduce((a, b) => a * b, 1),
+          )
+        fact(`${n}: on disk`, `${bytes(source ?? 0)} in the source, ${bytes(restored ?? 0)} restored`)
+      }
+      for (const n of rounds.keys()) {
+        step('snapshot delete')
+        await $`vykar --config config.yaml snapshot delete -R ${repo} $(<${n}.id)`
+      }
+
+      step('retire')
+      await $`cp ${rounds.length}.id snapshot.id`
+      await retire(repo)
+    })
   if (growths.length) await drawGrowth(run, growths)
 })
-
-/** Bytes that the image in a directory takes on disk. */
-function allocatedIn(dir: string): number {
-  return statSync(join(dir, 'disk.raw')).blocks * 512
-}
-
-/** Changes the image round by round and keeps each of its states, the first one too. */
-async function statesOf(run: VmRun, disk: string, mounting: Mounting): Promise<Version[]> {
-  const versions: Version[] = []
-  const keep = async (name: string, seconds: number) => {
-    const file = join(dirname(disk), `${versions.length}.raw`)
-    await $({ limit: '1h' })`cp --sparse=always ${disk} ${file}`
-    const before = versions.at(-1)
-    if (before) scope().transcript.line(`# then: how many 4 KiB blocks differ between ${before.file} and ${file}`)
-    versions.push({ name, file, changed: before && !run.dry ? changedBytes(before.file, file) : 0, seconds })
-  }
-  await run.step('baseline', () => keep('baseline', 0))
-  let rounds = run.options.packages.map((words) => ({ words, apt: ['--no-install-recommends'] }))
-  if (!rounds.length)
-    await run.step('distribution', () =>
-      withMounted(run, disk, mounting, async (at) => {
-        const [first, second] = defaults[distribution(at)] ?? defaults.debian!
-        rounds = [
-          { words: first, apt: [] },
-          { words: second, apt: ['--no-install-recommends'] },
-        ]
-      }),
-    )
-  for (const { words, apt } of rounds)
-    await run.step(`install ${words}`, async () => {
-      const start = performance.now()
-      await withMounted(run, disk, mounting, (at) => installIn(run, at, apt, words.split(' ')))
-      await keep(words, (performance.now() - start) / 1000)
-    })
-  return versions
-}
-
-/** One state of the image backed up: always from the same path, its checksum kept beside it. */
-async function backupOf(
-  { config, repository, files, report }: Row,
-  version: Version,
-  n: number,
-  source: string,
-  growths: Growth[],
-) {
-  const repo = repository.label
-  await $({ limit: '1h' })`mkdir -p ${source} && cp --sparse=always ${version.file} ${source}/disk.raw`
-  await $({ limit: '1h', cwd: source })`sha256sum disk.raw > ../${String(n)}.sha256`
-  const packs = files && !scope().dry ? join(files, 'packs') : undefined
-  const before = packs ? await packBytes(packs) : 0
-  const out = `backup-${n}.out`
-  const backup = await $({ limit: '3600s', out })`vykar --config ${config} backup -R ${repo}`
-  const id = await expectSnapshot(config, repo, backup, { label: 'vm-image', out })
-  if (scope().dry) return { id, allocated: 0 }
-  const added = packs ? (await packBytes(packs)) - before : parseBackup(backup.stdout)[0]!.deduplicated
-  const { name, changed, seconds } = version
-  report.facts[`${n}: ${name}`] = [
-    n ? `${bytes(changed)} changed in ${duration(seconds)}` : 'the image as it was',
-    `${bytes(added)} added to the repository${changed ? ` (${(added / changed).toFixed(2)} of what changed)` : ''}`,
-    `backup ${duration(backup.record.seconds)}`,
-  ].join(', ')
-  growths.push({ repo, round: n, packages: name, changed, added, seconds: backup.record.seconds })
-  return { id, allocated: allocatedIn(source) }
-}

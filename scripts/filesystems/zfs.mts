@@ -4,100 +4,194 @@
 // snapshot outlives its backup, and every bad case is met: the name is taken, the snapshot directory cannot be reached, a
 // hook fails, the pool is full, the backup is terminated or killed.
 // The pool is one of the run's own, on a file or on --device; with --pool an existing one, which is never destroyed.
-import { existsSync } from 'node:fs'
-import { join } from 'node:path'
-import { fillLive, type Snapshots, snapshotHooks, snapshotName, snapshotRow } from '#lib/filesystems/snapshot.mts'
-import { deviceOptions, needRoot, usableDevice } from '#lib/loop.mts'
-import { scenario } from '#lib/run.mts'
-import { startServices } from '#lib/services/start.mts'
-import { $ } from '#lib/sh.mts'
-import { standardNeeds } from '#lib/standard.mts'
+import { listed, standardNeeds } from '#lib/checks.mts'
+import { config } from '#lib/config.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, fact, read, step, undo } from '#lib/sh.mts'
 import { Skipped, UsageError } from '#lib/verdict.mts'
+import { sameTree } from '#lib/verify.mts'
+import { fresh, retire, serverWants } from '#scripts/common.mts'
+import { churning, cutShort, fill, refused, rightOrRefused, writesBetween } from '#scripts/filesystems/common.mts'
+import { deviceOptions, needRoot, usableDevice } from '#scripts/filesystems/device.mts'
+import { servers } from '#scripts/servers.mts'
 
-const wants = ['vykar-server', 's3-server', 'sshd', 'sftp', 'rclone'] as const
 const options = {
   ...deviceOptions,
-  pool: { kind: 'string', help: 'an existing pool: a dataset `data` is made in it, and destroyed again' },
+  pool: { kind: 'string', help: "an existing pool: a dataset of the run's own is made in it, and destroyed again" },
   'corpus-gib': { kind: 'number', help: 'size of the files in GiB', default: 0.25, above: true },
 } as const
-/** The pool that a run makes. */
-const own = 'vykerpool'
+const spec = { needs: [...standardNeeds, 'zpool'], wants: serverWants, options } as const
 
-await scenario(import.meta, { needs: [...standardNeeds, 'zpool'], wants, options }, async (run) => {
-  const { device, 'wipe-device': again, 'image-gib': gib, 'corpus-gib': corpusGib, pool = own } = run.options
+await scenario(import.meta, spec, async (run) => {
+  const { device, 'wipe-device': again, 'image-gib': gib, 'corpus-gib': corpusGib, pool } = run.options
+  const { seed } = run.common
   needRoot(run, 'a ZFS pool')
-  if (device && run.options.pool) throw new UsageError('--device and --pool name two places: give one')
-  const real = device === undefined ? undefined : usableDevice(device, again)
-  const dataset = `${pool}/data`
-  const live = join(run.dirs.work, 'zfs/data')
+  if (device && pool) throw new UsageError('--device and --pool name two places: give one')
 
-  await run.step('pool', async () => {
-    const asked = await $({ expect: 'any' })`zpool list -H -o name`
-    // Without the kernel module nothing but the tools is there.
-    if (!run.dry && asked.code !== 0 && /modprobe|module/i.test(asked.stderr))
-      throw new Skipped(`this kernel has no ZFS (${asked.stderr.trim().split('\n')[0]}): apt-get install -y zfs-dkms`)
-    const there = !run.dry && asked.stdout.split('\n').includes(pool)
-    if (run.options.pool && !there && !run.dry)
-      throw new UsageError(`--pool ${pool}: no such pool; zpool list shows them`)
-    if (!run.options.pool) {
-      if (there)
-        throw new UsageError(`pool ${own} is there already: zpool destroy ${own}, or use it with --pool ${own}`)
-      const vdev = real ?? join(run.dirs.work, 'zfs.img')
-      if (!real) await $`truncate -s ${String(Math.ceil(gib * 1024))}M ${vdev}`
-      run.state?.add({ kind: 'zfs', path: own })
-      run.cleanup.add(`pool ${own}`, () => $`if zpool list ${own}; then zpool destroy ${own}; fi`)
-      await $`zpool create -f -m none ${own} ${vdev}`
-    } else if (!run.dry && (await $({ expect: [0, 1] })`zfs list ${dataset}`).code === 0)
-      throw new UsageError(`dataset ${dataset} is there already: zfs destroy -r ${dataset}, if it may go`)
-    run.state?.add({ kind: 'zfs', path: dataset })
-    run.cleanup.add(`dataset ${dataset}`, () => $`if zfs list ${dataset}; then zfs destroy -r ${dataset}; fi`)
-    await $`zfs create -o mountpoint=${live} -o snapdir=visible -o xattr=sa -o acltype=posixacl ${dataset}`
-    // zfs-fuse, say, has snapshots but no directory of them.
-    if (!run.dry && !existsSync(join(live, '.zfs/snapshot')))
-      throw new Skipped(`${live} has no .zfs/snapshot: this ZFS shows no snapshot directory`)
-    run.report.versions.zfs = (await $`zfs version | head -1`).stdout.trim()
-  })
-  await run.step('files', () => fillLive(run, live, corpusGib))
-  await run.step('servers', () => startServices(run))
+  step('pool')
+  // Without the kernel module nothing but the tools is there.
+  await $({
+    otherwise: Skipped,
+  })`zpool list -H -o name > pools 2> pools.err || { echo "this kernel has no ZFS ($(head -n 1 pools.err)): apt-get install -y zfs-dkms" >&2; exit 1; }`
+  if (pool) {
+    await $({
+      otherwise: UsageError,
+    })`grep -qx ${pool} pools || { echo ${`--pool ${pool}: no such pool; zpool list shows them`} >&2; exit 1; }`
+    await $`echo ${pool} > pool`
+  } else {
+    await $`echo vykerpool-$VYKAR_E2E_RUN > pool`
+    if (device) await $`echo ${await usableDevice(device, again)} > vdev`
+    else await $`truncate -s ${Math.ceil(gib * 1024)}M zfs.img && echo $PWD/zfs.img > vdev`
+    undo`if zpool list $(<pool) > /dev/null 2>&1; then zpool destroy -f $(<pool); fi`
+    await $`zpool create -f -m none $(<pool) $(<vdev)`
+  }
+  const dataset = pool ? 'data-$VYKAR_E2E_RUN' : 'data'
+  await $`echo $(<pool)/${{ raw: dataset }} > dataset`
+  undo`if zfs list $(<dataset) > /dev/null 2>&1; then zfs destroy -r $(<dataset); fi`
+  await $`zfs create -o mountpoint=$PWD/zfs -o snapdir=visible -o xattr=sa -o acltype=posixacl $(<dataset)`
+  // zfs-fuse, say, has snapshots but no directory of them.
+  await $({
+    otherwise: Skipped,
+  })`test -d zfs/.zfs/snapshot || { echo 'this ZFS shows no snapshot directory (.zfs/snapshot)' >&2; exit 1; }`
+  await $`zfs version | head -1 > zfs.version`
+  run.report.versions.zfs = read('zfs.version')
 
-  const snapshot = `${dataset}@${snapshotName}`
-  const directory = join(live, '.zfs/snapshot', snapshotName)
-  const witness = join(run.dirs.work, 'witness')
-  const snapshots: Snapshots = {
-    live,
-    source: directory,
-    witness,
-    // A file system has one snapshot at a time, so the witness is a copy. A snapshot directory that cannot be reached is
-    // an error here, and not an empty backup later.
-    take: `zfs snapshot ${snapshot}\nrsync -aHAXS ${directory}/ ${witness}/ || { zfs destroy ${snapshot}; exit 1; }`,
-    drop: { snapshot: `zfs destroy ${snapshot}`, witness: `rm -rf ${witness}` },
-    exists: `zfs list -t snapshot ${snapshot} > /dev/null 2>&1`,
-    collide: `zfs snapshot ${snapshot}`,
-    unreachable: [
-      {
-        name: 'dataset not mounted',
-        bring: `zfs unmount ${dataset}`,
-        undo: `zfs mount ${dataset}`,
-        said: /^rsync: .*: No such file or directory/m,
-      },
-    ],
-    either: [
-      {
-        name: 'no space',
-        // dd ends with "No space left on device", which is what is wanted.
-        bring: `dd if=/dev/urandom of=${live}/filler bs=1M status=none || sync`,
-        undo: `rm -f ${live}/filler && sync`,
-      },
+  step('files')
+  await fill('zfs', corpusGib, seed)
+  await servers()
+
+  const [live, snapshot, witness] = ['../zfs', '../zfs/.zfs/snapshot/vykar-e2e', 'witness']
+  const there = () => $`zfs list -t snapshot $(<../dataset)@vykar-e2e > /dev/null  # the snapshot is there`
+  const gone = () =>
+    $`! zfs list -t snapshot $(<../dataset)@vykar-e2e > /dev/null 2>&1 || exit 1  # the snapshot is gone`
+
+  for (const repo of run.repos)
+    await run.row(repo, async () => {
+      step('init')
+      await config`
+sources:
+  - path: ${snapshot}
+    label: moment
+    hooks:
+      before: bash before.sh
+      finally: bash finally.sh
+`
+      // `before` never takes over a snapshot that is there, except one that an earlier, killed backup left (`mine`). A file system
+      // has one snapshot directory, so the witness is a copy; a directory that cannot be reached is an error here, and not an
+      // empty backup later.
+      await $`cat > before.sh <<'EOF'
+set -e
+snapshot=$(cat ../dataset)@vykar-e2e
+exists() { zfs list -t snapshot "$snapshot" > /dev/null 2>&1; }
+if test -e mine && exists; then zfs destroy "$snapshot"; fi
+rm -f mine
+if exists; then echo 'there is a snapshot of this name already' >&2; exit 1; fi
+rm -rf witness
+zfs snapshot "$snapshot"
+rsync -aHAXS ${snapshot}/ witness/ || { zfs destroy "$snapshot"; exit 1; }
+date +%s%N | tee mine > taken
+EOF`
+      // `finally` deletes only what `before` made.
+      await $`cat > finally.sh <<'EOF'
+set -e
+date +%s%N > dropping
+if test -e mine; then zfs destroy "$(cat ../dataset)@vykar-e2e"; rm mine; fi
+EOF`
+      await fresh(repo)
+
+      step('backup')
+      const churn = await churning(live)
+      await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
+      await churn.end('TERM')
+      await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
+      await gone()
+      await writesBetween()
+
+      step('list')
+      await $`vykar --config config.yaml list -R ${repo} > list.out`
+      await listed('moment')
+      await $`vykar --config config.yaml snapshot list -R ${repo} $(<snapshot.id) > snapshot.list`
+      await $`find ${witness} -mindepth 1 \( -type f -o -type d -o -type l \) -printf '%P\n' > source.list`
+      await $`diff <(sort source.list) <(sort snapshot.list)`
+
+      step('restore')
+      await $({ limit: '1h' })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+
+      step('compare')
+      await sameTree(witness, 'restored')
+      // The live files are others by now: what was restored is the moment and not its future.
+      await $({ expect: [1] })`diff -qr --no-dereference ${live} ${witness} > churned`
+
+      step('name taken')
+      await $`zfs snapshot $(<../dataset)@vykar-e2e`
+      await refused(repo, 'name-taken', /^there is a snapshot of this name already$/m)
+      await there() // It is somebody else's: `finally` must not have deleted it.
+      await $`zfs destroy $(<../dataset)@vykar-e2e`
+
+      step('dataset not mounted')
+      undo`zfs mount $(<../dataset) 2> /dev/null || true`
+      await $`zfs unmount $(<../dataset)`
+      await refused(repo, 'not-mounted', /^rsync: .*: No such file or directory/m)
+      await $`zfs mount $(<../dataset)`
+      await gone()
+
+      step('failing before')
+      await $`sed -E 's/^( *before: .*)$/\1; exit 7/' config.yaml > failing-before.yaml`
+      await refused(repo, 'failing-before', /^Error: hook error: .* exited with 7$/m, 'failing-before.yaml')
+      await gone()
+
+      step('failing finally')
+      // It fails before it has deleted anything: vykar exits 0 and warns, the snapshot stays until the next backup.
+      await $`sed -E 's/^( *finally: )/\1exit 7; /' config.yaml > failing-finally.yaml`
+      await $({ limit: '1h' })`vykar --config failing-finally.yaml backup -R ${repo} > warned.out 2>&1`
+      await there()
+      fact(
+        'failing finally',
+        /WARN Hook warning/.test(read('warned.out')) ? 'exit 0 and a warning' : 'exit 0, no warning',
+      )
+      await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > next.out`
+      await gone()
+      // What the two backups hold is right all the same: each is of a moment, of which the second's witness is still there.
+      await $`sed -n 's/^Snapshot created: //p' next.out > next.id && mkdir next`
+      await $({ limit: '1h' })`vykar --config config.yaml restore -R ${repo} $(<next.id) next`
+      await sameTree(witness, 'next')
+      await $`rm -r next`
+      for (const out of ['warned.out', 'next.out'])
+        await $`vykar --config config.yaml snapshot delete -R ${repo} $(sed -n 's/^Snapshot created: //p' ${out} | grep .)`
+
+      step('no space')
+      undo`rm -f ${live}/filler && sync`
+      await $({
+        limit: '30m',
+      })`dd if=/dev/urandom of=${live}/filler bs=1M status=none || sync  # until the pool is full`
+      await rightOrRefused(repo, 'no-space', witness, gone)
+      await $`rm -f ${live}/filler && sync`
+
       // The path still works where the directory is hidden from searches.
-      {
-        name: 'snapdir hidden',
-        bring: `zfs set snapdir=hidden ${dataset}`,
-        undo: `zfs set snapdir=visible ${dataset}`,
-      },
-    ],
-  }
-  for (const repo of run.repos) {
-    const values = snapshotHooks(snapshots, join(run.dirs.work, repo))
-    await run.row({ repo, values }, (row) => snapshotRow(snapshots, row))
-  }
+      step('snapdir hidden')
+      undo`zfs set snapdir=visible $(<../dataset)`
+      await $`zfs set snapdir=hidden $(<../dataset)`
+      await rightOrRefused(repo, 'snapdir-hidden', witness, gone)
+      await $`zfs set snapdir=visible $(<../dataset)`
+
+      step('terminated')
+      fact('after TERM', `exit ${await cutShort(repo, 'TERM', 1)}, the snapshot is gone`)
+      await gone()
+
+      step('retire')
+      await retire(repo)
+
+      // Last, since what a killed backup leaves in the repository goes with it.
+      step('killed')
+      const code = await cutShort(repo, 'KILL', 0)
+      await there()
+      await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > after-kill.out`
+      await gone()
+      await $`vykar --config config.yaml list -R ${repo} > after-kill.list`
+      await listed('moment', 'after-kill.out', 'after-kill.list')
+      await $`sed -n 's/^Snapshot created: //p' after-kill.out > snapshot.id && mkdir restored-after-kill`
+      await $({ limit: '1h' })`vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored-after-kill`
+      await sameTree(witness, 'restored-after-kill')
+      fact('after KILL', `exit ${code}, the snapshot stays; the next backup deletes it and takes its own`)
+    })
 })

@@ -1,0 +1,200 @@
+// What the database scenarios share: options, the server, the checks of a dump.
+import { existsSync, readdirSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import {
+  containerClient,
+  containerEnvironment,
+  type Kind,
+  oneServer,
+  serverOptions,
+  uriClient,
+} from '#data-gen/client.mts'
+import { serverUri } from '#lib/address.mts'
+import { localDir } from '#lib/config.mts'
+import type { OptionSpecs, Values } from '#lib/options.mts'
+import type { Run } from '#lib/run.mts'
+import { $, check, fact, type Output, read, scope, undo } from '#lib/sh.mts'
+import { bytes, duration } from '#lib/terminal.mts'
+import { Blocked, Mismatch } from '#lib/verdict.mts'
+import { container, engineReady, engineRoot, image, wrapper } from '#scripts/engine.mts'
+import { needSpace } from '#scripts/space.mts'
+
+export const variants = ['hooks', 'command_dumps'] as const
+export const needs = ['vykar', 'diff', 'timeout', 'flock'] as const
+
+/** The options of every database scenario, with its own default image and size in GiB. */
+export function databaseOptions(defaultImage: string, gib = 10) {
+  return {
+    ...serverOptions,
+    image: { kind: 'string', help: `image to start a container from; default ${defaultImage}` },
+    'target-gib': { kind: 'number', help: 'size of the database in GiB', default: gib, above: true },
+    jobs: { kind: 'number', help: 'parallel writers of the generator', min: 1 },
+    variant: { kind: 'list', help: 'dump patterns to try, both unless told', choices: variants },
+  } as const satisfies OptionSpecs
+}
+
+/** Writes that go on during a dump. */
+export const churnOption = {
+  churn: {
+    kind: 'string',
+    help: 'the variant during whose dump the database is written to',
+    choices: [...variants, 'none'],
+    default: 'command_dumps',
+  },
+} as const satisfies OptionSpecs
+export type DatabaseRun = Run & { options: Values<ReturnType<typeof databaseOptions>> }
+
+/** The variants that the user chose, both unless told. */
+export const chosen = ({ options }: DatabaseRun) =>
+  variants.filter((name) => !options.variant.length || options.variant.includes(name))
+
+/** The database that is filled and the one that dumps are loaded into: on a server that stays, the run's id is in their names. */
+export function databases({ options, id }: DatabaseRun, name: string): { source: string; restored: string } {
+  const mark = options.container || options.uri ? `_${id.toLowerCase().replace(/\W/g, '_')}` : ''
+  return { source: `vykar_${name}_test${mark}`, restored: `vykar_${name}_restore_test${mark}` }
+}
+
+/**
+ * The server: a container started for this run, or the one that --container or --uri names. From then on `in-db PROGRAM …`
+ * runs a client program where the server is.
+ * @param own the default image, and what a container of the run's own is started with: words before and after the image
+ */
+export async function start(
+  run: DatabaseRun,
+  kind: Kind,
+  own: { image: string; flags: string[]; args: string[] },
+): Promise<void> {
+  const { container: named, uri, engine } = run.options
+  oneServer({ container: named, uri, engine })
+  if (uri) uriClient(kind, uri)
+  if (!uri) await engineReady(run, engine)
+  if (!run.dry) await needDatabaseSpace(run)
+  if (uri) {
+    const client = uriClient(kind, uri)
+    for (const [name, value] of Object.entries(client.env))
+      if (/PASS|PWD/.test(name)) run.secret(name, value)
+      else run.setEnv(name, value)
+    await $`printf '#!/bin/sh\nprogram=$1; shift\nexec "$program" %s "$@"\n' ${client.args.join(' ')} > bin/in-db && chmod +x bin/in-db`
+    return
+  }
+  if (named) await $`${engine} container inspect -f '{{.Id}}' ${named} > db.cid`
+  else {
+    await image(run, engine, run.options.image ?? own.image, kind, run.options.image !== undefined)
+    await container(engine, 'db', kind, ['--network', 'none', ...own.flags], own.args)
+  }
+  const client = containerClient(kind, engine, '', named && !run.dry ? await containerEnvironment(engine, named) : {})
+  for (const [name, value] of Object.entries(client.env)) run.secret(name, value)
+  await wrapper(engine, 'db', client.exec.slice(3, -1))
+}
+
+/** The words by which the generator finds the server, without a password; raw, since the container's id is in a file. */
+export function serverWords(
+  { uri, engine }: { uri?: string; engine: string },
+  schemes: string[],
+  port: string,
+): { raw: string } {
+  if (!uri) return { raw: `--engine ${engine} --container $(<db.cid)` }
+  const { host, port: at, user } = serverUri(uri, schemes, port)
+  return {
+    raw: `--uri ${schemes[0]}://${user && `${encodeURIComponent(user)}@`}${host.includes(':') ? `[${host}]` : host}:${at}`,
+  }
+}
+
+/** On a server that stays, both databases go again when the run has passed; `bash` tells whether one is there. */
+export function takeAway(database: string, there: string, drop: string): void {
+  undo({ keep: `database ${database}`, there })`${{ raw: drop }}`
+}
+
+/** Source and restored database on the server's disk; repository and dump where the run works: 2.2 times the size each. */
+export async function needDatabaseSpace(run: DatabaseRun): Promise<void> {
+  const { uri, engine } = run.options
+  const size = run.options['target-gib'] * 2 ** 30
+  const local = localDir(run.plan.sample.repository(run.repos[0]!).url)
+  const needs = [run.runtime, local ?? run.runtime].map((dir) => ({ dir, bytes: size * 1.1 }))
+  const data = uri ? '' : await engineRoot(engine)
+  if (data) needs.push({ dir: data, bytes: size * 2.2 + 2 * 2 ** 30 })
+  needSpace(needs, `--target-gib ${run.options['target-gib']}`, 'take a smaller --target-gib')
+}
+
+/**
+ * The dump must be done before vykar ends the hook (300 s in 0.19.1), with a fifth of the time to spare.
+ * @param sample the finished dump of a part into /dev/null, which is `share` of the whole
+ */
+export async function fitsHook(sample: Output, share: number, gib: number): Promise<void> {
+  await check('# vykar ends a hook after 300 s: the dump fits', () => {
+    const predicted = sample.seconds / share
+    const said = `the dump is predicted to take ${duration(predicted)}`
+    const largest = Math.floor((gib * 240 * 100) / predicted) / 100
+    if (predicted > 240)
+      throw new Blocked(`${said}, and vykar ends a hook after 300 s: --target-gib ${largest} would fit`)
+    fact('time limit', said)
+  })
+}
+
+/** The only file of a snapshot must be the dump, under this name. */
+export async function onlyDump(list: string, path: string): Promise<void> {
+  const dir = path.includes('/') ? `|${path.split('/')[0]}` : ''
+  await check(`grep -qx ${path} ${list} && test -z "$(grep -vxE '${path}${dir}' ${list} || true)"`, () => {
+    const shown = read(list).split('\n').filter(Boolean)
+    if (!shown.includes(path)) throw new Mismatch(`snapshot list does not show ${path}`)
+    const other = shown.find((line) => line !== path && !path.startsWith(`${line}/`))
+    if (other) throw new Mismatch(`snapshot list shows more than the dump: ${other}`)
+  })
+}
+
+/** The restored dump is there and has seven tenths of the database's bytes, whose payloads are random. */
+export async function wholeDump(restored: string, path: string): Promise<void> {
+  const hand = `test $(stat -c %s ${restored}/${path}) -ge $(($(sed -n 's/^target_bytes=//p' ../figures) * 7 / 10))`
+  await check(hand, () => {
+    const dir = join(scope().dir, restored)
+    if (!existsSync(join(dir, path)))
+      throw new Mismatch(`restore made no ${path}, but ${readdirSync(dir).join(', ') || 'nothing'}`)
+    const least = Number(/^target_bytes=(\d+)$/m.exec(read('../figures'))?.[1]) * 0.7
+    const { size } = statSync(join(dir, path))
+    if (size < least)
+      throw new Mismatch(
+        `the restored dump has ${bytes(size)}: less than ${bytes(least)}, seven tenths of --target-gib`,
+      )
+  })
+}
+
+/** What the two files say of every table (rows, and a sum over all rows that does not depend on their order) must be the same. */
+export async function sameContent(source: string, restored: string): Promise<void> {
+  await check(`test -s ${source} && diff ${source} ${restored}`, () => {
+    const parse = (file: string) => new Map(read(file).split('\n').filter(Boolean).map((line) => {
+      const [table, rows, sum] = line.split(/[|\t]/)
+      return [table!, { rows, sum }]
+    })) // biome-ignore format: one expression
+    const [was, is] = [parse(source), parse(restored)]
+    if (!was.size) throw new Mismatch('the source database has no tables: there is nothing to compare')
+    for (const [table, { rows, sum }] of was) {
+      const other = is.get(table)
+      if (!other) throw new Mismatch(`table ${table} is missing in the restored database`)
+      if (other.rows !== rows) throw new Mismatch(`table ${table}: ${rows} rows in the source, ${other.rows} restored`)
+      if (other.sum !== sum) throw new Mismatch(`table ${table}: ${rows} rows in both, but their content differs`)
+    }
+  })
+}
+
+/** Rows that are of no one moment: `odd` holds the table and id of each, and must be empty. */
+export async function oneMoment(odd: string): Promise<void> {
+  await check(`test ! -s ${odd}  # rows that are of no one moment`, () => {
+    const [first] = read(odd).split('\n')
+    if (first) throw new Mismatch(`not one moment: ${first.replace(/[|\t]/, ' ')} has not the children that it counts`)
+  })
+}
+
+/** The restored database holds a moment while writes went on: some of the rounds counted in `rounds.*`, and not the last. */
+export async function whileWritten(): Promise<void> {
+  const hand = '(($(<rounds.restored) >= $(<rounds.before) && $(<rounds.restored) < $(<rounds.after)))'
+  await check(hand, () => {
+    const [before, held, after] = ['before', 'restored', 'after'].map((when) => Number(read(`rounds.${when}`))) as [
+      number,
+      number,
+      number,
+    ]
+    fact('rounds of writes', `${before} before the backup, ${held} restored, ${after} after it`)
+    if (held < before) throw new Mismatch(`${held} rounds of writes restored, ${before} were there before the dump`)
+    if (held >= after) throw new Blocked('no write came after the moment of the dump: nothing was shown about it')
+  })
+}

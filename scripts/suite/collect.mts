@@ -1,0 +1,157 @@
+// The reports below a runtime directory, and how one run of a scenario differs from another.
+import { cpSync, existsSync, mkdirSync, readdirSync, statSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
+import { readJson } from '#lib/files.mts'
+import { isRunId, markOurs, removeOurs } from '#lib/ours.mts'
+import type { RowReport, RunReport } from '#lib/report.mts'
+import type { StepRecord } from '#lib/sh.mts'
+import { UsageError } from '#lib/verdict.mts'
+
+/** A report and the directory that it lies in. */
+export interface Stored {
+  dir: string
+  report: RunReport
+}
+
+const directories = (dir: string) =>
+  existsSync(dir)
+    ? readdirSync(dir, { withFileTypes: true })
+        .filter((entry) => entry.isDirectory())
+        .map((entry) => entry.name)
+    : []
+
+/** Reads the report of a run's directory, or a report.json. Throws UsageError where it is none. */
+export function readReport(path: string): Stored {
+  const file =
+    existsSync(path) && statSync(path).isDirectory() ? join(path, 'report.json') : path.replace(/\.md$/, '.json')
+  const report = readJson<RunReport>(file)
+  if (!report) throw new UsageError(`${path}: no report, or a torn one`)
+  if (report.schema !== 'vykar-e2e/report/1') throw new UsageError(`${file}: not a report of this version`)
+  // Reports of the first versions do not have the command line.
+  return { dir: dirname(file), report: { ...report, argv: report.argv ?? [] } }
+}
+
+/**
+ * All reports of a runtime directory, the newest first. One that is empty or torn is left out, with a note on stderr.
+ */
+export function collect(runtime: string): Stored[] {
+  const reports = join(runtime, 'reports')
+  return directories(reports)
+    .filter((name) => name !== 'all' && name !== 'gate')
+    .flatMap((name) =>
+      directories(join(reports, name))
+        .filter(isRunId)
+        .map((run) => join(reports, name, run)),
+    )
+    .filter((dir) => existsSync(join(dir, 'report.json')))
+    .flatMap((dir) => {
+      try {
+        return [readReport(dir)]
+      } catch (error) {
+        console.error(`note: left out: ${(error as Error).message}`)
+        return []
+      }
+    })
+    .sort((a, b) => (a.report.runId < b.report.runId ? 1 : -1))
+}
+
+/** The newest run of each scenario, and the one before it. */
+export function newest(stored: readonly Stored[]): Map<string, { now: Stored; before: Stored | undefined }> {
+  const found = new Map<string, { now: Stored; before: Stored | undefined }>()
+  for (const one of stored) {
+    const had = found.get(one.report.scenario)
+    if (!had) found.set(one.report.scenario, { now: one, before: undefined })
+    else had.before ??= one
+  }
+  return found
+}
+
+/** A row's name within its scenario; it never changes, so that runs can be compared by it. */
+export const rowName = ({ repo, variant }: Pick<RowReport, 'repo' | 'variant'>): string =>
+  variant ? `${repo} ${variant}` : repo
+
+/** How a run differs from another one of the same scenario. */
+export interface RunDifference {
+  verdicts: { row: string; from: string; to: string }[]
+  /** Known gaps that show in only one of the two. */
+  gaps: { row: string; gap: string; change: 'new' | 'gone' }[]
+  /** Steps that took longer or shorter: seconds in both. One run each says nothing sure about times. */
+  steps: { row: string; step: string; from: number; to: number }[]
+}
+
+/** Shorter steps are not compared. */
+const leastSeconds = 1
+
+/**
+ * Compares two runs of a scenario.
+ * @param threshold share by which a step's time may differ, 0.25 for a quarter
+ */
+export function difference(a: RunReport, b: RunReport, threshold: number): RunDifference {
+  const found: RunDifference = { verdicts: [], gaps: [], steps: [] }
+  const rowsOf = (report: RunReport) => new Map(report.rows.map((row) => [rowName(row), row]))
+  const [first, second] = [rowsOf(a), rowsOf(b)]
+  if (a.verdict !== b.verdict) found.verdicts.push({ row: 'run', from: a.verdict, to: b.verdict })
+  for (const row of new Set([...first.keys(), ...second.keys()])) {
+    const [x, y] = [first.get(row), second.get(row)]
+    if (x?.verdict !== y?.verdict)
+      found.verdicts.push({ row, from: x?.verdict ?? 'not run', to: y?.verdict ?? 'not run' })
+    if (!x || !y) continue
+    const gaps = (r: RowReport) => new Set(r.gaps.filter((gap) => gap.state === 'seen').map((gap) => gap.id))
+    for (const gap of gaps(y)) if (!gaps(x).has(gap)) found.gaps.push({ row, gap, change: 'new' })
+    for (const gap of gaps(x)) if (!gaps(y).has(gap)) found.gaps.push({ row, gap, change: 'gone' })
+    const times = (steps: StepRecord[]) => new Map(steps.map((step) => [step.name, step.seconds]))
+    for (const [step, from] of times(x.steps)) {
+      const to = times(y.steps).get(step)
+      if (to === undefined || Math.max(from, to) < leastSeconds) continue
+      if (Math.max(from, to) / Math.min(from, to) > 1 + threshold) found.steps.push({ row, step, from, to })
+    }
+  }
+  return found
+}
+
+/**
+ * Copies the reports of other runtime directories into one; a run that is there already stays.
+ * @returns what was copied
+ * @throws UsageError where a directory holds no reports
+ */
+export function merge(runtimes: readonly string[], into: string): Stored[] {
+  const copied: Stored[] = []
+  for (const runtime of runtimes) {
+    if (!existsSync(join(runtime, 'reports')))
+      throw new UsageError(`${runtime} is no runtime directory: it has no reports/`)
+    for (const { dir } of collect(runtime)) {
+      const target = join(into, 'reports', basename(dirname(dir)), basename(dir))
+      if (existsSync(target)) continue
+      mkdirSync(dirname(target), { recursive: true })
+      cpSync(dir, target, { recursive: true })
+      // Taken over, it is this runtime directory's.
+      markOurs(into, [target])
+      copied.push(readReport(target))
+    }
+  }
+  return copied
+}
+
+/**
+ * Removes the reports and logs of runs that began before a moment, except each scenario's newest. Only what this suite has
+ * made there goes.
+ * @param before ISO 8601
+ * @returns the run ids, and why some were left
+ */
+export async function pruneRuns(runtime: string, before: string): Promise<{ gone: string[]; left: string[] }> {
+  const all = collect(runtime)
+  const stay = new Set([...newest(all).values()].map(({ now }) => now.dir))
+  const old = all.filter(({ dir, report }) => !stay.has(dir) && report.started < before)
+  const done: { gone: string[]; left: string[] } = { gone: [], left: [] }
+  for (const { dir } of old) {
+    const [scenario, run] = [basename(dirname(dir)), basename(dir)]
+    try {
+      await removeOurs(runtime, dir)
+      await removeOurs(runtime, join(runtime, 'logs', scenario, run))
+      done.gone.push(run)
+    } catch (error) {
+      done.left.push((error as Error).message)
+    }
+  }
+  return done
+}

@@ -1,0 +1,64 @@
+// What a run of several scripts comes to: a page, JUnit XML of all its cases, the verdict.
+import { join } from 'node:path'
+import { readJson, writeWhole } from '#lib/files.mts'
+import { junit, type RunReport, table } from '#lib/report.mts'
+import { duration } from '#lib/terminal.mts'
+import { fold, type Verdict } from '#lib/verdict.mts'
+import type { SuiteRun, Task } from './runner.mts'
+import { callOf } from './scenarios.mts'
+
+/** The line that repeats a task by hand. */
+export const byHand = ({ scenario, args }: Pick<Task, 'scenario' | 'args'>): string => `./e2e ${callOf(scenario, args)}`
+
+/** The report that a task has written; undefined where it wrote none. */
+export function reportOf({ result }: Task): RunReport | undefined {
+  return result?.report ? readJson(result.report.replace(/\.md$/, '.json')) : undefined
+}
+
+/** The verdict of the whole: a task without a result is a FAIL, as is a run without tasks. */
+export function verdictOfAll(run: SuiteRun): Verdict {
+  return fold(run.tasks.map((task) => task.result?.verdict ?? 'FAIL'))
+}
+
+/** JUnit of all cases: the suites of the reports, and one case for a task that has none. */
+export function junitOfAll(run: SuiteRun): string {
+  const suites = run.tasks.map((task) => {
+    const { verdict, reason, seconds } = task.result ?? { verdict: 'FAIL' as const, reason: 'did not end', seconds: 0 }
+    const report = reportOf(task)
+    const bare = { scenario: task.scenario, rows: [], verdict, reason, seconds, started: task.begun ?? run.started }
+    // A limit that was exceeded is not in the script's own report.
+    const whole = report && report.verdict === verdict ? report : { ...(report ?? {}), ...bare }
+    return junit(whole as RunReport)
+      .split('\n')
+      .slice(1)
+      .join('\n')
+  })
+  return `<?xml version="1.0" encoding="UTF-8"?>\n<testsuites name="vykar-e2e">\n${suites.join('')}</testsuites>\n`
+}
+
+/** report.md: the verdict first, then every scenario with what repeats it, and what was not run. */
+export function pageOfAll(run: SuiteRun): string {
+  const rows = run.tasks.map((task) => [
+    task.scenario,
+    task.result?.verdict ?? 'not ended',
+    task.result ? duration(task.result.seconds) : '',
+    task.result?.reason ?? '',
+    `\`${byHand(task)}\``,
+    task.result?.report ?? '',
+  ])
+  const left = run.left.map(({ scenario, why }) => `- ${scenario}: ${why}`)
+  return [
+    `# ${verdictOfAll(run)} ${run.profile || 'selection'} of ${run.started}`,
+    table(['scenario', 'verdict', 'time', 'reason', 'by hand', 'report'], rows),
+    `## Not run\n\n${left.join('\n') || 'Everything was.'}`,
+  ]
+    .join('\n\n')
+    .concat('\n')
+}
+
+/** Writes report.md and junit.xml beside run.json. Returns the page's path. */
+export function writeResults(dir: string, run: SuiteRun): string {
+  writeWhole(join(dir, 'report.md'), pageOfAll(run))
+  writeWhole(join(dir, 'junit.xml'), junitOfAll(run))
+  return join(dir, 'report.md')
+}

@@ -1,0 +1,393 @@
+// rest, s3, sftp and interrupt-minimal on real servers: they pass when vykar is honest, catch the lies about what is
+// special to them, and leave no server, port, key or directory behind.
+import assert from 'node:assert/strict'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { join } from 'node:path'
+import { describe, test } from 'node:test'
+import { sleep } from 'zx'
+import { addressOf, kindOf, parseS3 } from '#scripts/provide.mts'
+import {
+  lacking,
+  mediumCorpus,
+  noReal,
+  processesIn,
+  real,
+  run,
+  type Sandbox,
+  sandbox,
+  scratch,
+  smallCorpus,
+  standin,
+  start,
+} from '../helpers.mts'
+
+const tools = lacking('rsync', 'setfattr', 'setfacl', 'setcap', 'flock', 'curl')
+const noRest = noReal || tools || lacking('vykar-server')
+const noS3 = noReal || tools || (lacking('minio') && lacking('versitygw'))
+const noSftp = noReal || tools || lacking('sshd', 'sftp', 'ssh-keygen')
+const all = noRest || noS3 || noSftp
+
+/** A sandbox with all four repositories, the servers at their default ports. */
+const box = () => {
+  const where = sandbox()
+  const http = 'allow_insecure_http: true'
+  writeFileSync(
+    where.sample,
+    `repositories:
+  - {label: local, url: ${where.dir}/repos}
+  - {label: rest, url: http://127.0.0.1:8585, ${http}}
+  - {label: s3, url: s3+http://127.0.0.1:9000/vykar-stress, ${http}}
+  - {label: sftp, url: sftp://127.0.0.1:2222/x}
+`,
+  )
+  return where
+}
+const args = (...more: string[]) => ['--vykar', real!, '--source', smallCorpus(), ...more]
+const listening = () =>
+  spawnSync('ss', ['-Hltn'], { encoding: 'utf8' }).stdout.replace(/ +/g, ' ').trim().split('\n').sort()
+const clean = (where: Sandbox) => {
+  assert.deepEqual(processesIn(where), [], 'processes survive')
+  assert.deepEqual(readdirSync(join(where.runtime, 'work')), [], 'working directories are left')
+  assert.deepEqual(readdirSync(join(where.runtime, 'state')), [])
+}
+
+describe('honest', { concurrency: 2 }, () => {
+  for (const [name, skip] of [
+    ['rest', noRest],
+    ['s3', noS3],
+    ['sftp', noSftp],
+  ] as const)
+    test(`${name} passes and leaves nothing`, { skip }, async () => {
+      const where = box()
+      const ended = await run(where, `backends/${name}`, args('--services', 'managed'))
+      assert.equal(ended.code, 0, ended.stdout + ended.stderr)
+      assert.equal(ended.last, `PASS backends/${name}`)
+      clean(where)
+    })
+
+  for (const [signal, rc] of [
+    ['TERM', 130],
+    ['KILL', 137],
+  ] as const)
+    test(`interrupt-minimal --signal ${signal} on all four, and its CSV`, { skip: all }, async () => {
+      const where = box()
+      const ended = await run(where, 'backends/interrupt-minimal', [
+        '--vykar',
+        real!,
+        '--source',
+        smallCorpus(),
+        '--signal',
+        signal,
+      ])
+      assert.equal(ended.code, 0, ended.stdout + ended.stderr)
+      const csv = readFileSync(join(where.runtime, 'reports/interrupt-minimal/latest/interrupt-minimal.csv'), 'utf8')
+        .trim()
+        .split('\n')
+      assert.equal(csv[0], 'backend,status,reason,interrupt_rc,resume_rc,snapshot_id,log_dir,report_path')
+      assert.deepEqual(
+        csv.slice(1).map((line) => line.split(',').slice(0, 5).join()),
+        ['local', 'rest', 's3', 'sftp'].map((repo) => `${repo},PASS,,${rc},0`),
+      )
+      for (const line of csv.slice(1)) {
+        const [, , , , , id, logs, page] = line.split(',')
+        assert.match(id!, /^[0-9a-f]{8}$/)
+        assert.ok(existsSync(logs!) && existsSync(page!))
+      }
+      for (const row of ended.report!.rows)
+        if (signal === 'KILL') assert.ok(row.gaps.some((gap) => gap.id === 'killed-backup-not-reused'))
+        else assert.match(String(row.facts['reused by the resume']), /^(?!0 B).+ of .+, \d+ chunks recovered$/)
+      clean(where)
+    })
+
+  test('two scripts that want the same ports at once both pass', { skip: noRest }, async () => {
+    const [a, b] = [box(), box()]
+    const ended = await Promise.all([run(a, 'backends/rest', args()), run(b, 'backends/rest', args())])
+    for (const one of ended) assert.equal(one.last, 'PASS backends/rest', one.stdout + one.stderr)
+    assert.notEqual(
+      ...(ended.map((one) => /--listen (\S+)/.exec(readFileSync(one.report!.transcript, 'utf8'))?.[1]) as [
+        string,
+        string,
+      ]),
+    )
+  })
+
+  test('one scenario on two repositories at the same time', { skip: noRest || noSftp }, async () => {
+    const where = box()
+    const ended = await Promise.all(
+      ['rest', 'sftp'].map((repo) =>
+        run(where, 'backends/interrupt-minimal', ['--vykar', real!, '--source', smallCorpus(), '--repo', repo]),
+      ),
+    )
+    for (const one of ended) assert.equal(one.last, 'PASS backends/interrupt-minimal', one.stdout + one.stderr)
+    clean(where)
+  })
+})
+
+describe('whose server it is', { concurrency: 2 }, () => {
+  test("a user's own running server is used, and neither stopped nor emptied", { skip: noRest }, async () => {
+    const where = box()
+    const data = join(where.dir, 'theirs')
+    mkdirSync(data)
+    const port = 18_600 + (process.pid % 300)
+    const server = spawn('vykar-server', ['--listen', `127.0.0.1:${port}`, '--data-dir', data], {
+      env: { ...process.env, VYKAR_TOKEN: 'theirs' },
+      stdio: 'ignore',
+    })
+    try {
+      await sleep(500)
+      writeFileSync(
+        where.sample,
+        `repositories:\n  - label: rest\n    url: http://127.0.0.1:${port}\n    allow_insecure_http: true\n    access_token: theirs\n`,
+      )
+      const passed = await run(where, 'backends/rest', args())
+      assert.equal(passed.last, 'PASS backends/rest', passed.stdout + passed.stderr)
+      assert.equal(server.exitCode, null)
+      assert.ok((await fetch(`http://127.0.0.1:${port}/health`)).ok)
+      // With somebody else's snapshot in it, it is refused and stays as it is.
+      const config = join(where.dir, 'theirs.yaml')
+      writeFileSync(
+        config,
+        `hostname: accounting\ncache_dir: ${where.dir}/cache\nrepositories:\n  - label: rest\n    url: http://127.0.0.1:${port}\n    allow_insecure_http: true\n    access_token: theirs\nsources:\n  - path: ${smallCorpus()}\n    label: data\n`,
+      )
+      const theirs = (...words: string[]) =>
+        execFileSync(real!, ['--config', config, ...words, '-R', 'rest'], {
+          encoding: 'utf8',
+          stdio: 'pipe',
+          env: { ...process.env, VYKAR_PASSPHRASE: '123' },
+        })
+      theirs('init')
+      theirs('backup')
+      const refused = await run(where, 'backends/rest', args())
+      assert.equal(refused.code, 2, refused.stdout)
+      assert.match(theirs('list'), /accounting/)
+    } finally {
+      server.kill('SIGKILL')
+    }
+  })
+
+  test('a busy port that is no vykar-server: a free one is taken', { skip: noRest }, async () => {
+    const where = box()
+    const other = createServer((socket) => socket.end('no')).listen(0, '127.0.0.1')
+    await sleep(50)
+    const { port } = other.address() as { port: number }
+    writeFileSync(
+      where.sample,
+      `repositories:\n  - label: rest\n    url: http://127.0.0.1:${port}\n    allow_insecure_http: true\n    access_token: x\n`,
+    )
+    const ended = await run(where, 'backends/rest', args())
+    other.close()
+    assert.equal(ended.last, 'PASS backends/rest', ended.stdout + ended.stderr)
+  })
+
+  for (const [name, mode, url, reason] of [
+    [
+      'nothing answers and --services external',
+      'external',
+      'http://127.0.0.1:9',
+      /does not answer, and --services external starts none/,
+    ],
+    [
+      'an endpoint that is not on loopback',
+      'auto',
+      'http://rest.invalid:8585',
+      /it is not on loopback, so nothing is put in its place/,
+    ],
+  ] as const)
+    test(`${name}: BLOCKED`, { skip: noRest }, async () => {
+      const where = box()
+      writeFileSync(
+        where.sample,
+        `repositories:\n  - label: rest\n    url: ${url}\n    allow_insecure_http: true\n    access_token: x\n`,
+      )
+      const ended = await run(where, 'backends/rest', args('--services', mode))
+      assert.equal(ended.code, 75, ended.stdout + ended.stderr)
+      assert.match(ended.last, /^BLOCKED backends\/rest /)
+      assert.match(ended.last, reason)
+    })
+
+  test('no vykar-server: SKIPPED, or FAIL where it is named; the other repositories run', {
+    skip: noReal || tools,
+  }, async () => {
+    const where = box()
+    const bin = join(where.dir, 'bin')
+    mkdirSync(bin)
+    const PATH = process.env
+      .PATH!.split(':')
+      .map((dir, i) => {
+        const copy = join(bin, String(i))
+        spawnSync('bash', [
+          '-c',
+          `mkdir -p ${copy}; [ -d ${dir} ] && ln -s ${dir}/* ${copy}/ 2>/dev/null; rm -f ${copy}/vykar-server ${copy}/minio ${copy}/versitygw`,
+        ])
+        return copy
+      })
+      .join(':')
+    const skipped = await run(where, 'backends/rest', args(), { PATH })
+    assert.equal(skipped.code, 77, skipped.stdout)
+    assert.match(skipped.last, /^SKIPPED backends\/rest rest: vykar-server is missing/)
+    const named = await run(where, 'backends/rest', args('--repo', 'rest'), { PATH })
+    assert.equal(named.code, 1)
+    assert.match(named.last, /required, but skipped/)
+  })
+
+  test('URLs', () => {
+    assert.deepEqual(['/x', 'http://a:1', 's3://e/b', 's3+http://e:9/b', 'sftp://u@h/x'].map(kindOf), [
+      undefined,
+      'rest',
+      's3',
+      's3',
+      'sftp',
+    ])
+    assert.deepEqual(addressOf('sftp://u@h/x'), { host: 'h', port: 22 })
+    assert.deepEqual(addressOf('s3+http://127.0.0.1:9000/b/p'), { host: '127.0.0.1', port: 9000 })
+    assert.deepEqual(parseS3('s3+http://127.0.0.1:9000/b/p/q'), {
+      endpoint: 'http://127.0.0.1:9000',
+      bucket: 'b',
+      prefix: 'p/q',
+    })
+  })
+})
+
+describe('lies', { concurrency: 3 }, () => {
+  const lies: [string, string, string | false, 'FAIL' | 'BLOCKED' | 'PASS', RegExp, ...string[]][] = [
+    [
+      'interrupt-exits-0',
+      'interrupt-minimal',
+      noReal,
+      'FAIL',
+      /exit 0 on TERM, but list shows no snapshot/,
+      '--repo',
+      'local',
+    ],
+    [
+      'interrupt-ignored',
+      'interrupt-minimal',
+      noReal,
+      'BLOCKED',
+      /TERM did not end the backup within 2 s, KILL was needed/,
+      '--repo',
+      'local',
+    ],
+    ['interrupt-partial', 'interrupt-minimal', noReal, 'FAIL', /Only in SOURCE/, '--repo', 'local', '--grace', '60'],
+    [
+      'resume-loses-file',
+      'interrupt-minimal',
+      noReal,
+      'FAIL',
+      /snapshot list: exit 1|Only in SOURCE/,
+      '--repo',
+      'local',
+    ],
+    ['resume-wrong-id', 'interrupt-minimal', noReal, 'FAIL', /backup said deadbeef, but list shows/, '--repo', 'local'],
+    [
+      'resume-starts-over',
+      'interrupt-minimal',
+      noReal,
+      'FAIL',
+      /stored as much as a full one: TERM reused 0 chunks/,
+      '--repo',
+      'local',
+    ],
+    ['maintenance-blocked', 'interrupt-minimal', noReal, 'FAIL', /retire: exit 1:.*active session/, '--repo', 'local'],
+    ['lock-left', 'interrupt-minimal', noReal, 'FAIL', /left behind in the repository: locks\//, '--repo', 'local'],
+    ['server-says-401', 'rest', noRest, 'FAIL', /restore: exit 1: .*HTTP 401/],
+    ['server-says-500-once', 'rest', noRest, 'FAIL', /restore: exit 1: .*HTTP 500/],
+    ['delete-says-404', 'rest', noRest, 'PASS', /^PASS backends\/rest$/],
+    ['hang-init', 'sftp', noSftp, 'BLOCKED', /(unknown host key|init): out of time/, '--time-scale', '0.05'],
+    ['hang-backup', 'sftp', noSftp, 'BLOCKED', /backup: out of time/, '--time-scale', '0.03'],
+  ]
+  for (const [lie, script, skip, verdict, reason, ...more] of lies)
+    test(`${script}: ${lie} is ${verdict}`, { skip: skip || tools }, async () => {
+      const where = box()
+      const source = ['--vykar', real!, '--source', script === 'interrupt-minimal' ? mediumCorpus() : smallCorpus()]
+      const ended = await run(where, `backends/${script}`, [...source, '--sabotage', lie, ...more])
+      assert.match(ended.last, new RegExp(`^${verdict} `), ended.stdout + ended.stderr)
+      assert.match(ended.last, reason)
+      assert.ok(existsSync(join(where.runtime, 'logs', script, 'latest/sabotage.told')), 'the lie was not told')
+      assert.deepEqual(processesIn(where), [], 'processes survive')
+      const notes = ended.report!.rows.flatMap((row) => row.notes).join('\n')
+      if (lie === 'delete-says-404') assert.match(notes, /delete was answered with HTTP 404; .*server-rest emptied/)
+      if (script === 'sftp') assert.match(notes, /plain sftp works with the same server/)
+    })
+
+  test('a step out of time ends its row, the next repository still runs', { skip: tools }, async () => {
+    const where = sandbox(
+      `repositories:\n  - label: local\n    url: ${scratch}/next\n  - label: rest\n    url: http://127.0.0.1:9\n`,
+    )
+    const fixture = join(import.meta.dirname, '../fixtures/two-by-two.mts')
+    const ended = await run(where, fixture, [
+      '--vykar',
+      standin(),
+      '--source',
+      smallCorpus(),
+      '--sabotage',
+      'hang-init',
+      '--time-scale',
+      '0.004',
+    ])
+    assert.equal(ended.code, 75, ended.stdout)
+    assert.equal(ended.report!.rows.length, 4)
+    for (const row of ended.report!.rows) assert.match(row.reason, /init: out of time/)
+  })
+
+  for (const [script, service, skip] of [
+    ['rest', 'vykar-server', noRest],
+    ['s3', 's3-server', noS3],
+    ['sftp', 'sshd', noSftp],
+  ] as const)
+    test(`${script}: the server is killed in the middle of a backup: no PASS, no hang, its last log lines`, {
+      skip,
+    }, async () => {
+      const where = box()
+      const big = join(where.dir, 'big')
+      mkdirSync(big)
+      execFileSync('bash', ['-c', `head -c 800M /dev/urandom > ${big}/file`])
+      const common = ['--vykar', real!, '--source', big, '--services', 'managed', '--time-scale', '0.05']
+      const going = start(where, `backends/${script}`, common)
+      const logs = join(where.runtime, 'logs', script)
+      const backingUp = () =>
+        existsSync(logs) &&
+        readdirSync(logs).some(
+          (id) => id !== 'latest' && readdirSync(join(logs, id)).some((name) => /-backup\..*err$/.test(name)),
+        )
+      for (let i = 0; i < 3000 && !backingUp(); i++) await sleep(10)
+      await sleep(300)
+      const work = join(where.runtime, 'work', readdirSync(join(where.runtime, 'work'))[0]!)
+      const pid = readFileSync(join(work, `${service}.pid`), 'utf8').trim()
+      // sshd serves a connection in a child, which outlives the listener.
+      spawnSync('bash', ['-c', `kill -KILL $(pgrep -P ${pid}) -${pid} 2>/dev/null; true`])
+      const ended = await going.ended
+      assert.match(ended.last, /^(FAIL|BLOCKED) /, ended.stdout)
+      assert.ok(ended.seconds < 240, `${ended.seconds} s`)
+      assert.match(ended.report!.rows[0]!.notes.join('\n'), /log/)
+      assert.match(ended.report!.rows[0]!.notes.join('\n'), /does not answer|plain sftp fails too/)
+      assert.deepEqual(processesIn(where), [])
+    })
+
+  test('ports before and after are equal', { skip: all }, async () => {
+    // The other tests of this file run beside this one: only what this run's own servers took is looked at.
+    const where = box()
+    const going = start(where, 'backends/interrupt-minimal', [
+      '--vykar',
+      real!,
+      '--source',
+      smallCorpus(),
+      '--services',
+      'managed',
+    ])
+    const ended = await going.ended
+    assert.equal(ended.code, 0, ended.stdout)
+    const text = readFileSync(ended.report!.transcript, 'utf8')
+    const ports = [
+      ...text.matchAll(/(?:--listen 127\.0\.0\.1:|--address 127\.0\.0\.1:|--port 127\.0\.0\.1:|^Port )(\d+)/gm),
+    ].map((m) => m[1]!)
+    assert.ok(ports.length >= 2)
+    const open = listening()
+    for (const port of new Set(ports))
+      if (!['8585', '9000', '2222'].includes(port))
+        assert.ok(!open.some((line) => line.includes(`:${port} `)), `port ${port} is still open`)
+    clean(where)
+  })
+})

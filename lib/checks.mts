@@ -83,22 +83,26 @@ export function ownServer(): void {
  * @param said a file with what `vykar delete` printed, stdout and stderr
  */
 export async function deleted(said: string): Promise<void> {
-  const { run, repo } = rowScope()
   await check(`grep -qE 'deleted|no repository found|repository not found|HTTP 40[04]' ${said}`, async () => {
     const text = read(said)
     const status = /HTTP (400|404)\b/.exec(text)?.[1]
     if (!status && !absent.test(text) && !/ deleted \(/.test(text))
       throw new Mismatch(`delete failed: ${lastLine(text)}`)
-    const { files } = run.endpoint(repo)
-    if (!status) return
-    note(
-      `delete was answered with HTTP ${status}; ${files ? `${files} emptied` : 'not emptied: name its data directory with --rest-data-dir'}`,
-    )
-    if (!files) return
-    if (run.endpoint(repo).managed) for (const name of readdirSync(files)) await run.remove(join(files, name))
-    // The user named it as one that may be emptied.
-    else await look`find ${files} -mindepth 1 -delete`
+    if (status) await refusedDelete(status)
   })
+}
+
+/** A REST server does not delete: that is put on record, and its directory emptied where it is known. */
+async function refusedDelete(status: string): Promise<void> {
+  const { run, repo } = rowScope()
+  const { files, managed } = run.endpoint(repo)
+  note(
+    `delete was answered with HTTP ${status}; ${files ? `${files} emptied` : 'not emptied: name its data directory with --rest-data-dir'}`,
+  )
+  if (!files) return
+  if (managed) for (const name of readdirSync(files)) await run.remove(join(files, name))
+  // The user named it as one that may be emptied.
+  else await look`find ${files} -mindepth 1 -delete`
 }
 
 /** The repository that init has just made is written down as the suite's. */
@@ -110,9 +114,12 @@ export async function made(): Promise<void> {
 
 /** `delete` has left no file, known gaps apart. Nothing can be said of a repository whose files cannot be seen. */
 async function nothingLeft(): Promise<void> {
-  const { run, repo, report, dry } = rowScope()
+  const { run, repo, report, dir, dry } = rowScope()
   const { files } = run.endpoint(repo)
   if (!files || dry || !existsSync(files)) return
+  const said = existsSync(join(dir, 'deleted.out')) ? read('deleted.out') : ''
+  const refused = /HTTP (400|404)\b/.exec(said)?.[1]
+  if (refused) return refusedDelete(refused)
   const found = await look`find ${files} -type f -printf '%P\n'`
   const { unexplained, seen } = explainLines(
     'leftover',

@@ -246,6 +246,6 @@ export async function prepare<O extends OptionSpecs>(
   if (!common.vykar && !which('vykar'))
     throw skipOrFail(`vykar is missing (the program under test): ${tools.vykar.install}`, ['vykar'], common.require)
   const vykar = await identifyVykar(common.vykar ?? 'vykar')
-  const versions = await checkTools(spec.needs, common.install, common.require)
+  const versions = common['dry-run'] ? {} : await checkTools(spec.needs, common.install, common.require)
   return { scenario, name: basename(scenario), options, common, repos, runtime, sample, vykar, versions, notes }
 }

@@ -145,7 +145,7 @@ export function inWords({ probe, line, path }: Difference, source: string, resto
     .map(([, what, value]) => {
       const [was, is] = a && b && value ? [value(a), value(b)] : ['', '']
       if (what === 'mtime' && was === is) return 'mtime differs by less than a millisecond'
-      return was !== is ? `${what} ${was} became ${is}` : `${what} differs`
+      return was !== is ? `${what} ${was} became ${is}` : `${what} ${what.endsWith('s') ? 'differ' : 'differs'}`
     })
   if (/^cL/.test(line) || (line[1] === 'L' && line[0] === 'c')) said.push('symlink target differs')
   return `${said.join(', ') || 'type differs'}: ${name}`

@@ -8,7 +8,7 @@ import { statedEnvironment } from '#lib/environment.mts'
 import { which } from '#lib/host.mts'
 import { skipOrFail } from '#lib/prepare.mts'
 import type { Run } from '#lib/run.mts'
-import { $, note, read, undo } from '#lib/sh.mts'
+import { $, note, read, scope, undo } from '#lib/sh.mts'
 import { Blocked, Skipped } from '#lib/verdict.mts'
 
 /** What can be asked of an engine without a step of its own. */
@@ -151,14 +151,19 @@ export async function container(
   // podman's monitor keeps the environment of whoever started it: it is a service, not something left behind.
   const service = engine === 'podman' ? ['env', `VYKAR_E2E_SERVICE=${name}`] : []
   undo({
-    keep: `container vykar-${name}-… (stopped; its id is in ${name}.cid)`,
+    keep: `container vykar-${name}-${scope().run.id} (stopped; ${engine} start brings it back)`,
     there: `test -e ${name}.cid`,
   })`test ! -e ${name}.cid || ${engine} rm -f -v $(<${name}.cid)`
   undo({ limit: '2m' })`test ! -e ${name}.cid || ${engine} stop -t 60 $(<${name}.cid) 2> /dev/null || true`
-  await $({
-    limit: '2m',
-    otherwise: Blocked,
-  })`${service} ${engine} run -d --cidfile ${name}.cid --name vykar-${name}-$VYKAR_E2E_RUN --label vykar-e2e=$VYKAR_E2E_RUN ${flags} $(<${kind}.image) ${args}`
+  try {
+    await $({
+      limit: '2m',
+      otherwise: Blocked,
+    })`${service} ${engine} run -d --cidfile ${name}.cid --name vykar-${name}-$VYKAR_E2E_RUN --label vykar-e2e=$VYKAR_E2E_RUN ${flags} $(<${kind}.image) ${args}`
+  } catch (error) {
+    if (!(error instanceof Blocked)) throw error
+    throw new Blocked(`${engine} cannot start the container: ${remedyFor(engine, error.message)}`)
+  }
 }
 
 /** A program in a container by the name of its id file, typed as one would: `in-<name> PROGRAM …` with stdin. */
@@ -173,7 +178,7 @@ export async function wrapper(engine: string, name: string, flags: readonly stri
 export async function volume(engine: string, file: string): Promise<string> {
   const name = `vykar-${engine}-${file}-$VYKAR_E2E_RUN`
   undo({
-    keep: `volume ${name.replace('$VYKAR_E2E_RUN', '…')}`,
+    keep: `volume ${name.replace('$VYKAR_E2E_RUN', scope().run.id)}`,
     there: `test -e ${file}.path`,
   })`if [ "$(${engine} volume inspect -f '{{index .Labels "vykar-e2e"}}' ${{ raw: name }} 2> /dev/null)" = $VYKAR_E2E_RUN ]; then ${engine} volume rm ${{ raw: name }}; fi`
   await $`${engine} volume create --label vykar-e2e=$VYKAR_E2E_RUN ${{ raw: name }}`

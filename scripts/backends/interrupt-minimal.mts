@@ -86,7 +86,7 @@ repositories:
           await $({
             limit: '10m',
             expect: 'any',
-          })`until (($(sed -n 's/^rchar: //p' /proc/$(<interrupted.pid)/io) >= ${target})); do sleep 0.01; done  # bytes that vykar has read`
+          })`while kill -0 $(<interrupted.pid) 2> /dev/null; do for p in $(<interrupted.pid) $(pgrep -P $(<interrupted.pid)); do cat /proc/$p/io; done 2> /dev/null | awk '/^rchar/ {n += $2} END {exit n < ${{ raw: String(target) }}}' && break; sleep 0.01; done  # bytes that vykar has read`
         cut = await backup.end(signal as 'TERM' | 'KILL', `${grace}s`)
         uploaded = packBytes()
 

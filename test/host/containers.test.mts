@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { after, before, describe, test } from 'node:test'
+import { before, describe, test } from 'node:test'
 import { downtimeOf } from '#scripts/containers/common.mts'
 import { type Finished, lacking, noReal, processesIn, real, run, sandbox, scratch } from '../helpers.mts'
 import { noEngine, postgresImage } from './images.mts'
@@ -44,17 +44,16 @@ for (const engine of ['docker', 'podman'] as const)
       ['ps', '-a', '--format', '{{.Names}}'],
       ['volume', 'ls', '--format', '{{.Name}}'],
     ] as const
-    /** Takes away what a failed run kept. */
-    const clear = () => {
-      for (const name of lines(engine, ...containers).filter((name) => name.startsWith(`vykar-${engine}-`)))
+    /** Takes away what a failed run kept: what carries its id. */
+    const clear = (id = 'none') => {
+      for (const name of lines(engine, ...containers).filter((name) => name.endsWith(id)))
         spawnSync(engine, ['rm', '-f', '-v', name])
-      for (const name of lines(engine, ...volumes).filter((name) => name.startsWith(`vykar-${engine}-`)))
+      for (const name of lines(engine, ...volumes).filter((name) => name.endsWith(id)))
         spawnSync(engine, ['volume', 'rm', name])
     }
     before(() => {
       image = postgresImage(engine)
     })
-    after(clear)
 
     test('honest, all patterns: PASS, the downtime in the report, nothing left', async () => {
       const had = [lines(engine, ...containers), lines(engine, ...volumes), lines(engine, 'images', '-q')]
@@ -90,13 +89,16 @@ for (const engine of ['docker', 'podman'] as const)
           assert.match(ended.last, reason)
           assert.equal(ended.code, 1)
           assert.ok(existsSync(join(box.runtime, 'logs', engine, 'latest/sabotage.told')), 'the lie was not told')
-          const kept = pattern === 'dump' ? `container vykar-${engine}-db` : `volume vykar-${engine}-`
-          assert.match(ended.stdout, new RegExp(`kept: ${kept}`))
-          const taken = await run(sandbox(), `containers/${engine}`, args('--pattern', pattern))
-          assert.equal(taken.code, 2, said(taken))
-          assert.match(taken.last, /(volume|container) vykar-\S+ is there already: \w+ (volume )?rm /)
+          const kept = pattern === 'dump' ? 'container vykar-db-' : `volume vykar-${engine}-`
+          assert.match(ended.stdout, new RegExp(`kept: ${kept}(\\w+-)?${ended.report!.runId}`))
+          const had = [lines(engine, ...containers), lines(engine, ...volumes)]
+          assert.ok(had.flat().some((name) => name.endsWith(ended.report!.runId)))
+          // What a failed run kept is in no other run's way, and stays.
+          const next = await run(sandbox(), `containers/${engine}`, args('--pattern', pattern))
+          assert.equal(next.last, `PASS containers/${engine}`, said(next))
+          assert.deepEqual([lines(engine, ...containers), lines(engine, ...volumes)], had)
         } finally {
-          clear()
+          clear(ended.report?.runId)
         }
       })
   })
@@ -136,14 +138,14 @@ describe('an engine that refuses', { skip: noReal || tools }, () => {
       'rlimit',
       'case "$1" in run) echo "Error: crun: setrlimit RLIMIT_NOFILE: Operation not permitted" >&2; exit 126;; container) exit 1;; volume) test "$2" != inspect || test "$3" = -f || exit 1; echo /nowhere;; esac; exit 0',
       75,
-      /^BLOCKED .*podman cannot start vykar-podman-db: .*default_ulimits = \[\]/,
+      /^BLOCKED .*podman cannot start the container: .*default_ulimits = \[\]/,
     ],
     [
       'podman',
       'cgroup',
       'case "$1" in run) echo "Error: crun: create cgroup: Read-only file system" >&2; exit 126;; container) exit 1;; esac; exit 0',
       75,
-      /^BLOCKED .*podman cannot start vykar-podman-db: .*cgroups = "disabled"/,
+      /^BLOCKED .*podman cannot start the container: .*cgroups = "disabled"/,
     ],
   ]
   for (const [engine, name, script, code, last] of cases)

@@ -246,28 +246,29 @@ describe(`PostgreSQL in ${engine}, in an image built from Debian packages`, {
       said(ended),
     )
     assert.match(ended.report?.versions.postgres ?? '', /^\d+\.\d+/)
-    assert.notEqual(spawnSync(engine, ['container', 'inspect', 'vykar-pg']).status, 0)
+    assert.notEqual(spawnSync(engine, ['container', 'inspect', `vykar-db-${ended.report!.runId}`]).status, 0)
     assert.equal(volumes(), had)
   })
 
-  test('FAIL keeps the container and names it; the name is then taken; it can be used once it runs', async () => {
+  test('FAIL keeps the container and names it; it is in no other run’s way; it can be used once it runs', async () => {
+    const failed = await run(
+      sandbox(),
+      'databases/postgres',
+      args('--variant', 'command_dumps', '--churn', 'none', '--sabotage', 'dump-empty'),
+    )
+    const name = `vykar-db-${failed.report?.runId}`
     try {
-      const failed = await run(
-        sandbox(),
-        'databases/postgres',
-        args('--variant', 'command_dumps', '--churn', 'none', '--sabotage', 'dump-empty'),
-      )
       assert.equal(failed.code, 1, said(failed))
-      assert.match(failed.stdout, new RegExp(`kept: container vykar-pg \\(stopped; ${engine} start vykar-pg\\)`))
-      assert.equal(spawnSync(engine, ['container', 'inspect', 'vykar-pg']).status, 0)
-      const taken = await run(sandbox(), 'databases/postgres', args())
-      assert.equal(taken.code, 2, said(taken))
-      assert.match(taken.last, /container vykar-pg is there already: \w+ rm -f -v vykar-pg/)
-      const stopped = await run(sandbox(), 'databases/postgres', args('--container', 'vykar-pg'))
+      assert.match(failed.stdout, new RegExp(`kept: container ${name} \\(stopped; ${engine} start brings it back\\)`))
+      assert.equal(spawnSync(engine, ['container', 'inspect', name]).status, 0)
+      const stopped = await run(sandbox(), 'databases/postgres', args('--container', name))
       assert.equal(stopped.code, 2, said(stopped))
-      assert.match(stopped.last, /--container vykar-pg is not running/)
+      assert.match(stopped.last, new RegExp(`--container ${name} is not running`))
+      const next = await run(sandbox(), 'databases/postgres', args('--variant', 'command_dumps'))
+      assert.equal(next.last, 'PASS databases/postgres', said(next))
+      assert.equal(spawnSync(engine, ['container', 'inspect', name]).status, 0)
     } finally {
-      spawnSync(engine, ['rm', '-f', '-v', 'vykar-pg'])
+      spawnSync(engine, ['rm', '-f', '-v', name])
     }
     const none = await run(sandbox(), 'databases/postgres', args('--container', 'nosuch'))
     assert.equal(none.code, 2, said(none))
@@ -277,9 +278,9 @@ describe(`PostgreSQL in ${engine}, in an image built from Debian packages`, {
   test('a server that does not come up is BLOCKED, with the last lines of its log', async () => {
     const ended = await run(sandbox(), 'databases/mariadb', args('--variant', 'hooks'))
     assert.equal(ended.code, 75, said(ended))
-    assert.match(ended.last, /^BLOCKED .*container vykar-maria did not come up; its log: .*innodb_buffer_pool_size/)
-    assert.match(ended.stdout, /kept: container vykar-maria/)
-    execFileSync(engine, ['rm', '-f', '-v', 'vykar-maria'])
+    assert.match(ended.last, /^BLOCKED .*container vykar-db\S* did not come up; its log: .*innodb_buffer_pool_size/)
+    assert.match(ended.stdout, /kept: container vykar-db-/)
+    execFileSync(engine, ['rm', '-f', '-v', `vykar-db-${ended.report!.runId}`])
   })
 
   test('an image that cannot be had is SKIPPED', async () => {
@@ -295,7 +296,7 @@ describe(`PostgreSQL in ${engine}, in an image built from Debian packages`, {
     assert.equal(skipped.code, 77, said(skipped))
     assert.match(
       skipped.last,
-      /^SKIPPED .*image localhost:1\/nosuch:1 cannot be pulled .* test\/images\/build postgres/,
+      /^SKIPPED .*image localhost:1\/nosuch:1 cannot be pulled .* scripts\/images\/build postgres/,
     )
   })
 })

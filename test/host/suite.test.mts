@@ -40,7 +40,7 @@ import {
   scratch,
   smallCorpus,
   standin,
-} from './helpers.mts'
+} from '../helpers.mts'
 
 const tools = lacking('flock', 'diff', 'rsync', 'setfattr', 'setfacl')
 const loader = ['--import', join(root, 'node_modules/tsx/dist/loader.mjs')]

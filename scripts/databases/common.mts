@@ -15,7 +15,7 @@ import type { OptionSpecs, Values } from '#lib/options.mts'
 import type { Run } from '#lib/run.mts'
 import { $, check, fact, type Output, read, scope, undo } from '#lib/sh.mts'
 import { bytes, duration } from '#lib/terminal.mts'
-import { Blocked, Mismatch } from '#lib/verdict.mts'
+import { Blocked, Mismatch, UsageError } from '#lib/verdict.mts'
 import { container, engineReady, engineRoot, image, wrapper } from '#scripts/engine.mts'
 import { needSpace } from '#scripts/space.mts'
 
@@ -77,7 +77,7 @@ export async function start(
     await $`printf '#!/bin/sh\nprogram=$1; shift\nexec "$program" %s "$@"\n' ${client.args.join(' ')} > bin/in-db && chmod +x bin/in-db`
     return
   }
-  if (named) await $`${engine} container inspect -f '{{.Id}}' ${named} > db.cid`
+  if (named) await running(engine, named)
   else {
     await image(run, engine, run.options.image ?? own.image, kind, run.options.image !== undefined)
     await container(engine, 'db', kind, ['--network', 'none', ...own.flags], own.args)
@@ -85,6 +85,18 @@ export async function start(
   const client = containerClient(kind, engine, '', named && !run.dry ? await containerEnvironment(engine, named) : {})
   for (const [name, value] of Object.entries(client.env)) run.secret(name, value)
   await wrapper(engine, 'db', client.exec.slice(3, -1))
+}
+
+/** The id of a container that the user named goes to `db.cid`. Throws UsageError where it is not there or does not run. */
+export async function running(engine: string, named: string): Promise<void> {
+  const absent = `--container ${named}: ${engine} has no such container`
+  const stopped = `--container ${named} is not running: ${engine} start ${named}`
+  await $({
+    otherwise: UsageError,
+  })`${engine} container inspect -f '{{.Id}}' ${named} > db.cid || { echo ${absent} >&2; exit 1; }`
+  await $({
+    otherwise: UsageError,
+  })`test "$(${engine} container inspect -f '{{.State.Running}}' $(<db.cid))" = true || { echo ${stopped} >&2; exit 1; }`
 }
 
 /** The words by which the generator finds the server, without a password; raw, since the container's id is in a file. */

@@ -21,6 +21,7 @@ import {
   needs,
   oneMoment,
   onlyDump,
+  running,
   sameContent,
   serverWords,
   takeAway,
@@ -41,7 +42,7 @@ await scenario(import.meta, { needs, wants, options }, async (run) => {
   if (gone) throw skipOrFail(`${gone} is missing: ${tools.mongodump.install}`, [gone], run.common.require)
   if (!run.dry) await needDatabaseSpace(run)
   if (!uri) await engineReady(run, engine)
-  if (named) await $`${engine} container inspect -f '{{.Id}}' ${named} > db.cid`
+  if (named) await running(engine, named)
   else if (!uri) {
     await image(run, engine, run.options.image ?? 'mongo:7', 'mongo', run.options.image !== undefined)
     await container(engine, 'db', 'mongo', ['-p', '127.0.0.1::27017'], ['mongod', '--bind_ip_all'])

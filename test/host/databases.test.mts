@@ -58,13 +58,13 @@ const caught: Record<string, [reason: RegExp, ...options: string[]]> = {
   'dump-truncated': [/load: exit 1:/],
   'dump-cut-short': [/restored dump has .* seven tenths/],
   'dump-empty': [/restored dump has 0 B/],
-  'dump-other-name': [/snapshot list does not show vykar-dumps\/vykar_pg_test\.dump/],
-  'dump-left': [/dump removed: exit 1:/, '--variant', 'hooks'],
+  'dump-other-name': [/snapshot list does not show vykar-dumps\/\w+/],
+  'dump-left': [/backup: exit 1: rmdir dumps/, '--variant', 'hooks'],
   'dump-lacks-row': [/table order_events: \d+ rows in the source, \d+ restored/],
   'dump-flips-byte': [/table order_events: \d+ rows in both, but their content differs/],
   'dump-lacks-table': [/compare: exit 1: diff .*schema/],
   'dump-lacks-index': [/compare: exit 1: diff .*schema/],
-  'dump-torn': [/not one moment: 1 rows of orders whose event_count/],
+  'dump-torn': [/not one moment: orders \d+ has not the children that it counts/],
   'dump-dies': [/backup: exit 1:.*pg_dump: /],
 }
 const caughtInMariadb: typeof caught = {
@@ -79,7 +79,7 @@ const caughtInMongodb: typeof caught = {
   'dump-empty': [/restored dump has 0 B/],
   'dump-flips-byte': [/load: exit 1:|their content differs/],
   'dump-lacks-table': [/compare: indexes differ|table customers is missing/],
-  'dump-other-name': [/snapshot list does not show vykar-dumps\/vykar_mongo_test\.archive/],
+  'dump-other-name': [/snapshot list does not show vykar-dumps\/\w+/],
 }
 
 for (const [script, skip, start, lies] of [
@@ -111,8 +111,8 @@ for (const [script, skip, start, lies] of [
       const again = generate(script, '--uri', server.uri, '--target-gib', '0.03')
       assert.equal(again.status, 0, `the databases were left: ${again.stderr}`)
       const taken = await on(server, script, path)
-      assert.equal(taken.ended.code, 2, said(taken.ended))
-      assert.match(taken.ended.last, /database vykar_\w+_test is there already/)
+      // The names of a run's databases are its own: what is there is in no way, and stays.
+      assert.equal(taken.ended.code, 0, said(taken.ended))
       const more = generate(script, '--uri', server.uri, '--target-gib', '0.03', '--append')
       assert.equal(more.status, 0, more.stderr)
       assert.ok(
@@ -139,12 +139,11 @@ for (const [script, skip, start, lies] of [
       const wrong = { ...server, uri: server.uri.replace(/:[^:@]+@/, ':wrong@') }
       const dead = { ...server, uri: server.uri.replace(`:${server.port}`, ':1') }
       const cases: [TestServer, RegExp, string[]][] = [
-        [dead, /server cannot be used: .*(connect|refused)/i, []],
+        [dead, /start: exit \d+: .*(connect|refused|accepting TCP)/i, []],
         [{ ...server, uri: 'nonsense' }, /--uri: \w+:\/\/USER:PASSWORD@HOST:PORT is needed/, []],
         [server, /--container and --uri name two servers/, ['--container', 'x']],
       ]
-      if (server.password)
-        cases.push([wrong, /server cannot be used: .*(password|Access denied|Authentication failed)/, []])
+      if (server.password) cases.push([wrong, /start: exit \d+: .*(password|Access denied|Authentication failed)/, []])
       if (script !== 'mongodb') cases.push([server, /dump 9(\.0)? is older than the server/, ['--old']])
       for (const [where, message, args] of cases) {
         const old = args[0] === '--old'

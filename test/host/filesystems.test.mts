@@ -36,10 +36,10 @@ function umountBelow(dir: string): void {
 
 const caught: Record<string, RegExp> = {
   'snapshot-live': /backup: exit 3|snapshot list: exit 1|difference/,
-  'snapshot-stays': /the snapshot is still there after the backup/,
-  'snapshot-no-finally': /`finally` was not run to its end/,
+  'snapshot-stays': /backup: exit 1: test ! -e \S*vykar-e2e {2}# the snapshot is gone/,
+  'snapshot-no-finally': /backup: exit 1: test ! -e \S*vykar-e2e {2}# the snapshot is gone/,
   'hook-failure-hidden': /failing before: exit 0 instead of 1/,
-  'hook-deletes-other': /the snapshot is gone after a backup that found its name taken/,
+  'hook-deletes-other': /name taken: exit 1: test -e \S*vykar-e2e {2}# the snapshot is there/,
   'restore-flips-byte': /difference/,
   'list-hides': /list shows no snapshot/,
 }
@@ -175,7 +175,7 @@ describe('vm-image', { skip: skip || lacking('debootstrap') }, () => {
     const box = sandbox()
     const lie = ['--sabotage', 'restore-flips-byte']
     const ended = await run(box, 'filesystems/vm-image', args('--image', image, '--packages', 'jq', ...lie))
-    assert.match(ended.last, /^FAIL filesystems\/vm-image local: restore 0: exit 1: sha256sum/, said(ended))
+    assert.match(ended.last, /^FAIL filesystems\/vm-image local: restore 0: exit 1: .*sha256sum/, said(ended))
     assert.equal(ended.code, 1)
   })
 

@@ -39,7 +39,7 @@ const lies: Record<string, Found> = {
   'compact-drops-live': [25, /check found|exit 1: (vykar|diff) /, '--verify-data-every', '4'],
   'prune-deletes-retained': [25, /list lacks snapshot [0-9a-f]{8}/, '--weights', 'prune=6'],
   'delete-takes-more': [25, /check found|exit 1: (vykar|diff) /, '--verify-data-every', '4'],
-  'lock-leaks-once': [40, /left behind in the repository: locks\//],
+  'lock-leaks-once': [40, /a lock was left behind; locks\.out ends in: Removed 1 lock/],
   'list-stale': [10, /list (lacks snapshot|shows) [0-9a-f]{8}/],
   'space-leaks': [60, /after compact the packs have|the repository grows by/, '--weights', 'compact=10'],
 }
@@ -100,7 +100,7 @@ describe('stress', { skip: tools }, () => {
     const words = ['--vykar', vykar(), ...small, ...options, '--weights', weights]
     const ended = await run(sandbox(), 'stress', words, { SABOTEUR_NTH: '30' })
     assert.equal(ended.code, 1, said(ended))
-    assert.match(ended.last, /restore.*diff .*sha256/)
+    assert.match(ended.last, /restore.*exit 1: diff .*sha256/)
     assert.equal(failedAt(ended), 31)
   })
 
@@ -330,7 +330,7 @@ describe('changes of the source', { skip: lacking('setfattr', 'rsync') }, () => 
     return dir
   }
   const change = (dir: string, percent: number, seed: string) => {
-    const words = ['--dir', dir, '--percent', String(percent), '--size', '1000000', '--seed', seed]
+    const words = ['--dir', dir, '--percent', String(percent), '--size', '270000', '--seed', seed]
     const done = spawnSync(join(root, 'node_modules/.bin/tsx'), [join(root, 'data-gen/change.mts'), ...words], {
       encoding: 'utf8',
     })
@@ -349,7 +349,7 @@ describe('changes of the source', { skip: lacking('setfattr', 'rsync') }, () => 
     change(c, 60, 'seed 2')
     assert.equal(sums(a), sums(b))
     assert.notEqual(sums(a), sums(c))
-    assert.ok(made.trim().split('\n').length >= 5, made)
+    assert.ok(made.trim().split('\n').length >= 3, made)
   })
 
   test('a rewritten file keeps its time to the nanosecond, also one before 1970', () => {
@@ -359,7 +359,7 @@ describe('changes of the source', { skip: lacking('setfattr', 'rsync') }, () => 
       spawnSync('bash', ['-c', `cd ${dir} && stat -c '%n %s %.9Y' file-*`], { encoding: 'utf8' }).stdout
     const [before, old] = [times(), sums(dir)]
     let seed = 0
-    while (!/rewrite with size and time kept=[1-9]/.test(change(dir, 5, `seed ${++seed}`)) && seed < 60);
+    while (!/rewrite_with_size_and_time_kept=[1-9]/.test(change(dir, 5, `seed ${++seed}`)) && seed < 60);
     const kept = new Set(before.split('\n'))
     const changed = sums(dir)
       .split('\n')
@@ -378,6 +378,6 @@ describe('changes of the source', { skip: lacking('setfattr', 'rsync') }, () => 
     const dir = tree('change-size')
     for (let i = 0; i < 12; i++) change(dir, 40, `round ${i}`)
     const size = Number(spawnSync('du', ['-sb', dir], { encoding: 'utf8' }).stdout.split('\t')[0])
-    assert.ok(size > 3e5 && size < 4e6, String(size))
+    assert.ok(size > 1e5 && size < 1.2e6, String(size))
   })
 })

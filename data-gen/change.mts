@@ -8,10 +8,10 @@
 import { createCipheriv, createHash } from 'node:crypto'
 import fs from 'node:fs'
 import { dirname, join } from 'node:path'
+import { seeded } from '#data-gen/random.mts'
 import { ask } from '#lib/ask.mts'
 import { optionHelp, parseOptions } from '#lib/options.mts'
 import { headerOf } from '#lib/prepare.mts'
-import { seeded } from '#lib/random.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
 
 /** A regular file of the tree. */

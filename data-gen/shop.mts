@@ -1,7 +1,7 @@
 // The data of the database scenarios: a shop's customers, products, orders and order events, the same for every server.
 // A row depends on the seed, its table and its id alone, so that neither jobs nor the order of writing show in it.
 import { createCipheriv, createHash } from 'node:crypto'
-import { seeded } from '#lib/random.mts'
+import { seeded } from '#data-gen/random.mts'
 import { bytes } from '#lib/terminal.mts'
 import { UsageError } from '#lib/verdict.mts'
 

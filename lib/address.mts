@@ -70,3 +70,6 @@ export function serverUri(uri: string, schemes: readonly string[], port: string)
     throw encode()
   }
 }
+
+/** The variable that holds a label's URL. */
+export const variableOf = (label: string): string => `REPO_${label.toUpperCase().replace(/\W/g, '_')}`

@@ -2,9 +2,8 @@
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { type Document, isMap, isScalar, isSeq, LineCounter, parseDocument, visit, type YAMLMap } from 'yaml'
-import { resolveUrl } from './address.mts'
+import { resolveUrl, variableOf } from './address.mts'
 import { writeWhole } from './files.mts'
-import { variableOf } from './run.mts'
 import { execute, scope } from './sh.mts'
 import { messageOf, UsageError } from './verdict.mts'
 

@@ -22,6 +22,13 @@ const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 /** A run id, which sorts by time: `20261123T230900Z-x7k2`. */
 export const isRunId = (name: string): boolean => /^\d{8}T\d{6}Z-[0-9a-z]{4}$/.test(name)
 
+/** A run id that sorts by time. */
+export function newRunId(now = new Date()): string {
+  const stamp = now.toISOString().replace(/[-:]|\.\d+/g, '')
+  const id = `${stamp}-${Math.random().toString(36).slice(2, 6).padEnd(4, '0')}`
+  return isRunId(id) ? id : newRunId(now)
+}
+
 const recordOf = (runtime: string, id: string) => join(runtime, 'state/marks', `${id}.json`)
 
 /**

@@ -1,13 +1,14 @@
 // One run of one script: its directories and environment, its rows, what is undone, its verdict and report.
 import { mkdirSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
+import { variableOf } from './address.mts'
 import { ask } from './ask.mts'
 import { capKept, clearDeadRuns, StateFile, Undo } from './cleanup.mts'
 import { localDir, published, scenarioUrl } from './config.mts'
 import { type Attribute, notHeld, statedEnvironment } from './environment.mts'
 import { lock } from './lock.mts'
 import type { OptionSpecs, Values } from './options.mts'
-import { isRunId, markOurs, removeOurs } from './ours.mts'
+import { markOurs, newRunId, removeOurs } from './ours.mts'
 import { type commonOptions, type Plan, root, type ScenarioSpec } from './prepare.mts'
 import { end, processesOf, startTime } from './process.mts'
 import { emptyReport, ownSeconds, type RowReport, type RunReport, withoutSecrets, writeReport } from './report.mts'
@@ -19,13 +20,6 @@ import { Blocked, fold, Interrupted, messageOf, UsageError, type Verdict, verdic
 
 /** Disk that the leftovers of failed runs may take together; the oldest go first. */
 const keptCap = 20 * 2 ** 30
-
-/** A run id that sorts by time. */
-export function newRunId(now = new Date()): string {
-  const stamp = now.toISOString().replace(/[-:]|\.\d+/g, '')
-  const id = `${stamp}-${Math.random().toString(36).slice(2, 6).padEnd(4, '0')}`
-  return isRunId(id) ? id : newRunId(now)
-}
 
 /** Where a label's repository is. */
 export interface Endpoint {
@@ -354,6 +348,3 @@ export class Run {
       : [...files, 'the report, where it is masked']
   }
 }
-
-/** The variable that holds a label's URL. */
-export const variableOf = (label: string): string => `REPO_${label.toUpperCase().replace(/\W/g, '_')}`

@@ -5,11 +5,11 @@
 // is shown; that is no matter of passing. Results: ~/runtime/benchmarks/<time>/reports/index.html.
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { seeded } from '#data-gen/random.mts'
 import { ask } from '#lib/ask.mts'
 import { ownServer } from '#lib/checks.mts'
 import { diskUsage } from '#lib/cleanup.mts'
 import { identifyVykar, which } from '#lib/host.mts'
-import { seeded } from '#lib/random.mts'
 import { type ScenarioRun, scenario } from '#lib/scenario.mts'
 import { $, fact, note, rowScope, seconds, step, undo } from '#lib/sh.mts'
 import { quote } from '#lib/transcript.mts'

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
+import { seeded } from '#data-gen/random.mts'
 import { maskUri, resolveUrl, serverUri } from '#lib/address.mts'
 import { expand, localDir, Sample, scenarioUrl } from '#lib/config.mts'
 import { statedEnvironment } from '#lib/environment.mts'
@@ -10,7 +11,6 @@ import { readJson, writeWhole } from '#lib/files.mts'
 import { explain, type Gap, gapsOf } from '#lib/gaps.mts'
 import { nearest, parseOptions } from '#lib/options.mts'
 import { isOurRepository, isOurs, isRunId, markOurs, ourRuns, rememberRepository, removeOurs } from '#lib/ours.mts'
-import { seeded } from '#lib/random.mts'
 import { junit, markdown, ownSeconds, type RunReport, withoutSecrets } from '#lib/report.mts'
 import { quote, Transcript } from '#lib/transcript.mts'
 import { Blocked, fold, Mismatch, Skipped, UsageError, verdictOf } from '#lib/verdict.mts'
@@ -347,7 +347,7 @@ describe('comparison', () => {
     const words = (line: string) => parseRsync(line).map((d) => inWords(d, a, b))
     assert.deepEqual(words('.f...p..... f'), ['mode 0750 became 0700: f'])
     assert.deepEqual(words('>f+++++++++ g'), ['missing in the restored tree: g'])
-    assert.deepEqual(words('.f.......ax f'), ['ACL differs: f', 'xattrs differs: f'])
+    assert.deepEqual(words('.f.......ax f'), ['ACL differs: f', 'xattrs differ: f'])
     assert.deepEqual(words('hf......... f => g'), ['hard links differ: f'])
   })
   test('inode flags: the file system’s own do not count', () => {

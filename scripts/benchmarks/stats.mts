@@ -1,5 +1,5 @@
 // Statistics of repeated measurements: few values, with outliers, from a machine that drifts.
-import { seeded } from '#lib/random.mts'
+import { seeded } from '#data-gen/random.mts'
 
 /** The middle value; the mean of the two middle ones where their number is even. NaN for none. */
 export function median(values: readonly number[]): number {

@@ -1,6 +1,6 @@
 // The walk: which actions a step has, drawn from the seed and the model, and the trace from which it is repeated.
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
-import { seeded } from '#lib/random.mts'
+import { seeded } from '#data-gen/random.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
 import type { Kept, Policy } from './model.mts'
 

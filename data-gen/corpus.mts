@@ -17,7 +17,7 @@ import { which } from '#lib/host.mts'
 import { optionHelp, parseOptions } from '#lib/options.mts'
 import { isOurs, markOurs, removeOurs } from '#lib/ours.mts'
 import { headerOf } from '#lib/prepare.mts'
-import { bytes } from '#lib/terminal.mts'
+import { allowLostOutput, bytes } from '#lib/terminal.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
 
 const specs = {
@@ -364,6 +364,7 @@ async function main(options: Options): Promise<void> {
   for (const [name, value] of Object.entries(figures)) console.log(`${name}=${value}`)
 }
 
+allowLostOutput()
 try {
   await main(parseOptions(process.argv.slice(2), specs))
 } catch (error) {

@@ -133,7 +133,7 @@ export async function find(name: ToolName): Promise<Found> {
   const found = { name, why: tool.why, remedy }
   if (!path || !tool.version) return path ? { ...found, path } : found
   const asked = await ask([path, ...tool.version], { seconds: 10 })
-  const version = /\d+(\.\d+)+\S*/.exec(`${asked.stdout}${asked.stderr}`)?.[0]
+  const version = /\d+(\.\d+)+\S*/.exec(asked.stdout.trim().split('\n')[0] || asked.stderr)?.[0]
   // sshd and some others have no option that prints a version and exits 0, but they print one; Debian's time exits 0 without.
   if (asked.code === 0 || (version && (asked.code === 1 || asked.code === 255)))
     return { ...found, path, ...(version ? { version } : {}) }

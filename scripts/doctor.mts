@@ -4,6 +4,7 @@
 import { aptLine, type Found, find } from '#lib/host.mts'
 import { parseOptions } from '#lib/options.mts'
 import { headerOf } from '#lib/prepare.mts'
+import { allowLostOutput } from '#lib/terminal.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
 import { type Description, describeAll } from '#scripts/suite/scenarios.mts'
 
@@ -20,6 +21,7 @@ function print(scripts: (Description & { tools: Found[] })[]): void {
   if (line) console.log(`all missing packages at once: ${line}`)
 }
 
+allowLostOutput()
 try {
   const specs = { help: { kind: 'flag', help: 'this text' }, json: { kind: 'flag', help: 'the same as JSON' } } as const
   const options = parseOptions(process.argv.slice(2), specs)

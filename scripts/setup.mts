@@ -16,6 +16,7 @@ import { readJson } from '#lib/files.mts'
 import { aptInstall, aptLine, canSudo, find, type ToolName, tools, vykarInstall, which } from '#lib/host.mts'
 import { nearest, optionHelp, parseOptions, type Values } from '#lib/options.mts'
 import { headerOf, root, tsxWords } from '#lib/prepare.mts'
+import { allowLostOutput } from '#lib/terminal.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
 
 /** Areas and the tools they need; `test` is what the test suite needs to skip nothing that packages could bring. */
@@ -208,6 +209,7 @@ async function setup(chosen: string[], options: Options): Promise<number> {
   return codes.includes(1) ? 1 : Math.max(...codes)
 }
 
+allowLostOutput()
 try {
   const options = parseOptions(process.argv.slice(2), specs, true)
   const chosen = options._.length ? options._ : Object.keys(areas)

@@ -11,6 +11,7 @@ import { notHeld, statedEnvironment } from '#lib/environment.mts'
 import { identifyVykar } from '#lib/host.mts'
 import { optionHelp, parseOptions } from '#lib/options.mts'
 import { headerOf } from '#lib/prepare.mts'
+import { allowLostOutput } from '#lib/terminal.mts'
 import { quote } from '#lib/transcript.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
 import { judge, listings } from '#lib/verify.mts'
@@ -27,6 +28,7 @@ const bash = async (line: string, cwd: string, fails = true): Promise<string> =>
   return done.stdout
 }
 
+allowLostOutput()
 try {
   const options = parseOptions(process.argv.slice(2), specs, true)
   const [source, restored, ...more] = options._

@@ -166,6 +166,19 @@ export async function container(
   }
 }
 
+/**
+ * Waits until what a container serves answers.
+ * @param ready bash that succeeds then
+ * @throws Blocked with the last lines of the container's log where it has ended instead, or out of time
+ */
+export async function up(engine: string, name: string, ready: string): Promise<void> {
+  const runs = `test "$(${engine} container inspect -f '{{.State.Running}}' $(<${name}.cid))" = true`
+  await $({
+    limit: '2m',
+    otherwise: Blocked,
+  })`until ${{ raw: ready }}; do ${{ raw: runs }} || { echo "the container did not come up; its log: $(${engine} logs --tail 5 $(<${name}.cid) 2>&1 | paste -sd '|')" >&2; exit 1; }; sleep 1; done`
+}
+
 /** A program in a container by the name of its id file, typed as one would: `in-<name> PROGRAM …` with stdin. */
 export async function wrapper(engine: string, name: string, flags: readonly string[] = []): Promise<void> {
   await $`printf '#!/bin/sh\nexec %s "$@"\n' "${{ raw: [engine, 'exec', '-i', ...flags].join(' ') }} $(<${name}.cid)" > bin/in-${name} && chmod +x bin/in-${name}`

@@ -23,7 +23,7 @@ import {
   wholeRecords,
 } from '#scripts/containers/common.mts'
 import { onlyDump, sameContent, wholeDump } from '#scripts/databases/common.mts'
-import { container, engineReady, image, volume, wrapper } from '#scripts/engine.mts'
+import { container, engineReady, image, up, volume, wrapper } from '#scripts/engine.mts'
 import { servers } from '#scripts/servers.mts'
 
 const wants = ['docker', ...serverWants] as const
@@ -75,7 +75,7 @@ EOF`
       const words = ['postgres', '-c', 'max_wal_size=2GB']
       await container('docker', name, 'postgres', ['--network', 'none', '-e', 'POSTGRES_HOST_AUTH_METHOD=trust'], words)
       await wrapper('docker', name, ['-e', 'PGUSER=postgres'])
-      await $({ limit: '2m', otherwise: Blocked })`until in-${name} pg_isready -q -h 127.0.0.1; do sleep 1; done`
+      await up('docker', name, `in-${name} pg_isready -q -h 127.0.0.1`)
     }
     await $({
       limit: '2h',

@@ -1,9 +1,5 @@
 #!/usr/bin/env -S npx tsx
 import { type Background, background } from '#lib/background.mts'
-// MariaDB through both dump patterns, on every repository: hooks (a dump in `before`, removed in `finally`) and
-// command_dumps (mariadb-dump's stdout as a file of the snapshot).
-// Passes when each dump, restored into a fresh database, equals the source: schema, rows and content of every table; when
-// the dump that was made while the database was written to holds one moment; and when a dump that fails leaves no snapshot.
 import { listed, says, shows } from '#lib/checks.mts'
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
@@ -26,6 +22,11 @@ import {
   whileWritten,
   wholeDump,
 } from '#scripts/databases/common.mts'
+// MariaDB through both dump patterns, on every repository: hooks (a dump in `before`, removed in `finally`) and
+// command_dumps (mariadb-dump's stdout as a file of the snapshot).
+// Passes when each dump, restored into a fresh database, equals the source: schema, rows and content of every table; when
+// the dump that was made while the database was written to holds one moment; and when a dump that fails leaves no snapshot.
+import { up } from '#scripts/engine.mts'
 import { servers } from '#scripts/servers.mts'
 
 const wants = ['docker', 'mariadb', 'mariadb-dump', ...serverWants] as const
@@ -42,8 +43,7 @@ await scenario(import.meta, { needs, wants, options }, async (run) => {
     args: ['mariadbd', '--innodb-buffer-pool-size=512M', '--innodb-log-file-size=512M', '--max-allowed-packet=64M'],
   })
   // Only the final server listens on TCP, the one that initialises does not.
-  if (!uri)
-    await $({ limit: '2m', otherwise: Blocked })`until in-db mariadb-admin -h127.0.0.1 --silent ping; do sleep 1; done`
+  if (!uri) await up(run.options.engine, 'db', 'in-db mariadb-admin -h127.0.0.1 --silent ping')
   await $({ otherwise: UsageError })`in-db mariadb -N -e 'SELECT VERSION()' > version`
   await $`in-db mariadb-dump --version | sed -E 's/.* ([0-9]+\.[0-9]+)\.[0-9]+-MariaDB.*/\1/' > mariadb-dump.version`
   await $({

@@ -10,7 +10,7 @@ import { tools, which } from '#lib/host.mts'
 import { skipOrFail } from '#lib/prepare.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, note, read, step } from '#lib/sh.mts'
-import { Blocked, UsageError } from '#lib/verdict.mts'
+import { UsageError } from '#lib/verdict.mts'
 import { fresh, retire, serverWants } from '#scripts/common.mts'
 import {
   chosen,
@@ -27,7 +27,7 @@ import {
   takeAway,
   wholeDump,
 } from '#scripts/databases/common.mts'
-import { container, engineReady, image, wrapper } from '#scripts/engine.mts'
+import { container, engineReady, image, up, wrapper } from '#scripts/engine.mts'
 import { servers } from '#scripts/servers.mts'
 
 const wants = ['docker', 'mongodump', 'mongorestore', ...serverWants] as const
@@ -48,11 +48,7 @@ await scenario(import.meta, { needs, wants, options }, async (run) => {
     await container(engine, 'db', 'mongo', ['-p', '127.0.0.1::27017'], ['mongod', '--bind_ip_all'])
   }
   if (!uri) await wrapper(engine, 'db')
-  if (!uri)
-    await $({
-      limit: '2m',
-      otherwise: Blocked,
-    })`until in-db mongodump --quiet --db=vykar_e2e_none --archive=/dev/null; do sleep 1; done`
+  if (!uri) await up(run.options.engine, 'db', 'in-db mongodump --quiet --db=vykar_e2e_none --archive=/dev/null')
   if (uri) {
     const { host, port, user, password } = serverUri(uri, ['mongodb'], '27017')
     const secret = password || process.env.MONGODB_PASSWORD

@@ -1,9 +1,5 @@
 #!/usr/bin/env -S npx tsx
 import { type Background, background } from '#lib/background.mts'
-// PostgreSQL through both dump patterns, on every repository: hooks (a dump in `before`, removed in `finally`) and
-// command_dumps (pg_dump's stdout as a file of the snapshot).
-// Passes when each dump, restored into a fresh database, equals the source: schema, rows and content of every table; when
-// the dump that was made while the database was written to holds one moment; and when a dump that fails leaves no snapshot.
 import { listed, says, shows } from '#lib/checks.mts'
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
@@ -26,6 +22,11 @@ import {
   whileWritten,
   wholeDump,
 } from '#scripts/databases/common.mts'
+// PostgreSQL through both dump patterns, on every repository: hooks (a dump in `before`, removed in `finally`) and
+// command_dumps (pg_dump's stdout as a file of the snapshot).
+// Passes when each dump, restored into a fresh database, equals the source: schema, rows and content of every table; when
+// the dump that was made while the database was written to holds one moment; and when a dump that fails leaves no snapshot.
+import { up } from '#scripts/engine.mts'
 import { servers } from '#scripts/servers.mts'
 
 const wants = ['docker', 'psql', 'pg_dump', ...serverWants] as const
@@ -42,7 +43,7 @@ await scenario(import.meta, { needs, wants, options }, async (run) => {
     args: ['postgres', '-c', 'max_wal_size=2GB', '-c', 'shared_buffers=256MB'],
   })
   // Only the final server listens on TCP, the one that initialises does not.
-  if (!uri) await $({ limit: '2m', otherwise: Blocked })`until in-db pg_isready -q -h 127.0.0.1; do sleep 1; done`
+  if (!uri) await up(run.options.engine, 'db', 'in-db pg_isready -q -h 127.0.0.1')
   await $({ otherwise: UsageError })`in-db psql -X -At -d postgres -c 'SHOW server_version' > version`
   await $`in-db pg_dump --version | sed -E 's/^[^0-9]*([0-9.]+).*/\1/' > pg_dump.version`
   await $({

@@ -277,7 +277,7 @@ describe(`PostgreSQL in ${engine}, in an image built from Debian packages`, {
   test('a server that does not come up is BLOCKED, with the last lines of its log', async () => {
     const ended = await run(sandbox(), 'databases/mariadb', args('--variant', 'hooks'))
     assert.equal(ended.code, 75, said(ended))
-    assert.match(ended.last, /^BLOCKED .*container vykar-db\S* did not come up; its log: .*innodb_buffer_pool_size/)
+    assert.match(ended.last, /^BLOCKED .*the container did not come up; its log: .*innodb_buffer_pool_size/)
     assert.match(ended.stdout, /kept: container vykar-db-/)
     execFileSync(engine, ['rm', '-f', '-v', `vykar-db-${ended.report!.runId}`])
   })
@@ -334,7 +334,7 @@ describe('units', () => {
     for (const [name, text] of Object.entries(files)) writeFileSync(join(dir, name), text)
     const report = { facts: {} }
     const run = { transcript: { add: () => undefined } }
-    return within({ dir, run, report, place: '' } as unknown as Scope, check)
+    return within({ dir, run, report, repo: 'local', place: '' } as unknown as Scope, check)
   }
 
   test('a dump that cannot end within the hook is BLOCKED, with the target that would fit', async () => {

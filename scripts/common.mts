@@ -11,12 +11,12 @@ export async function fresh(repo: string): Promise<void> {
   const { run } = rowScope()
   const { remote, url } = run.endpoint(repo)
   // 3 is rclone's "directory not found"; what `delete` left is looked at before.
-  if (remote) undo({ expect: [0, 3], keep: `objects of ${remote}` })`rclone delete --rmdirs ${remote}`
+  if (remote) undo({ expect: [0, 3], keep: `objects of ${remote}` })`rclone delete --rmdirs ${{ raw: remote }}`
   await $({ expect: [0, 1] })`vykar --config config.yaml list -R ${repo} > before.out 2>&1`
   await mayDelete('before.out')
   await $({ expect: [0, 1] })`vykar --config config.yaml delete -R ${repo} --yes-delete-this-repo > deleted.out 2>&1`
   await deleted('deleted.out')
-  if (remote) await $({ expect: [0, 3] })`rclone delete --rmdirs ${remote}`
+  if (remote) await $({ expect: [0, 3] })`rclone delete --rmdirs ${{ raw: remote }}`
   undo({
     keep: `repository ${url}`,
   })`vykar --config config.yaml delete -R ${repo} --yes-delete-this-repo > deleted.out 2>&1 || grep -qE 'HTTP 40[04]' deleted.out`

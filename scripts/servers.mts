@@ -157,7 +157,7 @@ EOF`
     files,
     seen: 'FILES_SFTP',
     keys: { sftp_key: '../server-sftp/user_key', sftp_known_hosts: '../server-sftp/known_hosts' },
-    ...(which('rclone') ? { remote: `e2esftp:${files}` } : {}),
+    ...(which('rclone') ? { remote: 'e2esftp:"$FILES_SFTP"' } : {}),
     blame: async () => [await plainSftp(port, user), ...(await blame('sshd', 'sftp', `sftp://127.0.0.1:${port}/`)())],
   }
 }

@@ -101,7 +101,7 @@ ${{ raw: vykarConfig(place, `REPO_${repo.toUpperCase()}`) }}EOF`
     if (backend.kind === 'sftp') await $({ limit: '10m' })`rm -rf "$FILES_SFTP"/${name}`
     // 3 is rclone's "directory not found".
     if (backend.kind === 's3' && remote)
-      await $({ limit: '10m', expect: [0, 3] })`rclone delete --rmdirs ${remote}/${name}`
+      await $({ limit: '10m', expect: [0, 3] })`rclone delete --rmdirs ${{ raw: remote }}/${name}`
   } catch (error) {
     if (error instanceof Interrupted || dry) throw error
     samples.push({ repo, tool, round, operation, reason: messageOf(error), seconds: 0 })

@@ -166,7 +166,7 @@ describe('all.mts', { skip: tools }, () => {
       })
       const gone = once(child, 'exit')
       const begun = () => existsSync(join(box.runtime, 'reports/all/latest/run.json')) && stateOf(box).tasks[0]!.process
-      while (!begun()) await sleep(20)
+      while (!begun() && child.exitCode === null) await sleep(20)
       child.kill('SIGKILL')
       await gone
       const first = stateOf(box).tasks[0]!

@@ -165,7 +165,7 @@ EOF`
 /** What plain sftp says of the same server with the same key: whether it or vykar is at fault. */
 async function plainSftp(port: number, user: string): Promise<string> {
   const asked = await look({
-    limit: '20s',
+    limit: '2m',
     expect: 'any',
   })`echo pwd | sftp -b - -P ${port} -i ../server-sftp/user_key -o UserKnownHostsFile=../server-sftp/known_hosts -o StrictHostKeyChecking=yes -o ConnectTimeout=10 ${user}@127.0.0.1`
   return asked.code === 0

@@ -261,7 +261,9 @@ describe('device rules', { skip: notRoot || noLoop }, () => {
     await refused(device, /is not --device/, loop('other'))
     assert.equal(await usableDevice(link, device), device)
   })
-  test('a partition of a disk of which another is mounted only when it is named again', async () => {
+  test('a partition of a disk of which another is mounted only when it is named again', {
+    skip: lacking('sfdisk', 'partx'),
+  }, async () => {
     const disk = loop('parts')
     sh(`printf '1M,20M\\n22M,20M\\n' | sfdisk -q ${disk} && { partx -u ${disk} || true; }`)
     if (!existsSync(`${disk}p2`)) return assert.ok(!existsSync(`${disk}p1`), 'only one partition shows')

@@ -59,11 +59,12 @@ export async function runRow(
 async function reasonOf(run: Run, error: unknown, scope: Scope): Promise<unknown> {
   if (run.dry || run.interrupted || error instanceof Refused) return error
   if ((error as NodeJS.ErrnoException).code === 'ENOSPC') return new Blocked(`no space is left: ${messageOf(error)}`)
-  if (!(error instanceof Mismatch)) return error
+  if (!(error instanceof Mismatch || error instanceof Blocked)) return error
   const alive = { ...scope, over: false }
-  const changed = await within(alive, () => sourceChanged(run)).catch(() => undefined)
   const blame = run.endpoint(scope.repo!).blame
   if (blame) scope.report!.notes.push(...(await within(alive, blame).catch((failed) => [messageOf(failed)])))
+  if (!(error instanceof Mismatch)) return error
+  const changed = await within(alive, () => sourceChanged(run)).catch(() => undefined)
   return changed?.named ? new Blocked(`${changed.text}; seen: ${messageOf(error)}`) : error
 }
 

@@ -80,7 +80,7 @@ describe('honest', { concurrency: 2 }, () => {
         '--vykar',
         real!,
         '--source',
-        smallCorpus(),
+        mediumCorpus(),
         '--signal',
         signal,
       ])

@@ -309,7 +309,7 @@ describe('lies', { concurrency: 3 }, () => {
     ['server-says-500-once', 'rest', noRest, 'FAIL', /restore: exit 1: .*HTTP 500/],
     ['delete-says-404', 'rest', noRest, 'PASS', /^PASS backends\/rest$/],
     ['hang-init', 'sftp', noSftp, 'BLOCKED', /(changed host key|init): out of time/, '--time-scale', '0.05'],
-    ['hang-backup', 'sftp', noSftp, 'BLOCKED', /backup: out of time/, '--time-scale', '0.1'],
+    ['hang-backup', 'sftp', noSftp, 'BLOCKED', /backup: out of time/, '--time-scale', '0.04'],
   ]
   for (const [lie, script, skip, verdict, reason, ...more] of lies)
     test(`${script}: ${lie} is ${verdict}`, { skip: skip || tools }, async () => {

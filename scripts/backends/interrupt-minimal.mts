@@ -80,19 +80,24 @@ repositories:
         step(`interrupt (${attempt})`)
         const whole = run.dry ? 0 : await diskUsage(resolve(rowScope().dir, source), true)
         const target = Math.round(whole * (n % 2 ? share / 2 : share))
+        // A fast disk is read ahead of the first upload: without a pack in the repository nothing could be reused.
+        const { files, seen } = run.endpoint(repo)
+        const arrived = files && seen ? `find "$${seen}"/packs -type f -size +0 2> /dev/null | grep -q .` : 'true'
         const backup = await background('interrupted')`vykar --config config.yaml backup -R ${repo}`
         if (after) await $`sleep ${after}`
         else
           await $({
             limit: '10m',
             expect: 'any',
-          })`while kill -0 $(<interrupted.pid) 2> /dev/null; do for p in $(<interrupted.pid) $(pgrep -P $(<interrupted.pid)); do cat /proc/$p/io; done 2> /dev/null | awk '/^rchar/ {n += $2} END {exit n < ${{ raw: String(target) }}}' && break; sleep 0.01; done  # bytes that vykar has read`
+          })`while kill -0 $(<interrupted.pid) 2> /dev/null; do for p in $(<interrupted.pid) $(pgrep -P $(<interrupted.pid)); do cat /proc/$p/io; done 2> /dev/null | awk '/^rchar/ {n += $2} END {exit n < ${{ raw: String(target) }}}' && ${{ raw: arrived }} && break; sleep 0.01; done  # bytes that vykar has read`
         cut = await backup.end(signal as 'TERM' | 'KILL', `${grace}s`)
         uploaded = packBytes()
+        const early = files && !uploaded && !run.dry
 
         step('list')
         await $`vykar --config config.yaml list -R ${repo} --last 5 > late.list`
         const [late] = run.dry ? [] : parseList(read('late.list'))
+        if (!late && early) throw new Blocked('nothing had been uploaded when the signal came: give a larger --source')
         if (!late) break
         // A snapshot that an interrupted backup has made after all must be a whole one.
         step('late snapshot')

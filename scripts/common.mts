@@ -1,6 +1,7 @@
 // What every repository goes through before and after a script's own procedure; scripts/backends/local.mts types it out.
-import { deleted, freed, made, mayDelete, nothingHeld, packBytes, says, sound } from '#lib/checks.mts'
+
 import { $, rowScope, undo } from '#lib/sh.mts'
+import { deleted, freed, made, mayDelete, nothingHeld, packBytes, says, sound } from '#scripts/checks.mts'
 import { untouched } from '#scripts/corpus.mts'
 
 /** Needs of scripts whose repositories may be on servers, which scripts/servers.mts starts. */

@@ -1,4 +1,8 @@
 #!/usr/bin/env -S npx tsx
+import { config } from '#lib/config.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, step, undo } from '#lib/sh.mts'
+import { sameTree } from '#lib/verify.mts'
 // Full backup and restore of the large corpus on a local repository.
 // Passes when list and snapshot list show what was backed up, the restored tree equals the source in content and
 // metadata (known gaps apart), check and check --verify-data find no error, and nothing is left after delete and compact.
@@ -13,11 +17,7 @@ import {
   says,
   sound,
   standardNeeds,
-} from '#lib/checks.mts'
-import { config } from '#lib/config.mts'
-import { scenario } from '#lib/scenario.mts'
-import { $, step, undo } from '#lib/sh.mts'
-import { sameTree } from '#lib/verify.mts'
+} from '#scripts/checks.mts'
 import { corpus, fits, sourceOptions, untouched, witness } from '#scripts/corpus.mts'
 
 const spec = { needs: standardNeeds, repos: ['local'], options: sourceOptions } as const

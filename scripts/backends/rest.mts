@@ -1,12 +1,12 @@
 #!/usr/bin/env -S npx tsx
-// Full backup and restore of the small corpus through vykar-server.
-// Passes when backends/local would, and a wrong token is refused (401) and writes nothing, and a URL with a path is
-// refused (400).
-import { listed, says, standardNeeds } from '#lib/checks.mts'
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, step } from '#lib/sh.mts'
 import { sameTree } from '#lib/verify.mts'
+// Full backup and restore of the small corpus through vykar-server.
+// Passes when backends/local would, and a wrong token is refused (401) and writes nothing, and a URL with a path is
+// refused (400).
+import { listed, says, standardNeeds } from '#scripts/checks.mts'
 import { fresh, retire } from '#scripts/common.mts'
 import { corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
 import { servers } from '#scripts/servers.mts'

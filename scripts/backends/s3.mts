@@ -1,11 +1,11 @@
 #!/usr/bin/env -S npx tsx
-// Full backup and restore of the small corpus on S3, and of one 64 MiB incompressible file in a multipart upload.
-// Passes when backends/local would, and the large file comes back the same (cmp).
-import { listed, standardNeeds } from '#lib/checks.mts'
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, step } from '#lib/sh.mts'
 import { sameTree } from '#lib/verify.mts'
+// Full backup and restore of the small corpus on S3, and of one 64 MiB incompressible file in a multipart upload.
+// Passes when backends/local would, and the large file comes back the same (cmp).
+import { listed, standardNeeds } from '#scripts/checks.mts'
 import { fresh, retire } from '#scripts/common.mts'
 import { corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
 import { servers } from '#scripts/servers.mts'

@@ -1,12 +1,12 @@
 #!/usr/bin/env -S npx tsx
-// Full backup and restore of the small corpus over SFTP; every step is bounded, since SFTP can hang.
-// Passes when backends/local would, and a server whose host key is another than known_hosts says is refused. A step that
-// runs out of time is BLOCKED, and a plain sftp right after it says whether the server or vykar was at fault.
-import { listed, says, standardNeeds } from '#lib/checks.mts'
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, step } from '#lib/sh.mts'
 import { sameTree } from '#lib/verify.mts'
+// Full backup and restore of the small corpus over SFTP; every step is bounded, since SFTP can hang.
+// Passes when backends/local would, and a server whose host key is another than known_hosts says is refused. A step that
+// runs out of time is BLOCKED, and a plain sftp right after it says whether the server or vykar was at fault.
+import { listed, says, standardNeeds } from '#scripts/checks.mts'
 import { fresh, retire } from '#scripts/common.mts'
 import { corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
 import { servers } from '#scripts/servers.mts'

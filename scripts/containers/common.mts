@@ -2,11 +2,11 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { background } from '#lib/background.mts'
-import { shows } from '#lib/checks.mts'
 import type { OptionSpecs, Values } from '#lib/options.mts'
 import type { Run } from '#lib/run.mts'
 import { $, check, fact, read, scope } from '#lib/sh.mts'
 import { Blocked, Mismatch } from '#lib/verdict.mts'
+import { shows } from '#scripts/checks.mts'
 import { engineRoot } from '#scripts/engine.mts'
 import { needSpace } from '#scripts/space.mts'
 

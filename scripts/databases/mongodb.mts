@@ -4,13 +4,13 @@
 // Passes when each dump, restored into a fresh database, equals the source: indexes, documents and content of every
 // collection; and when a dump that fails leaves no snapshot.
 import { serverUri } from '#lib/address.mts'
-import { listed, says, shows } from '#lib/checks.mts'
 import { config } from '#lib/config.mts'
 import { tools, which } from '#lib/host.mts'
 import { skipOrFail } from '#lib/prepare.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, note, read, step } from '#lib/sh.mts'
 import { UsageError } from '#lib/verdict.mts'
+import { listed, says, shows } from '#scripts/checks.mts'
 import { fresh, retire, serverWants } from '#scripts/common.mts'
 import {
   chosen,

@@ -1,10 +1,10 @@
 #!/usr/bin/env -S npx tsx
 import { type Background, background } from '#lib/background.mts'
-import { listed, says, shows } from '#lib/checks.mts'
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, read, step } from '#lib/sh.mts'
 import { Blocked, UsageError } from '#lib/verdict.mts'
+import { listed, says, shows } from '#scripts/checks.mts'
 import { fresh, retire, serverWants } from '#scripts/common.mts'
 import {
   chosen,

@@ -1,13 +1,13 @@
 #!/usr/bin/env -S npx tsx
-// A btrfs subvolume, backed up from a read-only snapshot that `before` takes and `finally` deletes, while files churn.
-// Passes when the restored tree is the moment of the snapshot in content and metadata (known gaps apart), no snapshot
-// outlives its backup, and every bad case is met: the name is taken, its directory is missing, a hook fails, the file
-// system is full, the backup is terminated or killed.
-import { listed, standardNeeds } from '#lib/checks.mts'
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, step, undo } from '#lib/sh.mts'
 import { sameTree } from '#lib/verify.mts'
+// A btrfs subvolume, backed up from a read-only snapshot that `before` takes and `finally` deletes, while files churn.
+// Passes when the restored tree is the moment of the snapshot in content and metadata (known gaps apart), no snapshot
+// outlives its backup, and every bad case is met: the name is taken, its directory is missing, a hook fails, the file
+// system is full, the backup is terminated or killed.
+import { listed, standardNeeds } from '#scripts/checks.mts'
 import { fresh, retire, serverWants } from '#scripts/common.mts'
 import { churning, cutShort, fill, refused, rightOrRefused, writesBetween } from '#scripts/filesystems/common.mts'
 import { deviceOptions, needRoot, usableDevice } from '#scripts/filesystems/device.mts'

@@ -1,10 +1,10 @@
 // What the file systems with snapshots share: files that churn, and backups that must fail, be right, or be cut short.
 
 import { type Background, background } from '#lib/background.mts'
-import { linesOf, listed, says, shows } from '#lib/checks.mts'
 import { $, check, fact, read, when } from '#lib/sh.mts'
 import { Blocked } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
+import { linesOf, listed, says, shows } from '#scripts/checks.mts'
 
 /** Fills the live directory: a corpus with the awkward cases, 200 small files, which are churned. */
 export async function fill(live: string, gib: number, seed: number): Promise<void> {

@@ -1,13 +1,13 @@
 // A running VM: booted by QEMU, changed over SSH, frozen through its guest agent while vykar copies its disk.
 
 import { background } from '#lib/background.mts'
-import { listed, says, shows } from '#lib/checks.mts'
 import { config } from '#lib/config.mts'
 import { aptLine, find } from '#lib/host.mts'
 import type { Run } from '#lib/run.mts'
 import { $, check, fact, read, step } from '#lib/sh.mts'
 import { duration } from '#lib/terminal.mts'
 import { Blocked, Mismatch, Skipped } from '#lib/verdict.mts'
+import { listed, says, shows } from '#scripts/checks.mts'
 import { fresh, retire } from '#scripts/common.mts'
 import { freePort } from '#scripts/provide.mts'
 import { loop, unloop } from './image.mts'

@@ -2,14 +2,14 @@
 // and throws; what stands for it in commands.sh is bash where bash can say it.
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { lastLine } from './ask.mts'
-import { localDir, suiteHost } from './config.mts'
-import { explainLines, gapsOf } from './gaps.mts'
-import { isOurRepository, rememberRepository } from './ours.mts'
-import { check, look, note, read, rowScope, scope } from './sh.mts'
-import { quote } from './transcript.mts'
-import { Mismatch, Refused, Skipped } from './verdict.mts'
-import { checkLine, compactLine, parseBackup, parseList, type Snapshot } from './vykar.mts'
+import { lastLine } from '#lib/ask.mts'
+import { localDir, suiteHost } from '#lib/config.mts'
+import { explainLines, gapsOf } from '#lib/gaps.mts'
+import { isOurRepository, rememberRepository } from '#lib/ours.mts'
+import { check, look, note, read, rowScope, scope } from '#lib/sh.mts'
+import { quote } from '#lib/transcript.mts'
+import { Mismatch, Refused, Skipped } from '#lib/verdict.mts'
+import { checkLine, compactLine, parseBackup, parseList, type Snapshot } from '#lib/vykar.mts'
 
 /** What every scenario needs on the host. */
 export const standardNeeds = ['vykar', 'diff', 'rsync', 'timeout', 'flock', 'setfattr', 'setfacl', 'setcap'] as const

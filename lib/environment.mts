@@ -59,7 +59,8 @@ export function needProcess(): void {
  * the first process above that is not Node, and in what bash leaves in `_`.
  */
 export function hangupIgnored(): boolean {
-  if (/(^|\/)nohup$/.test(process.env._ ?? '') || process.env.VYKAR_E2E_NOHUP === '1') return true
+  if (process.env.VYKAR_E2E_NOHUP) return process.env.VYKAR_E2E_NOHUP === '1'
+  if (/(^|\/)nohup$/.test(process.env._ ?? '')) return true
   for (let pid = process.ppid, i = 0; pid > 1 && i < 8; i++) {
     const file = `/proc/${pid}/status`
     const status = existsSync(file) ? readFileSync(file, 'utf8') : ''

@@ -102,7 +102,9 @@ export interface Finished {
 export function cleanEnv(box: Sandbox, env: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
   const { VYKAR_PASSPHRASE, VYKAR_E2E_RUN, VYKAR_E2E_RUNTIME, CI, ...rest } = process.env
   const standinDir = join(box.dir, 'standin')
-  return { ...rest, HOME: box.dir, VYKAR_STANDIN_DIR: standinDir, SABOTEUR_DIR: box.dir, ...env }
+  // Whoever runs the tests under nohup has asked so for them, and not for what they try.
+  const hangup = { VYKAR_E2E_NOHUP: '0' }
+  return { ...rest, ...hangup, HOME: box.dir, VYKAR_STANDIN_DIR: standinDir, SABOTEUR_DIR: box.dir, ...env }
 }
 
 /** Starts a script in a sandbox. `ended` settles when it has ended; `child` can be signalled. */

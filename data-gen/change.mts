@@ -4,7 +4,8 @@
 //
 //   npx tsx data-gen/change.mts --dir DIR --percent 5 --size BYTES --seed TEXT
 //
-// The last lines are key=value: how many changes of each kind were made.
+// The last lines are key=value: how many changes of each kind were made, and with --each how many bytes are new (fresh_bytes)
+// and how large the files are whose content is another one (touched_bytes).
 import { createCipheriv, createHash } from 'node:crypto'
 import fs from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -83,6 +84,33 @@ const changes: Record<string, (file: Entry, hand: Hand) => unknown> = {
   symlink: ({ path }, { unused }) => fs.symlinkSync(path.split('/').at(-1)!, unused()),
   directory: (_, { unused }) => fs.mkdirSync(unused()),
 }
+/**
+ * What only --each does: a file gets an access control list, another becomes a symlink, and a directory a file.
+ * @param left files that were not touched
+ * @param touched paths that were
+ */
+async function turn(left: readonly Entry[], touched: ReadonlySet<string>, { dir, fresh }: Hand): Promise<void> {
+  const [listed, linked, ...others] = left
+  if (listed) await ask(['setfacl', '-m', 'u:12345:rw', listed.path])
+  if (linked) {
+    const { path } = linked
+    fs.rmSync(path)
+    fs.symlinkSync('..', path)
+  }
+  const above = (paths: readonly string[]) => new Set(paths.map((path) => dirname(path)))
+  const busy = above([...touched, listed?.path ?? '', linked?.path ?? ''])
+  const count = (path: string) => fs.readdirSync(path).length
+  const flat = (path: string) => fs.readdirSync(path, { withFileTypes: true }).every((entry) => !entry.isDirectory())
+  const [gone] = [...above(others.map(({ path }) => path))]
+    .filter((path) => path !== dir && flat(path) && ![...busy].some((other) => `${other}/`.startsWith(`${path}/`)))
+    .sort((a, b) => count(a) - count(b))
+  if (!gone) return
+  for (const name of fs.readdirSync(gone)) fs.rmSync(join(gone, name))
+  fs.rmdirSync(gone)
+  fs.writeFileSync(gone, fresh(100))
+}
+/** Changes after which a file's content is another one than before, or was not there. */
+const touching = ['add', 'copy', 'grow', 'truncate', 'rewrite', 'rewrite with size and time kept']
 const growing = ['add', 'copy', 'grow']
 const shrinking = ['delete', 'truncate']
 
@@ -91,9 +119,16 @@ const shrinking = ['delete', 'truncate']
  * @param percent share of the files that are touched, at least one
  * @param size what the tree shall have, in bytes: far above it only shrinking changes are made, far below growing ones
  * @param seed of this round's choices
- * @returns how many changes of each kind were made
+ * @param each whether every kind is made at least once, before chance decides
+ * @returns how many changes of each kind were made, and with `each` what they come to in bytes
  */
-async function change(dir: string, percent: number, size: number, seed: string): Promise<Record<string, number>> {
+async function change(
+  dir: string,
+  percent: number,
+  size: number,
+  seed: string,
+  each: boolean,
+): Promise<Record<string, number>> {
   const random = seeded(seed)
   const stream = createCipheriv(
     'aes-128-ctr',
@@ -103,7 +138,8 @@ async function change(dir: string, percent: number, size: number, seed: string):
   const made: Record<string, number> = {}
   // Looked through once, and kept up to date: a tree of many files takes longer to list than to change.
   const all = filesOf(dir)
-  const count = Math.max(1, Math.round((all.length * percent) / 100))
+  const kindsOf = Object.keys(changes)
+  const count = Math.max(each ? kindsOf.length : 1, Math.round((all.length * percent) / 100))
   const files = all.filter((file) => file.size > 0)
   let total = files.reduce((sum, file) => sum + file.size, 0)
   const directories = [...new Set([dir, ...files.map((file) => dirname(file.path))])]
@@ -113,19 +149,32 @@ async function change(dir: string, percent: number, size: number, seed: string):
     files.push({ path, size: stat.size })
     total += stat.size
   }
+  let [freshBytes, touchedBytes] = [0, 0]
+  const touched = new Set<string>()
+  const bytes = (length: number) => {
+    freshBytes += length
+    return stream.update(Buffer.alloc(length))
+  }
+  const hand = { dir, random, fresh: bytes, root: process.getuid?.() === 0 }
   for (let n = 0; n < count; n++) {
-    const kinds = total > size * 1.2 ? shrinking : total < size * 0.8 ? growing : Object.keys(changes)
-    const kind = pick(files.length > 1 ? kinds : ['add'], random)
+    const kinds = total > size * 1.2 ? shrinking : total < size * 0.8 ? growing : kindsOf
+    const drawn = pick(files.length > 1 ? kinds : ['add'], random)
+    const kind = each ? (kindsOf[n] ?? drawn) : drawn
     const [file = { path: '', size: 0 }] = files.splice(Math.floor(random() * files.length), 1)
     total -= file.size
     const name = `new-${createHash('sha256').update(`${seed} ${n}`).digest('hex').slice(0, 12)}`
     const fresh = join(pick(directories, random), name)
-    const bytes = (length: number) => stream.update(Buffer.alloc(length))
-    await changes[kind]!(file, { dir, random, fresh: bytes, unused: () => fresh, root: process.getuid?.() === 0 })
-    for (const path of [file.path, fresh]) if (path) see(path)
+    await changes[kind]!(file, { ...hand, unused: () => fresh })
+    // What the figures are about is touched once.
+    if (!each) for (const path of [file.path, fresh]) if (path) see(path)
+    touched.add(file.path).add(fresh)
+    const now = fs.existsSync(fresh) ? fresh : file.path
+    if (touching.includes(kind)) touchedBytes += fs.statSync(now).size
     made[kind] = (made[kind] ?? 0) + 1
   }
-  return made
+  if (!each) return made
+  await turn(files, touched, { ...hand, unused: () => dir })
+  return { ...made, fresh_bytes: freshBytes, touched_bytes: touchedBytes }
 }
 
 const specs = {
@@ -134,6 +183,7 @@ const specs = {
   percent: { kind: 'number', help: 'share of the files that are touched', default: 5, above: true },
   size: { kind: 'number', help: 'bytes that the tree shall keep to, about; 0 for those that it has', default: 0 },
   seed: { kind: 'string', help: 'same seed, same changes', default: '1' },
+  each: { kind: 'flag', help: 'every kind of change at least once, a file at most once; says how many bytes changed' },
 } as const
 
 try {
@@ -144,7 +194,7 @@ try {
     if (!options.dir || !fs.statSync(options.dir, { throwIfNoEntry: false })?.isDirectory())
       throw new UsageError(`--dir ${options.dir ?? 'DIR is needed'}: the tree to change`)
     const size = options.size || filesOf(options.dir).reduce((sum, file) => sum + file.size, 0)
-    const made = await change(options.dir, options.percent, size, options.seed)
+    const made = await change(options.dir, options.percent, size, options.seed, options.each)
     for (const [kind, count] of Object.entries(made)) console.log(`${kind.replaceAll(' ', '_')}=${count}`)
   }
 } catch (error) {

@@ -11,8 +11,8 @@ import fs from 'node:fs'
 import { open } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
+import { corpusFormat as format, run, writeAwkward } from '#data-gen/awkward.mts'
 import { seeded } from '#data-gen/random.mts'
-import { ask, lastLine } from '#lib/ask.mts'
 import { which } from '#lib/host.mts'
 import { optionHelp, parseOptions } from '#lib/options.mts'
 import { isOurs, markOurs, removeOurs } from '#lib/ours.mts'
@@ -47,6 +47,8 @@ const flushBytes = 16 * MiB
 /** Modification times lie in the ten years before this (2024-01-01), in 1/1024 s, which a double holds exactly. */
 const newest = 1704067200
 const marker = 'corpus.json'
+/** A corpus of this many GiB also has a directory of 20,000 names: a smaller one would consist of little else. */
+const crowdedFrom = 0.5
 
 /** Sizes by share of the bytes: [share, smallest, largest]. Backup tools meet many small files and a few huge ones. */
 const mixes = {
@@ -160,84 +162,6 @@ function setTime(path: string, random: () => number): void {
   fs.utimesSync(path, at, at)
 }
 
-/** Runs a program. Throws Error with its last line where it fails. */
-async function run(...words: string[]): Promise<void> {
-  const done = await ask(words, { seconds: 7200 })
-  if (done.code !== 0) throw new Error(`${words[0]}: ${lastLine(done.stderr) || `exit ${done.code}`}`)
-}
-
-/** The cases that backup tools get wrong. Needs setfattr and setfacl; owners, ACLs and capabilities need root. */
-async function writeAwkward(top: string, key: Buffer): Promise<void> {
-  const dir = join(top, 'awkward')
-  const at = (name: string) => join(dir, name)
-  fs.mkdirSync(dir, { recursive: true })
-  const put = (name: string, text: string | Buffer = `${name}\n`) => {
-    fs.mkdirSync(dirname(at(name)), { recursive: true })
-    fs.writeFileSync(at(name), text)
-  }
-  for (const name of [
-    'with space',
-    'ünïcödé-日本語-🗄',
-    "quote'single",
-    'quote"double',
-    'back\\slash',
-    '-dash',
-    '$dollar `tick`',
-  ])
-    put(name)
-  put('new\nline')
-  put('empty', '')
-  put('n'.repeat(255))
-  put(`${'deep/'.repeat(60)}file`)
-  put('hard-1', key)
-  fs.mkdirSync(at('links'))
-  fs.linkSync(at('hard-1'), at('hard-2'))
-  fs.linkSync(at('hard-1'), at('links/hard-3'))
-  put('twin-1', 'same content, two files\n')
-  put('twin-2', 'same content, two files\n')
-  fs.symlinkSync('hard-1', at('links/to-file'))
-  fs.symlinkSync('../awkward', at('links/to-dir'))
-  fs.symlinkSync('/nowhere/at all', at('links/dangling'))
-  fs.mkdirSync(at('empty-dir'))
-  // A plain user could not read a file of mode 000, and so not back it up.
-  const modes = process.getuid?.() === 0 ? [0o000] : []
-  for (const mode of [...modes, 0o400, 0o777, 0o4755, 0o2755, 0o1644]) {
-    put(`mode-${mode.toString(8)}`)
-    fs.chmodSync(at(`mode-${mode.toString(8)}`), mode)
-  }
-  for (const [name, date] of [
-    ['mtime-ns', '2021-05-06 07:08:09.123456789 UTC'],
-    ['mtime-1969', '1969-07-20 20:17:40.000000001 UTC'],
-    ['mtime-2038', '2040-02-29 12:00:00 UTC'],
-  ] as const) {
-    put(name)
-    await run('touch', '-d', date, at(name))
-  }
-  put('sparse', '')
-  fs.truncateSync(at('sparse'), 24 * MiB)
-  const handle = fs.openSync(at('sparse'), 'r+')
-  fs.writeSync(handle, key, 0, 16, 12 * MiB)
-  fs.closeSync(handle)
-  put('xattr')
-  await run('setfattr', '-n', 'user.vykar-e2e', '-v', 'a value', at('xattr'))
-  await run('setfattr', '-n', 'user.binary', '-v', '0x00ff10', at('xattr'))
-  await run('setfattr', '-n', 'user.on-dir', '-v', 'dir', at('empty-dir'))
-  put('acl')
-  await run('setfacl', '-m', 'u:12345:rw,g:54321:r', at('acl'))
-  if (process.getuid?.() !== 0) return await settle(dir)
-  put('owner')
-  fs.chownSync(at('owner'), 12345, 54321)
-  fs.lchownSync(at('links/dangling'), 12345, 54321)
-  put('capability')
-  await run('setcap', 'cap_net_bind_service=ep', at('capability'))
-  await settle(dir)
-}
-
-/** One modification time for all that has none of its own: repeatable, and twins differ in nothing but their inode. */
-async function settle(dir: string): Promise<void> {
-  await run('find', dir, '!', '-name', 'mtime-*', '-exec', 'touch', '-h', '-d', '@1600000000.25', '{}', '+')
-}
-
 /** snapshot-2: a copy in which a share of the files is rewritten, grown, cut, renamed or removed, and some are new. */
 async function churn(
   from: string,
@@ -275,7 +199,7 @@ async function churn(
 /** Directories get their times last and deepest first, since every entry made in one changes it. */
 function setDirectoryTimes(dir: string, random: () => number): void {
   for (const entry of fs.readdirSync(dir, { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1)))
-    if (entry.isDirectory()) setDirectoryTimes(join(dir, entry.name), random)
+    if (entry.isDirectory() && !entry.name.startsWith('mtime-')) setDirectoryTimes(join(dir, entry.name), random)
   setTime(dir, random)
 }
 
@@ -334,7 +258,7 @@ async function main(options: Options): Promise<void> {
   const [first, second] = [join(out, 'snapshot-1'), join(out, 'snapshot-2')]
   fs.mkdirSync(first)
   await writeFiles(first, files, key, textPool(random), random)
-  if (!options.plain) await writeAwkward(first, key)
+  if (!options.plain) await writeAwkward(first, key, options.gib >= crowdedFrom)
   const changed = options.churn > 0 ? await churn(first, second, files, options.churn, random) : {}
   for (const dir of [first, second]) if (fs.existsSync(dir)) setDirectoryTimes(dir, random)
   await run('sync', '-f', out)
@@ -348,6 +272,7 @@ async function main(options: Options): Promise<void> {
     churn_percent: options.churn,
     ...changed,
     awkward: !options.plain,
+    format,
     owners: process.getuid?.() === 0,
     seconds: Number(((performance.now() - start) / 1000).toFixed(2)),
   }

@@ -1,5 +1,7 @@
 // The surroundings of a run: what its commands inherit, what this process must have, what a file system can hold.
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { basename, join } from 'node:path'
 import { ask, lastLine } from './ask.mts'
 import { UsageError } from './verdict.mts'
 
@@ -70,6 +72,30 @@ export function hangupIgnored(): boolean {
     pid = Number(field('PPid'))
   }
   return false
+}
+
+/**
+ * Names in the places where programs leave things unasked: the home, its directories for caches, settings and state, and the
+ * caller's directory. Compared before and after a run, they show what it left outside of its own directories.
+ */
+export function strewn(): Set<string> {
+  const home = homedir()
+  const places = [home, ...['.cache', '.config', '.local/share', '.local/state'].map((name) => join(home, name)), process.cwd()] // biome-ignore format: one line
+  return new Set(places.flatMap((dir) => (existsSync(dir) ? readdirSync(dir).map((name) => join(dir, name)) : [])))
+}
+
+/**
+ * What a run's commands left in their TMPDIR, and in the home or the caller's directory, where it is vykar's by its name.
+ * @param before what `strewn` found when the run began
+ * @returns `left`, which should not be there, and all that is new
+ */
+export function leftOutside(before: ReadonlySet<string>, work: string, runtime: string) {
+  const tmp = join(work, 'tmp')
+  const fresh = [...strewn()].filter((path) => !before.has(path) && !path.startsWith(runtime))
+  // The suite's own generators leave their compiled form.
+  const names = existsSync(tmp) ? readdirSync(tmp).filter((name) => !/^(tsx|node)-/.test(name)) : []
+  const left = names.map((name) => `temporary file ${name}`)
+  return { left: [...left, ...fresh.filter((path) => /vykar(?!-repos|-e2e)/.test(basename(path)))], fresh }
 }
 
 /** Attributes of files that are compared where the file system can hold them. */

@@ -8,9 +8,9 @@ import { inRange } from './vykar.mts'
 
 /**
  * How differences are found: diff for content, rsync for metadata, stat for allocated blocks, lsattr for inode flags;
- * `leftover` is a file that `delete` leaves in the repository, `resume` how much a resumed backup reused.
+ * `leftover` is a file that `delete` leaves in the repository, `resume` how much a resumed backup reused, `warning` a line of level WARN.
  */
-export type Probe = 'diff' | 'rsync' | 'blocks' | 'flags' | 'leftover' | 'resume'
+export type Probe = 'diff' | 'rsync' | 'blocks' | 'flags' | 'leftover' | 'resume' | 'warning'
 
 /** One difference: the line that shows it, the path it is about, relative to the tree, and in words. */
 export interface Difference {
@@ -26,6 +26,8 @@ export interface Gap {
   /** Bash that prints the paths of the source that have the case; none where the case does not depend on the source. */
   trigger?: string
   shows: Partial<Record<Probe, string>>
+  /** A regular expression over the difference in words: what the attribute becomes, where that is known. */
+  becomes?: string
   why: string
 }
 
@@ -33,7 +35,7 @@ export interface Gap {
 export function gapsOf(version: string, file = join(root, 'configs/known-gaps.yaml')): Gap[] {
   const gaps = parse(readFileSync(file, 'utf8')) as Gap[]
   for (const gap of gaps) {
-    const alone = gap?.shows?.leftover || gap?.shows?.resume
+    const alone = gap?.shows?.leftover || gap?.shows?.resume || gap?.shows?.warning
     if (!gap?.id || !gap.versions || !gap.why || !gap.shows || (!gap.trigger && !alone))
       throw new Error(`${file}: gap ${gap?.id ?? '?'} lacks one of id, versions, trigger, shows, why`)
   }
@@ -61,17 +63,24 @@ export function explainLines(
 /**
  * Sets differences against known gaps.
  * @param affected for each gap id the paths of the source that have its case
+ * @param words a difference in words
  * @returns the differences that no gap explains, and each gap whose case the source has: seen, or fixed
  */
 export function explain(
   differences: Difference[],
   gaps: Gap[],
   affected: Map<string, Set<string>>,
+  words: (difference: Difference) => string = ({ line }) => line,
 ): { unexplained: Difference[]; seen: GapSeen[] } {
   const counts = new Map<string, number>()
-  const unexplained = differences.filter(({ probe, line, path }) => {
+  const unexplained = differences.filter((difference) => {
+    const { probe, line, path } = difference
     const gap = gaps.find(
-      (g) => g.shows[probe] && affected.get(g.id)?.has(path) && new RegExp(g.shows[probe]!).test(line),
+      (g) =>
+        g.shows[probe] &&
+        affected.get(g.id)?.has(path) &&
+        new RegExp(g.shows[probe]!).test(line) &&
+        (!g.becomes || new RegExp(g.becomes).test(words(difference))),
     )
     if (gap) counts.set(gap.id, (counts.get(gap.id) ?? 0) + 1)
     return !gap
@@ -83,4 +92,39 @@ export function explain(
       return { id: gap.id, state: count ? 'seen' : 'fixed', count, why: gap.why }
     })
   return { unexplained, seen }
+}
+
+/** A line of vykar's log that is more than information. */
+const warned = /^\d{4}-\d\d-\d\dT\S+\s+(?:WARN|ERROR)\s+(.*)$/gm
+
+/**
+ * Warnings and errors in what a command of vykar printed that nothing explains.
+ * @param text stdout and stderr
+ * @param version of vykar, whose known gaps explain some
+ * @param config the row's config, which may ask for plain HTTP
+ */
+export function unexplainedWarnings(text: string, version: string, config: string): string[] {
+  const found = [...text.matchAll(warned)].map(([, message]) => message!)
+  if (!found.length) return []
+  const known = gapsOf(version).flatMap(({ shows }) => (shows.warning ? [new RegExp(shows.warning)] : []))
+  if (/allow_insecure_http: true/.test(config)) known.push(/http:\/\/|plain(text)? HTTP|insecure/i)
+  return found.filter((message) => !known.some((pattern) => pattern.test(message)))
+}
+
+/** An entry of known-findings.yaml: a fault of vykar, and no limit that its documentation names. */
+export interface Finding {
+  id: string
+  versions: string
+  what: string
+  /** Commands that show it. */
+  shown_by: string
+}
+
+/** The findings that a vykar version has. Throws Error where the file is malformed. */
+export function findingsOf(version: string, file = join(root, 'configs/known-findings.yaml')): Finding[] {
+  const findings = parse(readFileSync(file, 'utf8')) as Finding[]
+  for (const one of findings)
+    if (!one?.id || !one.versions || !one.what || !one.shown_by)
+      throw new Error(`${file}: finding ${one?.id ?? '?'} lacks one of id, versions, what, shown_by`)
+  return findings.filter(({ versions }) => inRange(version, versions))
 }

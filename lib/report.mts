@@ -4,6 +4,7 @@ import { arch, cpus, release, totalmem } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { stringify } from 'csv-stringify/sync'
 import { maskUri } from './address.mts'
+import { ask } from './ask.mts'
 import { type Attribute, attributes, neverCompared } from './environment.mts'
 import { writeWhole } from './files.mts'
 import type { OptionSpecs } from './options.mts'
@@ -20,6 +21,13 @@ export interface GapSeen {
   why: string
 }
 
+/** A fault of vykar that is listed in configs/known-findings.yaml and showed in a row. */
+export interface FindingSeen {
+  id: string
+  /** What was seen, in one sentence. */
+  seen: string
+}
+
 /** What became of one repository × variant. */
 export interface RowReport {
   repo: string
@@ -29,6 +37,7 @@ export interface RowReport {
   seconds: number
   steps: StepRecord[]
   gaps: GapSeen[]
+  findings: FindingSeen[]
   notes: string[]
   facts: Record<string, string | number>
   kept: string[]
@@ -194,6 +203,7 @@ export function markdown(report: RunReport): string {
   const gaps = report.rows.flatMap((row) =>
     row.gaps.map((gap) => [row.repo, row.variant, gap.id, gap.state, gap.count, gap.why]),
   )
+  const findings = report.rows.flatMap((row) => row.findings.map(({ id, seen }) => [row.repo, row.variant, id, seen]))
   const facts = report.rows.flatMap((row) =>
     Object.entries(row.facts).map(([name, value]) => [row.repo, row.variant, name, value]),
   )
@@ -205,6 +215,7 @@ export function markdown(report: RunReport): string {
       report.rows.map((row) => [row.repo, row.variant, row.verdict, row.reason, duration(row.seconds)]),
     ),
     `## Known gaps seen\n\n${gaps.length ? table(['repository', 'variant', 'gap', 'state', 'differences', 'why'], gaps) : 'none'}`,
+    findings.length ? `## Known findings seen\n\n${table(['repository', 'variant', 'finding', 'seen'], findings)}` : '',
     facts.length ? `## Figures\n\n${table(['repository', 'variant', 'what', 'value'], facts)}` : '',
     ...report.charts.map(({ title, file }) => `## ${title}\n\n![${title}](${file})`),
     `## Notes\n\n${list([...report.notes, ...report.rows.flatMap((row) => row.notes.map((note) => `${row.repo} ${row.variant}: ${note}`))])}`,
@@ -293,4 +304,13 @@ export function writeReport(runtime: string, report: RunReport, final: boolean):
   // One write: O_APPEND keeps the lines of two scripts apart.
   appendFileSync(summary, stringify(lines))
   return page
+}
+
+/** Files of a run's logs that hold one of its secrets, and the report itself. Those of fewer than six characters could be any word. */
+export async function leakedSecrets(report: RunReport, logs: string, secrets: ReadonlySet<string>): Promise<string[]> {
+  const sought = [...secrets].filter((secret) => secret.length >= 6)
+  if (!sought.length) return []
+  const found = await ask(['grep', '-rlF', '-f', '-', logs], { input: `${sought.join('\n')}\n` })
+  const masked = JSON.stringify(report) !== JSON.stringify(withoutSecrets(report, new Set(sought)))
+  return [...found.stdout.split('\n').filter(Boolean), ...(masked ? ['the report, where it is masked'] : [])]
 }

@@ -20,7 +20,7 @@ export async function runRow(
   endStep(run.top)
   const report: RowReport = {
     ...{ repo, variant, verdict: 'FAIL', reason: 'the row did not come to its end' },
-    ...{ seconds: 0, steps: [], gaps: [], notes: [], facts: {}, kept: [] },
+    ...{ seconds: 0, steps: [], gaps: [], findings: [], notes: [], facts: {}, kept: [] },
   }
   run.report.rows.push(report)
   const where = variant ? `${repo}-${variant}` : repo

@@ -2,16 +2,23 @@
 import { mkdirSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { variableOf } from './address.mts'
-import { ask } from './ask.mts'
 import { capKept, clearDeadRuns, StateFile, Undo } from './cleanup.mts'
 import { localDir, published, scenarioUrl } from './config.mts'
-import { type Attribute, notHeld, statedEnvironment } from './environment.mts'
+import { type Attribute, leftOutside, notHeld, statedEnvironment, strewn } from './environment.mts'
 import { lock } from './lock.mts'
 import type { OptionSpecs, Values } from './options.mts'
 import { markOurs, newRunId, removeOurs } from './ours.mts'
 import { type commonOptions, type Plan, root, type ScenarioSpec } from './prepare.mts'
 import { end, processesOf, startTime } from './process.mts'
-import { emptyReport, ownSeconds, type RowReport, type RunReport, withoutSecrets, writeReport } from './report.mts'
+import {
+  emptyReport,
+  leakedSecrets,
+  ownSeconds,
+  type RowReport,
+  type RunReport,
+  withoutSecrets,
+  writeReport,
+} from './report.mts'
 import { runRow } from './row.mts'
 import { endStep, notFull, type Scope, step, within } from './sh.mts'
 import { Terminal } from './terminal.mts'
@@ -73,6 +80,7 @@ export class Run {
   readonly aborted: Promise<never>
   private abort: (error: Error) => void = () => {}
   private readonly running: Promise<void>[] = []
+  private readonly before = strewn()
 
   constructor(
     readonly plan: Plan<OptionSpecs>,
@@ -95,6 +103,8 @@ export class Run {
     const sbin = '/usr/local/sbin:/usr/sbin:/sbin'
     this.env.PATH = `${this.dirs.work}/bin:${root}:${this.env.PATH}:${sbin}`
     this.env.VYKAR_E2E_RUNTIME = runtime
+    // What is in it at the end was left behind.
+    this.env.TMPDIR = join(this.dirs.work, 'tmp')
     this.env.VYKAR_E2E_RUN = this.id
     this.report = emptyReport(plan, this.id, this.dry, join(this.dirs.logs, 'commands.sh'))
     this.top = this.scope('run', '', this.report.steps)
@@ -109,7 +119,7 @@ export class Run {
     const { NO_COLOR, LC_ALL, no_proxy } = this.env
     const lines = [`export NO_COLOR=${NO_COLOR} LC_ALL=${LC_ALL} no_proxy=${no_proxy} NO_PROXY=${no_proxy}`]
     if (this.spec.passphrase !== false) lines.push('export VYKAR_PASSPHRASE=$passphrase')
-    lines.push('export VYKAR_E2E_RUN=$(date -u +%Y%m%dT%H%M%SZ)-hand')
+    lines.push('export VYKAR_E2E_RUN=$(date -u +%Y%m%dT%H%M%SZ)-hand TMPDIR=$PWD/tmp && mkdir tmp')
     lines.push(`export PATH=$PWD/bin:${quote(root)}:$PATH:/usr/local/sbin:/usr/sbin:/sbin`)
     for (const label of this.repos) {
       const { files, url } = this.endpoint(label)
@@ -124,7 +134,7 @@ export class Run {
   private async begin(): Promise<void> {
     const { logs, work, reports } = this.dirs
     try {
-      for (const dir of [logs, join(work, 'bin'), reports]) mkdirSync(dir, { recursive: true })
+      for (const dir of [logs, join(work, 'bin'), join(work, 'tmp'), reports]) mkdirSync(dir, { recursive: true })
       markOurs(this.runtime, [logs, work, reports])
       this.lacking = await notHeld(work)
     } catch (error) {
@@ -303,6 +313,9 @@ export class Run {
     report.notes.push(...kept.map((what) => `kept: ${what}`))
     const left = await end(() => processesOf(this.id, true))
     for (const process of left.filter((p) => !p.service)) failures.push(`process ${process.pid} ${process.command}`)
+    const { left: strays, fresh } = leftOutside(this.before, this.dirs.work, this.runtime)
+    failures.push(...strays)
+    report.notes.push(...fresh.map((path) => `new outside of the run's directories: ${path}`))
     const full = await Promise.resolve().then(() => notFull(this.runtime)).catch(messageOf) // biome-ignore format: one line
     const keepsWork = kept.length > 0 || report.rows.some((row) => row.kept.length) || this.common.keep
     try {
@@ -312,7 +325,7 @@ export class Run {
       failures.push(messageOf(error))
     }
     if (full && keepsWork) report.notes.push(`${full}: what was to be kept was removed`)
-    for (const file of await this.leaks()) failures.push(`a secret in ${file}`)
+    for (const file of await leakedSecrets(report, this.dirs.logs, this.secrets)) failures.push(`a secret in ${file}`)
     report.leftBehind.push(...failures)
     if (failures.length) verdicts.push('FAIL')
     report.verdict = this.interrupted ? 'FAIL' : fold(verdicts)
@@ -325,8 +338,12 @@ export class Run {
         ? `left behind: ${failures[0]}`
         : worst.map((row) => `${named(row)}: ${row.reason}`).join('; ')
     report.notCompared = this.lacking
+    const findings = [...new Set(report.rows.flatMap((row) => row.findings.map(({ id }) => id)))]
     report.reason = [
       said,
+      findings.length
+        ? `${findings.length} known finding${findings.length > 1 ? 's' : ''}: ${findings.join(', ')}`
+        : '',
       skipped.length
         ? `${skipped.length} SKIPPED: ${skipped.map((row) => `${named(row)} (${row.reason})`).join(', ')}`
         : '',
@@ -335,16 +352,5 @@ export class Run {
       .filter(Boolean)
       .join('; ')
     return report.verdict
-  }
-
-  /** Files of the run's logs that hold one of its secrets. Those of fewer than six characters could be any word. */
-  private async leaks(): Promise<string[]> {
-    const sought = [...this.secrets].filter((secret) => secret.length >= 6)
-    if (!sought.length) return []
-    const found = await ask(['grep', '-rlF', '-f', '-', this.dirs.logs], { input: `${sought.join('\n')}\n` })
-    const files = found.stdout.split('\n').filter(Boolean)
-    return JSON.stringify(this.report) === JSON.stringify(withoutSecrets(this.report, new Set(sought)))
-      ? files
-      : [...files, 'the report, where it is masked']
   }
 }

@@ -13,6 +13,7 @@ import {
 import { join } from 'node:path'
 import { $ as zx } from 'zx'
 import { lastLine } from './ask.mts'
+import { unexplainedWarnings } from './gaps.mts'
 import { type CommandRecord, rowScope, type Scope, type StepRecord, scope, within } from './scope.mts'
 import { quote } from './transcript.mts'
 import { Blocked, Interrupted, Mismatch, messageOf, Refused, UsageError, verdictOf } from './verdict.mts'
@@ -22,12 +23,13 @@ export { rowScope, scope, within } from './scope.mts'
 
 /**
  * `limit` in zx's notation (`90s`, `5m`, `2h`), 10m unless told; `expect` the exit codes that are right, or `any`;
- * `otherwise` the verdict of others, where that is not FAIL: Blocked, Skipped, UsageError.
+ * `otherwise` the verdict of others, where that is not FAIL: Blocked, Skipped, UsageError; `warns` what vykar may warn of here.
  */
 export interface CommandOptions {
   limit?: string
   expect?: number[] | 'any'
   otherwise?: new (message: string) => Error
+  warns?: RegExp
 }
 /** What is put into a line: a word or words, quoted; `{ raw }` is bash that stands as it is. */
 type Arg = string | number | readonly string[] | { raw: string }
@@ -167,6 +169,12 @@ export async function execute(line: string, options: CommandOptions = {}, listed
     throw new (options.otherwise ?? CommandFailed)(
       `${current.name}: exit ${record.code}${expected[0] === 0 ? '' : ` instead of ${expected.join(' or ')}`}: ${line.split('\n')[0]}: ${lastLine(stderr) || lastLine(stdout) || lastLine(said(line, s.dir)) || 'no message'} (log: ${current.log})`,
     )
+  }
+  if (/\bvykar --config /.test(line) && expected !== 'any' && record.code === 0) {
+    const config = slurp(join(s.dir, 'config.yaml'))
+    const warnings = unexplainedWarnings(stderr + said(line, s.dir), run.plan.vykar.version, config)
+    const [first] = warnings.filter((text) => !options.warns?.test(text))
+    if (first) throw new Mismatch(`${current.name}: vykar exited 0 but warned: ${first} (log: ${current.log})`)
   }
   return { code: record.code, seconds: record.seconds, stdout, stderr, cost: record }
 }

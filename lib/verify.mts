@@ -181,8 +181,9 @@ export async function judge(c: Compared): Promise<{ unexplained: string[]; seen:
     ...differentFlags(at('flags'), at('flags-restored')),
   ]
   const held = (d: Difference) => !c.lacking.includes('dates after 2038') || !cutOff(d, source, restored)
-  const { unexplained, seen } = explain(differences.filter(held), gaps, affected)
-  return { unexplained: unexplained.map((d) => inWords(d, source, restored)), seen, gaps }
+  const words = (d: Difference) => inWords(d, source, restored)
+  const { unexplained, seen } = explain(differences.filter(held), gaps, affected, words)
+  return { unexplained: unexplained.map(words), seen, gaps }
 }
 
 const pathOf = (tree: Tree) => (typeof tree === 'string' ? tree : tree.path)

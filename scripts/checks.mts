@@ -2,14 +2,16 @@
 // and throws; what stands for it in commands.sh is bash where bash can say it.
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
+import { parse } from 'yaml'
 import { lastLine } from '#lib/ask.mts'
-import { localDir, suiteHost } from '#lib/config.mts'
+import { expand, localDir, suiteHost } from '#lib/config.mts'
 import { explainLines, gapsOf } from '#lib/gaps.mts'
 import { isOurRepository, rememberRepository } from '#lib/ours.mts'
-import { check, look, note, read, rowScope, scope } from '#lib/sh.mts'
+import { $, check, look, note, read, rowScope, scope } from '#lib/sh.mts'
 import { quote } from '#lib/transcript.mts'
 import { Mismatch, Refused, Skipped } from '#lib/verdict.mts'
-import { checkLine, compactLine, parseBackup, parseList, type Snapshot } from '#lib/vykar.mts'
+import { checkLine, compactLine, parseBackup, parseList, parseSize, type Snapshot } from '#lib/vykar.mts'
+import { finding } from '#scripts/findings.mts'
 
 /** What every scenario needs on the host. */
 export const standardNeeds = ['vykar', 'diff', 'rsync', 'timeout', 'flock', 'setfattr', 'setfacl', 'setcap'] as const
@@ -132,8 +134,21 @@ async function nothingLeft(): Promise<void> {
   if (localDir(run.endpoint(repo).url)) await look`find ${files} -depth -type d -empty -delete`
 }
 
+/** The paths that the source with this label has in the row's config, as `list` shows them; none for a dump. */
+function pathsOf(label: string): string[] {
+  const { run, dir } = scope()
+  const text = existsSync(join(dir, 'config.yaml')) ? expand(read('config.yaml'), run.env, 'config.yaml') : ''
+  const { sources = [] } = (parse(text) ?? {}) as { sources?: { label?: string; path?: string; paths?: string[] }[] }
+  const mine = sources.find((source) => source.label === label)
+  return mine?.paths ?? (mine?.path ? [mine.path] : [])
+}
+
+/** The moment of a time as `list` prints it: to the minute, in local time. */
+const minute = (date: string) => new Date(date.replace(' ', 'T')).getTime()
+
 /**
- * The backup's own words and `list` must agree: one new snapshot, under this label, of this host.
+ * The backup's own words and `list` must agree: one new snapshot, under this label, of this host, of now, of this source, with these
+ * figures; no file had an error.
  * @param backup, list files with what the two printed
  */
 export async function listed(label: string, backup = 'backup.out', list = 'list.out'): Promise<void> {
@@ -142,13 +157,74 @@ export async function listed(label: string, backup = 'backup.out', list = 'list.
     const created = parseBackup(read(backup))
     if (created.length !== 1)
       throw new Mismatch(`backup exited 0 but printed ${created.length} created snapshots instead of one`)
-    const { id } = created[0]!
+    const { id, errors, files } = created[0]!
+    if (errors) throw new Mismatch(`backup exited 0 but counted ${errors} errors`)
     const found = parseList(read(list))
     const mine = found.find((snapshot) => snapshot.id === id)
     if (!mine)
       throw new Mismatch(`backup said ${id}, but list shows ${found.map((s) => s.id).join(', ') || 'no snapshot'}`)
     if (mine.label !== label) throw new Mismatch(`list shows ${id} under the label ${mine.label} instead of ${label}`)
     if (mine.host !== suiteHost) throw new Mismatch(`list shows ${id} of host ${mine.host} instead of ${suiteHost}`)
+    const [from, at] = [statSync(join(scope().dir, 'config.yaml')).birthtimeMs, minute(mine.date)]
+    if (!(at > from - 120_000 && at < Date.now() + 120_000))
+      throw new Mismatch(`list shows ${id} of ${mine.date}, but it was made just now`)
+    const paths = pathsOf(label)
+    if (paths.length && paths.join() !== mine.sources.join())
+      throw new Mismatch(`list shows the source ${mine.sources.join(', ')} instead of ${paths.join(', ')}`)
+    if (mine.files !== files) throw new Mismatch(`list shows ${mine.files} files of ${id}, backup said ${files}`)
+    for (const [name, shown, said] of [
+      ['size', mine.size, created[0]!.original],
+      ['added', mine.added, created[0]!.deduplicated],
+    ] as const)
+      if (!about(shown, said)) throw new Mismatch(`list shows ${name} ${shown} of ${id}, backup said ${said} bytes`)
+  })
+}
+
+/** Whether a size as vykar prints it stands for so many bytes: two decimals of its unit. */
+function about(text: string, bytes: number): boolean {
+  const unit = parseSize(`1 ${text.trim().split(' ')[1]}`)
+  return Math.abs(parseSize(text) - bytes) <= unit * 0.011
+}
+
+/** What `restore` says that it has done. */
+const restoredLine =
+  /^Restored: ([\d,]+) files, ([\d,]+) dirs, ([\d,]+) symlinks(?:, ([\d,]+) hard links)? \(([^)]+)\)/m
+
+/**
+ * The figures that vykar prints of a tree are those that find(1) counts in it: files and bytes of `backup` and `list`, files,
+ * directories, symlinks, hard links and bytes of `restore`.
+ * @param tree what was backed up
+ * @param backup, list, restored files with what the three printed
+ */
+export async function numbers(tree: string, backup: string, list: string, restored: string): Promise<void> {
+  const count = restored.replace(/out$/, 'count')
+  // A hard link's further names are files to `backup` and links to `restore`; empty files are none to `backup` (0.19.1).
+  await $({
+    limit: '30m',
+  })`find ${tree} -mindepth 1 -printf '%y %D:%i %s\n' | awk '{k[$1]++} $1 == "f" {b += $3; if ($3) n++; if (s[$2]++) h++; else o += $3} END {printf "files %d\nheld %d\ndirs %d\nsymlinks %d\nlinks %d\nbytes %.0f\nonce %.0f\n", k["f"], n, k["d"], k["l"], h, b, o}' > ${count}`
+  const of = `$(awk '$1 == "held" {print $2}' ${count})`
+  await check(`grep -qE "Files: ${of}," ${backup} && grep -q '^Restored: ' ${restored}`, () => {
+    const counted = new Map(read(count).split('\n').map((line) => line.split(' ') as [string, string])) // biome-ignore format: one line
+    const n = (name: string) => Number(counted.get(name))
+    const [created] = parseBackup(read(backup))
+    const row = parseList(read(list)).find(({ id }) => id === created?.id)
+    const [, files, dirs, symlinks, links = '0', size = ''] = restoredLine.exec(read(restored)) ?? []
+    if (files === undefined) throw new Mismatch(`restore printed no result; ${lastLine(read(restored))}`)
+    const plain = (text: string | undefined) => Number(text?.replaceAll(',', ''))
+    for (const [what, said, is] of [
+      ['backup: files', created?.files, n('held')],
+      ['list: files', row?.files, n('held')],
+      ['restore: files', plain(files), n('files') - n('links')],
+      ['restore: dirs', plain(dirs), n('dirs')],
+      ['restore: symlinks', plain(symlinks), n('symlinks')],
+      ['restore: hard links', plain(links), n('links')],
+    ] as const)
+      if (said !== is) throw new Mismatch(`${what} ${said}, but find counts ${is}`)
+    for (const [what, said, is] of [
+      ['list: size', row?.size ?? '', n('bytes')],
+      ['restore: size', size, n('once')],
+    ] as const)
+      if (!about(said, is)) throw new Mismatch(`${what} ${said}, but find counts ${is} bytes`)
   })
 }
 
@@ -160,20 +236,65 @@ export async function shows(count: number, list: string, when: string, Failure =
   })
 }
 
-/** `check` looked at something and found no error; with `all` it read every chunk. */
-export async function sound(file: string, all = false): Promise<void> {
+/** What `check` is held against: snapshots that there are, all chunks read, and what an earlier check counted. */
+export interface Sound {
+  snapshots?: number
+  all?: boolean
+  asIn?: string
+}
+
+/**
+ * `check` looked at something and found no error; with `all` it read every chunk. What it counted is what there is: snapshots, packs
+ * where they can be seen, and as many chunks and items as an earlier check of the same repository.
+ */
+export async function sound(file: string, { snapshots: had, all, asIn }: Sound = {}): Promise<void> {
   await says(file, /, 0 errors$/m, 'check exited 0 but counted errors')
   await check(`! grep -iE '^ *(error|corrupt|missing)' ${file} || exit 1`, () => {
     const text = read(file)
-    const [, snapshots, , packs, chunks, verified] = checkLine.exec(text) ?? []
+    const [, snapshots, items, packs, chunks, verified] = checkLine.exec(text) ?? []
     if (snapshots === undefined) throw new Mismatch(`check printed no result; ${lastLine(text)}`)
-    if (snapshots === '0' || packs === '0')
-      throw new Mismatch(`check looked at ${snapshots} snapshots and ${packs} packs`)
+    const complaint = /^\s*(?:error|corrupt|missing)\b.*$/im.exec(text)?.[0]
+    if (complaint) throw new Mismatch(`check exited 0 but complained: ${complaint}`)
+    if (!checkLine.test(lastLine(text))) throw new Mismatch(`check went on after its result: ${lastLine(text)}`)
+    if ([snapshots, items, packs, chunks].includes('0'))
+      throw new Mismatch(`check looked at ${snapshots} snapshots, ${items} items, ${packs} packs and ${chunks} chunks`)
+    if (had !== undefined && Number(snapshots) !== had)
+      throw new Mismatch(`check looked at ${snapshots} snapshots, but there are ${had}`)
+    const there = packNames()?.size
+    if (had !== undefined && there !== undefined && Number(packs) !== there)
+      throw new Mismatch(`check looked at ${packs} packs, but the repository has ${there}`)
     // Chunks that several packs hold are verified once or more, never less than once each.
     if (all && Number(verified) < Number(chunks))
       throw new Mismatch(`check --verify-data verified ${verified} of ${chunks} chunks`)
-    const complaint = /^\s*(?:error|corrupt|missing)\b.*$/im.exec(text)?.[0]
-    if (complaint) throw new Mismatch(`check exited 0 but complained: ${complaint}`)
+    if (!all && verified !== '0')
+      throw new Mismatch(`check without --verify-data says that it verified ${verified} chunks`)
+    const before = asIn ? checkLine.exec(read(asIn)) : undefined
+    if (before && (before[2] !== items || before[4] !== chunks))
+      throw new Mismatch(`check counted ${before[2]} items and ${before[4]} chunks, then ${items} and ${chunks}`)
+  })
+}
+
+/** Names of the packs in the row's repository; undefined where its files cannot be seen. */
+function packNames(): Set<string> | undefined {
+  const { run, repo } = rowScope()
+  const { files } = run.endpoint(repo)
+  if (!files || !existsSync(files)) return undefined
+  const packs = join(files, 'packs')
+  if (!existsSync(packs)) return new Set()
+  const paths = readdirSync(packs, { withFileTypes: true, recursive: true }).filter((entry) => entry.isFile())
+  // minio keeps an object as a directory of that name.
+  return new Set(
+    paths.flatMap(({ parentPath, name }) => /[0-9a-f]{64}/.exec(join(parentPath, name).slice(packs.length)) ?? []),
+  )
+}
+
+/** After the last snapshot went and `compact`, no pack is left in a repository whose files can be seen. */
+export async function emptied(): Promise<void> {
+  const { seen } = rowScope().run.endpoint(rowScope().repo)
+  if (!seen) return
+  await check(`test -z "$(find "$${seen}"/packs -type f -size +0 ! -path '*__XLDIR__*' 2> /dev/null)"`, () => {
+    const size = packNames()?.size
+    if (size) throw new Mismatch(`${size} packs are left after the last snapshot was deleted and compact`)
   })
 }
 
@@ -199,7 +320,7 @@ export async function freed(file: string, before: number): Promise<void> {
     if (said === undefined) throw new Mismatch(`compact printed no result; ${lastLine(text)}`)
     if (deleted === '0') throw new Mismatch(`compact deleted no pack after the only snapshot went; ${lastLine(text)}`)
     const after = packBytes()
-    if (after > before / 2)
+    if (after > before / 2 || (before && !about(said, before - after)))
       throw new Mismatch(`compact said it freed ${said}, but the packs went from ${before} to ${after} bytes`)
   })
 }
@@ -213,16 +334,20 @@ export async function nothingHeld(locks: string): Promise<void> {
   await says(locks, /^No locks found\.$/m, 'a lock was left behind')
   const { files, seen } = run.endpoint(repo)
   if (!files) return
-  const held = `find "$${seen}"/locks "$${seen}"/sessions -type f ! -path '*__XLDIR__*' 2> /dev/null || true`
-  await check(`test -z "$(${held})"  # no lock, no session`, () => {
-    const held = ['locks', 'sessions'].flatMap((kind) =>
+  const there = `find "$${seen}"/locks "$${seen}"/sessions -type f ! -path '*__XLDIR__*' ! -name '.tmp*' 2> /dev/null || true`
+  await check(`test -z "$(${there})"  # no lock, no session`, () => {
+    const all = ['locks', 'sessions'].flatMap((kind) =>
       existsSync(join(files, kind))
         ? readdirSync(join(files, kind))
             .filter((name) => !name.includes('__XLDIR__'))
             .map((name) => `${kind}/${name}`)
         : [],
     )
+    const torn = all.filter((name) => name.includes('/.tmp'))
+    const held = all.filter((name) => !torn.includes(name))
     if (held.length) throw new Mismatch(`left behind in the repository: ${held.join(', ')}`)
+    if (torn.length)
+      finding('killed-write-left', `a killed write left ${torn.join(', ')}, and no maintenance removes it`)
   })
 }
 

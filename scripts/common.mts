@@ -1,13 +1,41 @@
 // What every repository goes through before and after a script's own procedure; scripts/backends/local.mts types it out.
-
-import { $, rowScope, undo } from '#lib/sh.mts'
-import { deleted, freed, made, mayDelete, nothingHeld, packBytes, says, sound } from '#scripts/checks.mts'
-import { untouched } from '#scripts/corpus.mts'
+import { parse } from 'yaml'
+import { $, check, note, read, rowScope, step, undo } from '#lib/sh.mts'
+import { quote } from '#lib/transcript.mts'
+import { Mismatch } from '#lib/verdict.mts'
+import { sameTree } from '#lib/verify.mts'
+import { parseBackup } from '#lib/vykar.mts'
+import {
+  deleted,
+  emptied,
+  freed,
+  listed,
+  made,
+  mayDelete,
+  nothingHeld,
+  numbers,
+  packBytes,
+  says,
+  sound,
+} from '#scripts/checks.mts'
+import { stillAs, untouched } from '#scripts/corpus.mts'
+import { copyOf, damaged, reclaimed } from '#scripts/damage.mts'
 
 /** Needs of scripts whose repositories may be on servers, which scripts/servers.mts starts. */
 export const serverWants = ['vykar-server', 's3-server', 'curl', 'sshd', 'ssh-keygen', 'sftp', 'rclone'] as const
 
-/** `list`, the guard, `delete`, `init`; config.yaml is there already. The repository goes again when the row has passed. */
+/** Whether the config asks for encryption: `mode: none` in the script or in the user's base config does not. */
+export function encrypted(repo: string): boolean {
+  const { run } = rowScope()
+  if (run.spec.passphrase === false) return false
+  const whole = parse(run.plan.sample.compose([{ label: repo }], '', () => 'hidden')) as {
+    encryption?: { mode?: string }
+    repositories: { encryption?: { mode?: string } }[]
+  }
+  return (whole.repositories[0]?.encryption ?? whole.encryption)?.mode !== 'none'
+}
+
+/** `list`, the guard, `delete`, `init`, `info`, `claims`; config.yaml is there already. The repository goes again when the row has passed. */
 export async function fresh(repo: string): Promise<void> {
   const { run } = rowScope()
   const { remote, url } = run.endpoint(repo)
@@ -20,21 +48,195 @@ export async function fresh(repo: string): Promise<void> {
   if (remote) await $({ expect: [0, 3] })`rclone delete --rmdirs ${{ raw: remote }}`
   undo({
     keep: `repository ${url}`,
-  })`vykar --config config.yaml delete -R ${repo} --yes-delete-this-repo > deleted.out 2>&1 || grep -qE 'HTTP 40[04]' deleted.out`
+  })`vykar --config config.yaml delete -R ${repo} --yes-delete-this-repo > deleted.out 2>&1 || grep -qE 'HTTP 40[04]|(no repository|repository not) found' deleted.out`
   await $({ limit: repo === 'sftp' ? '120s' : '10m' })`vykar --config config.yaml init -R ${repo}`
   await made()
+  await claims(repo)
 }
 
-/** `check` and `check --verify-data`; the only snapshot goes, and with it all that it took; the source is as it was. */
-export async function retire(repo: string): Promise<void> {
-  await $({ limit: '30m' })`vykar --config config.yaml check -R ${repo} > check.out 2>&1`
-  await sound('check.out')
-  await $({ limit: '1h' })`vykar --config config.yaml check -R ${repo} --verify-data > verify.out 2>&1`
-  await sound('verify.out', true)
+/**
+ * The repository is what its config asks for: `info` names the encryption; a wrong passphrase is refused and so is none, asked with a
+ * cache that knows nothing; the key lies in the repository. Leaves lost.yaml: the same config with an empty cache.
+ */
+export async function claims(repo: string): Promise<void> {
+  const { seen } = rowScope().run.endpoint(repo)
+  await $`sed 's|^cache_dir: .*|cache_dir: lost|' config.yaml > lost.yaml`
+  await $`vykar --config config.yaml info -R ${repo} > info.out`
+  if (!encrypted(repo)) {
+    await says('info.out', /^\s*Encryption\s+none\s*$/m, 'info does not say that the repository is unencrypted')
+    if (seen) await $`test -z "$(find ${{ raw: `"$${seen}"` }}/keys -type f 2> /dev/null)"  # there is no key`
+    return
+  }
+  await says('info.out', /^\s*Encryption\s+(aes256gcm|chacha20poly1305)\s*$/m, 'info does not name the encryption')
+  // A passphrase in the config goes before the one in the environment.
+  await $`sed -E '/^ *pass(phrase|command): /d' lost.yaml > asked.yaml && rm -rf lost`
+  const refused = 'was not refused'
+  await $({
+    expect: [1],
+  })`VYKAR_PASSPHRASE=wrong vykar --config asked.yaml list -R ${repo} > wrong.out 2>&1`
+  await says('wrong.out', /wrong passphrase/, `a wrong passphrase ${refused}`)
+  await $({
+    expect: [1],
+  })`env -u VYKAR_PASSPHRASE vykar --config asked.yaml list -R ${repo} > none.out 2>&1 < /dev/null`
+  await says('none.out', /passphrase/, `the missing passphrase ${refused}`)
+  if (seen) await $`test -n "$(find ${{ raw: `"$${seen}"` }}/keys -type f)"  # the key is in the repository`
+}
+
+/**
+ * The words that were planted in the source are nowhere in the repository's files or the cache; without encryption they are, so the
+ * search is able to find them.
+ */
+export async function unreadable(repo: string, source: string): Promise<void> {
+  const { seen } = rowScope().run.endpoint(repo)
+  const where = seen ? `"$${seen}" cache` : 'cache'
+  if (encrypted(repo))
+    await $({
+      expect: [1],
+    })`grep -raF -m 1 -f ${source}/awkward/planted ${{ raw: where }}  # words of the source can be read`
+  else if (seen) await $`grep -rqaF -f ${source}/awkward/planted ${{ raw: where }}  # they can be read, and so be found`
+}
+
+/** bash in front of a command that must not see a tree of the user's: an empty directory lies over it, for this command alone. */
+export function hidden(source: string | { raw: string }, named: boolean): { raw: string } {
+  if (!named) return { raw: '' }
+  const word = typeof source === 'string' ? quote(source) : source.raw
+  if (process.getuid?.() === 0)
+    return { raw: `unshare --mount bash -c 'mount -t tmpfs none "$0" && exec "$@"' ${word}` }
+  note('the source was in sight of restore: only root can hide it')
+  return { raw: '' }
+}
+
+/**
+ * The first backup is in backup.out, its id in first.id, and `source` has been changed by a stated amount, or not at all where it is the
+ * user's own: a second backup; both snapshots restored with the source out of sight and an empty cache, and compared; the newest
+ * deleted and its space given back; backed up once more, restored and compared. Leaves first.id and third.id.
+ * @param was the tree as it was at the first backup
+ * @param named whether the source is the user's own, which is not changed
+ */
+export async function again(repo: string, source: string, was: string, named: boolean): Promise<void> {
+  const { seed } = rowScope().run.common
+  step('second backup')
   const packs = packBytes()
-  await $`vykar --config config.yaml snapshot delete -R ${repo} $(<snapshot.id)`
+  if (!named) {
+    await stillAs(source, 'first.witness')
+    await $({ limit: '30m' })`e2e data-gen/change --dir ${source} --percent 2 --each --seed ${seed} > change.out`
+    await written(source, 'second.witness')
+  }
+  await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > second.out`
+  await $`sed -n 's/^Snapshot created: //p' second.out > second.id`
+  await storedChange('second.out', named ? undefined : 'change.out', packs)
+  await $`vykar --config config.yaml list -R ${repo} > second.list`
+  await listed('corpus', 'second.out', 'second.list')
+
+  step('restore all lost')
+  await bothRestored(repo, source, named)
+  await sameTree(was, 'restored')
+  await numbers(was, 'backup.out', 'list.out', 'restored.out')
+  await sameTree(source, 'restored-second')
+  await numbers(source, 'second.out', 'second.list', 'restored-second.out')
+  await contents('restored', 'first')
+  await $`rm -r restored-second`
+
+  step('newest deleted')
+  await $`vykar --config config.yaml snapshot delete -R ${repo} $(<second.id)`
+  await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} > compacted.out`
+  await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > third.out`
+  await $`sed -n 's/^Snapshot created: //p' third.out > third.id`
+  await $`rm -rf lost && mkdir lost restored-third`
+  await $({
+    limit: '1h',
+  })`HOME=$PWD/lost ${hidden(source, named)} vykar --config lost.yaml restore -R ${repo} $(<third.id) restored-third > restored-third.out`
+  await sameTree(source, 'restored-third')
+  await contents('restored-third', 'third')
+  await $`rm -r restored-third`
+  if (!named) await stillAs(source, 'second.witness')
+}
+
+/** Both snapshots, with an empty cache and home, the source out of sight. */
+async function bothRestored(repo: string, source: string, named: boolean): Promise<void> {
+  const out = hidden(source, named)
+  if (!named) await $`mv ${source} away`
+  await $`rm -rf lost && mkdir lost restored restored-second`
+  await $({
+    limit: '1h',
+  })`HOME=$PWD/lost ${out} vykar --config lost.yaml restore -R ${repo} $(<first.id) restored > restored.out`
+  await $({
+    limit: '1h',
+  })`HOME=$PWD/lost ${out} vykar --config lost.yaml restore -R ${repo} $(<second.id) restored-second > restored-second.out`
+  if (!named) await $`mv away ${source}`
+}
+
+/** The witness of a tree: everything that find(1) sees of it but the top directory's own times, into a file. */
+export async function written(source: string, file: string): Promise<void> {
+  await $({
+    limit: '30m',
+  })`find ${source} -mindepth 1 -printf '/%P /%y %m %U:%G %s %T@ %C@ %l\0' | LC_ALL=C sort -z > ${file}`
+}
+
+/** The sha256 of every file of a restored tree that was compared, into NAME.sha256: what later copies are held against. */
+export async function contents(tree: string | { raw: string }, name: string): Promise<void> {
+  await $({
+    limit: '2h',
+  })`(cd ${tree} && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum) > ${name}.sha256`
+}
+
+/** How much more than what changed a backup may store: the metadata of the whole tree, which it writes anew, and rounding. */
+const slack = (whole: number) => 2 * 2 ** 20 + whole / 100
+
+/**
+ * A backup stored about what had changed: no less than the new bytes, which no compression makes smaller, and no more than the files
+ * that were touched; of an unchanged tree next to nothing.
+ * @param changed what data-gen/change printed; undefined where nothing was changed
+ * @param packs bytes in packs before, 0 where they cannot be seen
+ */
+export async function storedChange(backup: string, changed: string | undefined, packs: number): Promise<void> {
+  await check(`# ${backup}: it stored what had changed`, () => {
+    const [created] = parseBackup(read(backup))
+    if (!created) throw new Mismatch('the second backup exited 0 but printed no created snapshot')
+    const of = (name: string) =>
+      Number(new RegExp(`^${name}=(\\d+)$`, 'm').exec(changed ? read(changed) : '')?.[1] ?? 0)
+    const least = of('fresh_bytes')
+    const most = of('touched_bytes') + slack(created.original)
+    const stored = packs ? packBytes() - packs : created.deduplicated
+    const said = `the second backup stored ${stored} bytes`
+    if (stored < least) throw new Mismatch(`${said}, but ${least} new bytes had been written to the source`)
+    if (stored > most) throw new Mismatch(`${said}, but at most ${Math.round(most)} had changed`)
+    if (Math.abs(stored - created.deduplicated) > slack(created.original))
+      throw new Mismatch(`${said}, but said ${created.deduplicated}`)
+  })
+}
+
+/**
+ * `check` and `check --verify-data`; in copies of the repository: damage is seen, and reclaiming space harms no snapshot; then all
+ * snapshots go, and with them all that they took; the sources are as they were.
+ * @param ids files NAME.id of the snapshots that the repository holds; what each must restore to is in NAME.sha256
+ * @param same compares a restored tree beyond its content
+ */
+export async function retire(
+  repo: string,
+  ids: readonly string[] = ['snapshot'],
+  same: (id: string, tree: string) => Promise<void> = async () => {},
+): Promise<void> {
+  // What interrupted backups have left goes first: then every pack that is there belongs to a snapshot.
+  await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} > compacted.out`
+  await $({ limit: '30m' })`vykar --config config.yaml check -R ${repo} > check.out 2>&1`
+  await sound('check.out', { snapshots: ids.length })
+  await $({ limit: '1h' })`vykar --config config.yaml check -R ${repo} --verify-data > verify.out 2>&1`
+  await sound('verify.out', { snapshots: ids.length, all: true, asIn: 'check.out' })
+  if (await copyOf(repo)) {
+    await damaged(repo, ids[0]!)
+    await reclaimed(repo, ids, same)
+    await $`rm -r copy`
+  }
+  step('retire')
+  const { remote } = rowScope().run.endpoint(repo)
+  if (remote) await $`rclone lsf -R --files-only ${{ raw: remote }} > objects.before && grep -q packs/ objects.before`
+  const packs = packBytes()
+  for (const id of ids) await $`vykar --config config.yaml snapshot delete -R ${repo} $(<${{ raw: id }}.id)`
   await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} > compact.out`
   await freed('compact.out', packs)
+  await emptied()
+  if (remote) await $({ expect: [1] })`rclone lsf -R --files-only ${{ raw: remote }} | grep packs/  # no pack is left`
   await $`vykar --config config.yaml list -R ${repo} > gone.out`
   await says('gone.out', /^No snapshots found\.$/m, 'the snapshot was deleted, but list still shows one')
   await $`vykar --config config.yaml break-lock -R ${repo} > locks.out`

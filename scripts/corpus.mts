@@ -2,6 +2,7 @@
 import { existsSync, realpathSync, statfsSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
+import { corpusFormat } from '#data-gen/awkward.mts'
 import { diskUsage } from '#lib/cleanup.mts'
 import { localDir } from '#lib/config.mts'
 import { readJson } from '#lib/files.mts'
@@ -33,16 +34,20 @@ export async function corpus(which: 'local' | 'remote', named: string | undefine
   if (named) return named
   const { run } = scope()
   const dir = join(homedir(), `corpus-${which}`)
-  const whole = () => readJson<{ complete?: boolean }>(join(dir, 'corpus.json'))?.complete === true
+  const made = () => readJson<{ complete?: boolean; format?: number }>(join(dir, 'corpus.json'))
+  const whole = () => made()?.complete === true
+  const current = () => whole() && made()?.format === corpusFormat
   if (!run.dry && existsSync(dir) && !whole() && !isOurs(run.runtime, dir))
     throw new UsageError(
       `${dir} is no whole corpus, and not known to be this suite's: move it away, or name it with --source`,
     )
   if (!run.dry && existsSync(dir)) apart(dir, 'the runtime directory', run.runtime)
-  const missing = run.dry || !existsSync(dir) || !whole()
+  if (!run.dry && existsSync(dir) && !current() && !isOurs(run.runtime, dir))
+    throw new UsageError(`${dir} was made by an older version of this suite: move it away, or name it with --source`)
+  const missing = run.dry || !existsSync(dir) || !current()
   await $({
     limit: '2h',
-  })`grep -qs '"complete": true' ${dir}/corpus.json || e2e data-gen/corpus --out ${dir} --gib ${gib} --seed ${run.common.seed}`
+  })`grep -qs '"format": ${{ raw: String(corpusFormat) }}' ${dir}/corpus.json || e2e data-gen/corpus --out ${dir} --gib ${gib} --seed ${run.common.seed}`
   if (missing) note(`made the corpus ${dir} (${gib} GiB, seed ${run.common.seed}); it is kept for the next run`)
   return run.dry ? dir : realpathSync(dir)
 }
@@ -69,6 +74,29 @@ export async function untouched(): Promise<void> {
       const changed = n === 0 ? await sourceChanged(run) : undefined
       if (changed) throw new (changed.named ? Blocked : Mismatch)(changed.text)
     })
+}
+
+/**
+ * What the row backs up: a copy of the corpus's first snapshot, `source`, which is changed between two backups while the corpus stays as
+ * it was; or the user's own tree, where it is.
+ * @param tree the corpus, or what the user named
+ */
+export async function changing(tree: string, named: string | undefined): Promise<{ source: string; was: string }> {
+  if (named) return { source: named, was: named }
+  await $({ limit: '1h' })`cp -a --reflink=auto ${tree}/snapshot-1 source`
+  return { source: 'source', was: `${tree}/snapshot-1` }
+}
+
+/** A tree of the row is what its witness says: nothing but the suite has touched it. Throws Mismatch naming the first entry that differs. */
+export async function stillAs(tree: string, witness: string): Promise<void> {
+  const list = `find ${quote(tree)} -mindepth 1 ${witnessFormat} | LC_ALL=C sort -z`
+  await check(`${list} | cmp - ${witness}`, async () => {
+    const { stdout } = await look({
+      limit: '30m',
+    })`${{ raw: list }} | LC_ALL=C comm -z3 ${witness} - | head -z -n 1 | tr -d '\t\0'`
+    const entry = /^\/(.*) \/[a-z] /s.exec(stdout)?.[1]
+    if (entry !== undefined) throw new Mismatch(`something has changed the source, and it was not this suite: ${entry}`)
+  })
 }
 
 /** Longest path that Linux takes, with its end (limits.h, PATH_MAX), and room for the row's directory and `restored-…/`. */

@@ -171,7 +171,7 @@ function deed(walk: Walk, action: Action, serial: string): Deed {
   return vykar(`check -R ${repo}${all ? ' --verify-data' : ''}`, '1h', {
     before: () => dropCaches(walk),
     after: async () => {
-      await sound(`${kind}.out`, all)
+      await sound(`${kind}.out`, { all })
       await check(`grep -q '^Check complete: ${walk.model.length} snapshots' ${kind}.out || true`, () => {
         const seen = Number(/^Check complete: (\d+) snapshots/m.exec(read(`${kind}.out`))?.[1])
         if (seen < walk.model.length) throw new Mismatch(`check looked at ${seen} snapshots of ${walk.model.length}`)

@@ -1,6 +1,6 @@
 // What the tests share: the stand-in as one bundled file, a small corpus, a sandbox of its own for every run of a script.
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { buildSync } from 'esbuild'
@@ -61,6 +61,13 @@ export function smallCorpus(): string {
     env: generatorEnv,
   })
   return corpusDir
+}
+
+/** Makes the small corpus the default one of a sandbox, so that its scripts back up a copy of their own, and change it. */
+export function ownCorpus(box: Sandbox): string[] {
+  for (const name of ['corpus-local', 'corpus-remote'])
+    if (!existsSync(join(box.dir, name))) symlinkSync(smallCorpus(), join(box.dir, name))
+  return []
 }
 
 let mediumDir: string | undefined

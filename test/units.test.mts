@@ -419,7 +419,7 @@ describe('verdicts and reports', () => {
     options: {},
     versions: { vykar: '0' }, host: {}, steps: [], notes: [], charts: [], leftBehind: ['process 7'], notCompared: ['xattrs'], transcript: 't',
     harness: { seconds: 0, peakKiB: 0 },
-    rows: [{ repo: 'local', variant: '', verdict: 'BLOCKED', reason: 'slow "disk"\u0001', seconds: 2, steps: [], gaps: [], notes: [], facts: { reused: '3 B' }, kept: ['/k'] }],
+    rows: [{ repo: 'local', variant: '', verdict: 'BLOCKED', reason: 'slow "disk"\u0001', seconds: 2, steps: [], gaps: [], findings: [], notes: [], facts: { reused: '3 B' }, kept: ['/k'] }],
   } satisfies RunReport // biome-ignore format: a fixture
   test('JUnit: a run that failed outside of its rows has a case of its own; text is escaped', () => {
     const text = junit(report)

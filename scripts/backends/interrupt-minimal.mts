@@ -19,8 +19,8 @@ import { bytes } from '#lib/terminal.mts'
 import { Blocked, Mismatch } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 import { parseBackup, parseList, parseSize } from '#lib/vykar.mts'
-import { listed, packBytes, says, shows, standardNeeds } from '#scripts/checks.mts'
-import { fresh, retire, serverWants } from '#scripts/common.mts'
+import { listed, numbers, packBytes, says, shows, standardNeeds } from '#scripts/checks.mts'
+import { contents, fresh, retire, serverWants } from '#scripts/common.mts'
 import { corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -82,7 +82,10 @@ repositories:
         const target = Math.round(whole * (n % 2 ? share / 2 : share))
         // A fast disk is read ahead of the first upload: without a pack in the repository nothing could be reused.
         const { files, seen } = run.endpoint(repo)
-        const arrived = files && seen ? `find "$${seen}"/packs -type f -size +0 2> /dev/null | grep -q .` : 'true'
+        const arrived =
+          files && seen
+            ? `find "$${seen}"/packs -type f -size +0 ! -path '*__XLDIR__*' 2> /dev/null | grep -q .`
+            : 'true'
         const backup = await background('interrupted')`vykar --config config.yaml backup -R ${repo}`
         if (after) await $`sleep ${after}`
         else
@@ -140,7 +143,11 @@ repositories:
       await $`diff <(sort source.list) <(sort snapshot.list)`
 
       step('restore')
-      await $({ limit: '1h' })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+      await $({
+        limit: '1h',
+      })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) restored > restored.out`
+      await numbers('restored', 'backup.out', 'list.out', 'restored.out')
+      await contents('restored', 'snapshot')
 
       step('compare')
       await sameTree(source, 'restored')

@@ -7,22 +7,25 @@ import { sameTree } from '#lib/verify.mts'
 // Passes when backends/local would, and neither the environment, the config nor the repository holds a passphrase or
 // key, `info` says that the repository is not encrypted, and `list` works without a passphrase.
 import { listed, says, standardNeeds } from '#scripts/checks.mts'
-import { fresh, retire } from '#scripts/common.mts'
-import { corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
+import { again, fresh, retire, unreadable, written } from '#scripts/common.mts'
+import { changing, corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
 
 const spec = { needs: standardNeeds, repos: ['local'], options: sourceOptions, passphrase: false } as const
 
 await scenario(import.meta, spec, async ({ options, repos, row }) => {
   const { manifest } = options
+  const own = options.source === undefined
 
   step('corpus')
-  const source = await corpus('local', options.source, options['corpus-gib'])
-  await fits(source)
-  await witness(source, options.source !== undefined)
+  const tree = await corpus('local', options.source, options['corpus-gib'])
+  await fits(tree)
+  await witness(tree, !own)
 
   for (const repo of repos)
     await row(repo, async () => {
       step('init')
+      const { source, was } = await changing(tree, options.source)
+      if (own) await written(source, 'first.witness')
       await config`
 encryption:
   mode: none
@@ -36,7 +39,8 @@ sources:
 
       step('backup')
       await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
-      await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
+      await $`sed -n 's/^Snapshot created: //p' backup.out > first.id`
+      if (own) await unreadable(repo, source)
 
       step('list')
       await $`vykar --config config.yaml list -R ${repo} > list.out`
@@ -48,18 +52,14 @@ sources:
       await $`test -z "$(find "$REPO_LOCAL"/keys -type f 2> /dev/null)"`
 
       step('snapshot list')
-      await $`vykar --config config.yaml snapshot list -R ${repo} $(<snapshot.id) > snapshot.list`
+      await $`vykar --config config.yaml snapshot list -R ${repo} $(<first.id) > snapshot.list`
       await $`find ${source} -mindepth 1 \( -type f -o -type d -o -type l \) -printf '%P\n' > source.list`
       await $`diff <(sort source.list) <(sort snapshot.list)`
 
-      step('restore')
-      await $({ limit: '1h' })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
-
-      step('compare')
-      await sameTree(source, 'restored')
+      await again(repo, source, was, !own)
       if (manifest) await $({ limit: '2h' })`(cd restored && sha256sum --check --quiet --strict ${manifest})`
 
-      step('retire')
-      await retire(repo)
+      step('check')
+      await retire(repo, ['first', 'third'], (id, restored) => sameTree(id === 'first' ? was : source, restored))
     })
 })

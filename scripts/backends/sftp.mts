@@ -7,8 +7,8 @@ import { sameTree } from '#lib/verify.mts'
 // Passes when backends/local would, and a server whose host key is another than known_hosts says is refused. A step that
 // runs out of time is BLOCKED, and a plain sftp right after it says whether the server or vykar was at fault.
 import { listed, says, standardNeeds } from '#scripts/checks.mts'
-import { fresh, retire } from '#scripts/common.mts'
-import { corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
+import { again, fresh, retire, unreadable, written } from '#scripts/common.mts'
+import { changing, corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
 import { servers } from '#scripts/servers.mts'
 
 const spec = {
@@ -21,16 +21,19 @@ const spec = {
 await scenario(import.meta, spec, async (run) => {
   const { options } = run
   const { manifest } = options
+  const own = options.source === undefined
 
   step('corpus')
-  const source = await corpus('remote', options.source, options['corpus-gib'])
-  await fits(source)
-  await witness(source, options.source !== undefined)
+  const tree = await corpus('remote', options.source, options['corpus-gib'])
+  await fits(tree)
+  await witness(tree, !own)
   await servers()
 
   for (const repo of run.repos)
     await run.row(repo, async () => {
       step('config')
+      const { source, was } = await changing(tree, options.source)
+      if (own) await written(source, 'first.witness')
       await config`
 sources:
   - path: ${source}
@@ -49,25 +52,22 @@ sources:
 
       step('backup')
       await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
-      await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
+      await $`sed -n 's/^Snapshot created: //p' backup.out > first.id`
+      if (own) await unreadable(repo, source)
 
       step('list')
       await $`vykar --config config.yaml list -R ${repo} > list.out`
       await listed('corpus')
 
       step('snapshot list')
-      await $`vykar --config config.yaml snapshot list -R ${repo} $(<snapshot.id) > snapshot.list`
+      await $`vykar --config config.yaml snapshot list -R ${repo} $(<first.id) > snapshot.list`
       await $`find ${source} -mindepth 1 \( -type f -o -type d -o -type l \) -printf '%P\n' > source.list`
       await $`diff <(sort source.list) <(sort snapshot.list)`
 
-      step('restore')
-      await $({ limit: '1h' })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
-
-      step('compare')
-      await sameTree(source, 'restored')
+      await again(repo, source, was, !own)
       if (manifest) await $({ limit: '2h' })`(cd restored && sha256sum --check --quiet --strict ${manifest})`
 
-      step('retire')
-      await retire(repo)
+      step('check')
+      await retire(repo, ['first', 'third'], (id, restored) => sameTree(id === 'first' ? was : source, restored))
     })
 })

@@ -11,8 +11,8 @@ import { sameTree } from '#lib/verify.mts'
 // after a backup that failed, was terminated or was killed; no restored record is torn;
 // dump: a database dumped through exec, loaded into a second container.
 // Passes when everything restored equals its source and the container ran again after every backup but a killed one.
-import { listed, says, shows, standardNeeds } from '#scripts/checks.mts'
-import { fresh, retire, serverWants } from '#scripts/common.mts'
+import { listed, numbers, says, shows, standardNeeds } from '#scripts/checks.mts'
+import { contents, fresh, hidden, retire, serverWants } from '#scripts/common.mts'
 import {
   chosenPatterns,
   containerOptions,
@@ -116,7 +116,8 @@ sources:
         const copy = await volume('docker', `restored-${repo}`)
         await $({
           limit: '1h',
-        })`vykar --config config.yaml restore -R ${repo} $(<snapshot.id) "$(<restored-${repo}.path)"`
+        })`rm -rf lost && mkdir lost && HOME=$PWD/lost ${hidden({ raw: '"$VYKAR_E2E_VOLUME"' }, true)} vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) "$(<restored-${repo}.path)"`
+        await contents({ raw: `"$(<restored-${repo}.path)"` }, 'snapshot')
 
         step('compare on the host')
         const [there, here] = [`../volume.path`, `restored-${repo}.path`]
@@ -131,7 +132,7 @@ sources:
         for (const [name, file] of [[source, 'source'], [copy, 'restored']] as const) // biome-ignore format: one line
           await $({
             limit: '1h',
-          })`docker run --rm --network none -v ${{ raw: name }}:/data:ro --entrypoint sh $(<../base.image) -c 'cd /data && find . -mindepth 1 -exec stat -c "%N %a %u %g %s %Y %h" {} + && find . -type f -exec sha256sum {} +' > ${file}.inside`
+          })`docker run --rm --network none -v ${{ raw: name }}:/data:ro --entrypoint sh $(<../base.image) -c 'cd /data && find . -mindepth 1 ! -type p ! -type s ! -type c ! -type b -exec stat -c "%N %a %u %g %s %Y %h" {} + && find . -type f -exec sha256sum {} +' > ${file}.inside`
         await $`test -s source.inside && diff <(sort source.inside) <(sort restored.inside)`
 
         step('retire')
@@ -185,7 +186,9 @@ EOF`
         step('restore')
         await $({
           limit: '1h',
-        })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+        })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) restored > restored.out`
+        await numbers('restored', 'backup.out', 'list.out', 'restored.out')
+        await contents('restored', 'snapshot')
 
         step('records')
         await wholeRecords('restored')
@@ -274,7 +277,9 @@ sources:
         step('restore')
         await $({
           limit: '1h',
-        })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+        })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) restored > restored.out`
+        await numbers('restored', 'backup.out', 'list.out', 'restored.out')
+        await contents('restored', 'snapshot')
 
         step('load')
         await wholeDump('restored', 'vykar-dumps/shop.dump')

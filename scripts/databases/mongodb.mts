@@ -10,8 +10,8 @@ import { skipOrFail } from '#lib/prepare.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, note, read, step } from '#lib/sh.mts'
 import { UsageError } from '#lib/verdict.mts'
-import { listed, says, shows } from '#scripts/checks.mts'
-import { fresh, retire, serverWants } from '#scripts/common.mts'
+import { listed, numbers, says, shows } from '#scripts/checks.mts'
+import { contents, fresh, retire, serverWants } from '#scripts/common.mts'
 import {
   chosen,
   databaseOptions,
@@ -157,7 +157,9 @@ sources:
         step('restore')
         await $({
           limit: '1h',
-        })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+        })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) restored > restored.out`
+        await numbers('restored', 'backup.out', 'list.out', 'restored.out')
+        await contents('restored', 'snapshot')
 
         step('load')
         await wholeDump('restored', path)

@@ -4,8 +4,8 @@ import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, read, step } from '#lib/sh.mts'
 import { Blocked, UsageError } from '#lib/verdict.mts'
-import { listed, says, shows } from '#scripts/checks.mts'
-import { fresh, retire, serverWants } from '#scripts/common.mts'
+import { listed, numbers, says, shows } from '#scripts/checks.mts'
+import { contents, fresh, retire, serverWants } from '#scripts/common.mts'
 import {
   chosen,
   churnOption,
@@ -177,7 +177,9 @@ EOF`
         step('restore')
         await $({
           limit: '1h',
-        })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+        })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) restored > restored.out`
+        await numbers('restored', 'backup.out', 'list.out', 'restored.out')
+        await contents('restored', 'snapshot')
 
         step('load')
         await wholeDump('restored', path)

@@ -7,8 +7,8 @@ import { sameTree } from '#lib/verify.mts'
 // Passes when the restored tree is the moment of the snapshot in content and metadata (known gaps apart), no snapshot
 // outlives its backup, and every bad case is met: the name is taken, its directory is missing, a hook fails, the file
 // system is full, the backup is terminated or killed.
-import { listed, standardNeeds } from '#scripts/checks.mts'
-import { fresh, retire, serverWants } from '#scripts/common.mts'
+import { listed, numbers, standardNeeds } from '#scripts/checks.mts'
+import { contents, fresh, retire, serverWants } from '#scripts/common.mts'
 import { churning, cutShort, fill, refused, rightOrRefused, writesBetween } from '#scripts/filesystems/common.mts'
 import { deviceOptions, needRoot, usableDevice } from '#scripts/filesystems/device.mts'
 import { servers } from '#scripts/servers.mts'
@@ -97,7 +97,11 @@ EOF`
       await $`diff <(sort source.list) <(sort snapshot.list)`
 
       step('restore')
-      await $({ limit: '1h' })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+      await $({
+        limit: '1h',
+      })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) restored > restored.out`
+      await numbers('restored', 'backup.out', 'list.out', 'restored.out')
+      await contents('restored', 'snapshot')
 
       step('compare')
       await sameTree(witness, 'restored')
@@ -129,7 +133,10 @@ EOF`
       step('failing finally')
       // It fails before it has deleted anything: vykar exits 0 and warns, the snapshot stays until the next backup.
       await $`sed -E 's/^( *finally: )/\1exit 7; /' config.yaml > failing-finally.yaml`
-      await $({ limit: '1h' })`vykar --config failing-finally.yaml backup -R ${repo} > warned.out 2>&1`
+      await $({
+        limit: '1h',
+        warns: /^Hook warning: /,
+      })`vykar --config failing-finally.yaml backup -R ${repo} > warned.out 2>&1`
       await there()
       fact(
         'failing finally',

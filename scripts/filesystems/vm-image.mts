@@ -133,7 +133,9 @@ sources:
       }
       for (const n of [0, ...rounds.keys()].map((_, i) => i)) {
         step(`restore ${n}`)
-        await $({ limit: '1h' })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<${n}.id) restored`
+        await $({
+          limit: '1h',
+        })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<${n}.id) restored`
         await $({ limit: '1h' })`(cd restored && sha256sum --check --quiet --strict ../${n}.sha256)`
         await $`stat -c '%b %B' restored/disk.raw >> ${n}.blocks && rm -r restored`
         const [source, restored] = read(`${n}.blocks`)
@@ -146,14 +148,11 @@ sources:
           )
         fact(`${n}: on disk`, `${bytes(source ?? 0)} in the source, ${bytes(restored ?? 0)} restored`)
       }
-      for (const n of rounds.keys()) {
-        step('snapshot delete')
-        await $`vykar --config config.yaml snapshot delete -R ${repo} $(<${n}.id)`
-      }
-
       step('retire')
-      await $`cp ${rounds.length}.id snapshot.id`
-      await retire(repo)
+      await retire(
+        repo,
+        [0, ...rounds.keys()].map((_, i) => String(i)),
+      )
     })
   if (growths.length) await drawGrowth(run, growths)
 })

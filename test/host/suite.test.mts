@@ -93,6 +93,7 @@ function report(over: Partial<RunReport>, rows: Partial<RowReport>[] = []): RunR
       seconds: 5,
       steps: [],
       gaps: [],
+      findings: [],
       notes: [],
       facts: {},
       kept: [],

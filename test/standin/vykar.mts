@@ -1,7 +1,8 @@
-// A stand-in for vykar: its command line and its output, for the commands that the suite uses. It keeps real content
-// in a local directory whatever the repository's URL, and has the gaps of vykar 0.19.1. It says nothing about vykar.
+// A stand-in for vykar: its command line and its output, for the commands that the suite uses. It keeps real content in a local
+// directory whatever the repository's URL: the tree as a stream of tar, cut into chunks by their content, encrypted, in packs with an
+// index. It says nothing about vykar.
 import { spawn, spawnSync } from 'node:child_process'
-import { createHash, randomBytes } from 'node:crypto'
+import { createCipheriv, createHash, randomBytes } from 'node:crypto'
 import fs from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -16,6 +17,7 @@ interface Source {
   command_dumps?: { name: string; command: string }[]
 }
 interface Config {
+  cache_dir?: string
   repositories: { label: string; url: string; encryption?: { mode: string } }[]
   sources?: Source[]
   hostname?: string
@@ -24,6 +26,8 @@ interface Config {
   hooks?: Source['hooks']
 }
 interface Snapshot {
+  chunks: string[]
+  paths: string[]
   id: string
   date: string
   host: string
@@ -44,7 +48,7 @@ class Failure extends Error {
 }
 
 const args = minimist(process.argv.slice(2), {
-  string: ['config', 'R', 'repo', 'l', 'label', 'last', '_'],
+  string: ['config', 'R', 'repo', 'l', 'label', 'last', 'threshold', '_'],
   boolean: ['verify-data', 'yes-delete-this-repo', 'version', 'verify', 'long'],
   alias: { R: 'repo', l: 'label', c: 'config' },
 })
@@ -81,17 +85,35 @@ process.on('SIGINT', () => {
   stopping = true
 })
 
-/** Runs a program without blocking signals; a signal to this process ends it. */
-function run(program: string, params: string[], output?: string): Promise<number> {
+/** Runs bash without blocking signals; a signal to this process ends it. */
+function run(line: string, cwd: string, output?: string): Promise<number> {
   return new Promise((resolve) => {
     const out = output ? fs.openSync(output, 'w') : 'ignore'
-    const child = spawn(program, params, { stdio: ['ignore', out, 'inherit'] })
-    const watch = setInterval(() => stopping && child.kill('SIGTERM'), 20)
+    const child = spawn('bash', ['-c', line], { cwd, stdio: ['ignore', out, 'inherit'], detached: true })
+    const watch = setInterval(() => stopping && process.kill(-child.pid!, 'SIGTERM'), 20)
     child.on('close', (code) => {
       clearInterval(watch)
       resolve(code ?? 1)
     })
   })
+}
+
+const sha = (data: Buffer | string) => createHash('sha256').update(data).digest('hex')
+/** Random numbers, one for each byte, which the boundaries of chunks follow. */
+const gear = Array.from({ length: 256 }, (_, n) => createHash('sha256').update(`gear ${n}`).digest().readUInt32BE())
+/** Chunks of 16 KiB on average, by content: what is inserted moves no boundary but its own. */
+function chunksOf(data: Buffer): Buffer[] {
+  const found: Buffer[] = []
+  let [from, hash] = [0, 0]
+  for (let at = 0; at < data.length; at++) {
+    hash = ((hash << 1) + gear[data[at]!]!) >>> 0
+    if (at - from < 4096 || (hash >>> 18 !== 0 && at - from < 65536)) continue
+    found.push(data.subarray(from, at + 1))
+    from = at + 1
+    hash = 0
+  }
+  if (from < data.length) found.push(data.subarray(from))
+  return found
 }
 
 class Repository {
@@ -112,12 +134,19 @@ class Repository {
     return fs.existsSync(join(this.dir, 'config'))
   }
   private get key() {
-    return createHash('sha256').update(`key ${process.env.VYKAR_PASSPHRASE}`).digest('hex')
+    return createHash('sha256').update(`key ${process.env.VYKAR_PASSPHRASE}`).digest()
+  }
+  private get stored(): { encryption: string } {
+    return JSON.parse(fs.readFileSync(join(this.dir, 'config'), 'utf8'))
+  }
+  get encrypted(): boolean {
+    return this.stored.encryption !== 'none'
   }
   open(): this {
     if (!this.exists) throw new Failure(`repository not found at '${this.url}'`)
     const file = join(this.dir, 'keys/repokey')
-    if (fs.existsSync(file) && fs.readFileSync(file, 'utf8') !== this.key)
+    if (this.encrypted && !fs.existsSync(file)) throw new Failure('invalid repository format: missing keys/repokey')
+    if (this.encrypted && fs.readFileSync(file, 'utf8') !== sha(this.key))
       throw new Failure('decryption failed: wrong passphrase or corrupted data')
     return this
   }
@@ -127,9 +156,70 @@ class Repository {
     if (encrypted && !process.env.VYKAR_PASSPHRASE) throw new Failure('no passphrase available')
     for (const name of ['keys', 'locks', 'sessions', 'snapshots', 'packs'])
       fs.mkdirSync(join(this.dir, name), { recursive: true })
-    if (encrypted) fs.writeFileSync(join(this.dir, 'keys/repokey'), this.key)
+    if (encrypted) fs.writeFileSync(join(this.dir, 'keys/repokey'), sha(this.key))
     fs.writeFileSync(join(this.dir, 'config'), JSON.stringify({ encryption: encrypted ? 'aes256gcm' : 'none' }))
+    this.index = {}
     say(`Repository initialized at: ${this.url}\nEncryption mode: ${encrypted ? 'aes256gcm' : 'none'}`)
+  }
+  /** Encrypts or decrypts; the same bytes where the mode is none. */
+  private crypt(data: Buffer, name: string): Buffer {
+    if (!this.encrypted) return data
+    return createCipheriv('aes-256-ctr', this.key, createHash('md5').update(name).digest()).update(data)
+  }
+  /** Writes beside and renames, as vykar does. */
+  private put(file: string, data: Buffer | string): void {
+    fs.mkdirSync(join(file, '..'), { recursive: true })
+    fs.writeFileSync(`${file}.tmp`, data)
+    fs.renameSync(`${file}.tmp`, file)
+  }
+  /** Where each chunk is: pack, offset, length. */
+  get index(): Record<string, [string, number, number]> {
+    const file = join(this.dir, 'index')
+    if (!fs.existsSync(file)) return {}
+    return JSON.parse(this.crypt(fs.readFileSync(file), 'index').toString())
+  }
+  set index(entries: Record<string, [string, number, number]>) {
+    this.put(join(this.dir, 'index'), this.crypt(Buffer.from(JSON.stringify(entries)), 'index'))
+  }
+  packFile = (pack: string) => join(this.dir, 'packs', pack.slice(0, 2), pack)
+  get packs(): string[] {
+    const all = fs.readdirSync(join(this.dir, 'packs'), { recursive: true }) as string[]
+    return all.flatMap((path) => /[0-9a-f]{64}$/.exec(path) ?? [])
+  }
+  /** Stores chunks that are not there yet as one pack. Returns how many bytes are new. */
+  store(chunks: ReadonlyMap<string, Buffer>): number {
+    const { index } = this
+    const fresh = [...chunks].filter(([id]) => !index[id] || !fs.existsSync(this.packFile(index[id]![0])))
+    if (!fresh.length) return 0
+    const data = Buffer.concat(fresh.map(([id, chunk]) => this.crypt(chunk, id)))
+    const pack = sha(data)
+    let at = 0
+    for (const [id, { length }] of fresh) {
+      index[id] = [pack, at, length]
+      at += length
+    }
+    this.put(this.packFile(pack), data)
+    this.index = index
+    return at
+  }
+  /** The pack that was read last: chunks of one tree lie side by side. */
+  private read = { pack: '', data: Buffer.alloc(0) }
+  /** A chunk. Throws where it is missing, or is another one; without encryption that is not looked at. */
+  chunk(id: string, index: Repository['index'], verify = this.encrypted): Buffer {
+    const [pack, at, length] = index[id] ?? []
+    if (pack === undefined) throw new Failure(`chunk not found: ${id.slice(0, 16)}`)
+    const file = this.packFile(pack)
+    if (!fs.existsSync(file)) throw new Failure(`pack not found: ${pack.slice(0, 16)}`)
+    if (this.read.pack !== file) this.read = { pack: file, data: fs.readFileSync(file) }
+    const whole = this.read.data
+    if (whole.length < at! + length!) throw new Failure(`short read on ${pack}`)
+    const data = this.crypt(whole.subarray(at, at! + length!), id)
+    if (verify && sha(data) !== id) throw new Failure(`chunk ${id.slice(0, 16)}: decryption failed`)
+    return data
+  }
+  save(snapshot: Snapshot): void {
+    const name = `${snapshot.date}-${snapshot.id}`
+    this.put(join(this.dir, 'snapshots', name), this.crypt(Buffer.from(JSON.stringify(snapshot)), name))
   }
   /** Snapshots in the order they were made. */
   get snapshots(): Snapshot[] {
@@ -137,17 +227,16 @@ class Repository {
     return fs
       .readdirSync(dir)
       .sort()
-      .map((name) => JSON.parse(fs.readFileSync(join(dir, name), 'utf8')))
+      .map((name) => JSON.parse(this.crypt(fs.readFileSync(join(dir, name)), name).toString()))
   }
   find(id: string): Snapshot {
     const found = id === 'latest' ? this.snapshots.at(-1) : this.snapshots.find((s) => s.id === id)
     if (!found) throw new Failure(`snapshot not found: '${id}'`)
     return found
   }
-  pack = (id: string) => join(this.dir, 'packs', id)
   forget(id: string): void {
     const dir = join(this.dir, 'snapshots')
-    fs.rmSync(join(dir, fs.readdirSync(dir).find((name) => name.endsWith(`-${id}.json`))!))
+    fs.rmSync(join(dir, fs.readdirSync(dir).find((name) => name.endsWith(`-${id}`))!))
   }
   /** Maintenance is refused while a backup runs; what a killed one left is cleared. */
   alone(): void {
@@ -160,62 +249,58 @@ class Repository {
   }
 }
 
-/** A file that was changed with its size and time kept is seen too. */
-const copy = ['-aHAX', '--checksum', '--modify-window=-1', '--no-specials', '--no-devices', '--numeric-ids']
+/** What is stored of a tree; nothing else is kept of special files than that tar says nothing about them. */
+const kinds = '\\( -type f -o -type d -o -type l \\)'
+const tar =
+  "tar -c --format=posix --pax-option=delete=atime,delete=ctime --no-recursion --null -T - --acls --xattrs --xattrs-include='*' --numeric-owner"
+const untar = "tar -x -i -p --acls --xattrs --xattrs-include='*' --numeric-owner"
 
 async function backupSource(repo: Repository, source: Source): Promise<void> {
   const paths = source.paths ?? (source.path ? [source.path] : [])
   for (const path of paths) if (!fs.existsSync(path)) throw new Failure(`source directory does not exist: ${path}`)
   const id = randomBytes(4).toString('hex')
-  const tree = join(repo.pack(id), 'tree')
-  fs.mkdirSync(tree, { recursive: true })
+  const work = fs.mkdtempSync(join(tmpdir(), 'standin-'))
   const session = join(repo.dir, 'sessions', `${id}.json`)
   fs.writeFileSync(session, JSON.stringify({ pid: process.pid }))
-  const undo = (): void => {
-    fs.rmSync(repo.pack(id), { recursive: true, force: true })
+  try {
+    for (const dump of source.command_dumps ?? []) {
+      fs.mkdirSync(join(work, 'dumps/vykar-dumps'), { recursive: true })
+      const code = await run(dump.command, process.cwd(), join(work, 'dumps/vykar-dumps', dump.name))
+      if (code !== 0) throw new Failure(`command_dump '${dump.name}' failed (exit code ${code}): `)
+    }
+    const trees = paths.length > 1 ? [['/', paths.map((path) => `'${path.slice(1)}'`).join(' ')]] : paths.map((path) => [path, '.']) // biome-ignore format: one line
+    if (fs.existsSync(join(work, 'dumps'))) trees.push([join(work, 'dumps'), '.'])
+    const found: string[] = []
+    const pieces: Buffer[] = []
+    let [files, total] = [0, 0]
+    for (const [n, [cwd, what]] of trees.entries()) {
+      const find = `find ${what} ! -path . ${kinds}`
+      const stream = join(work, `${n}.tar`)
+      const code = await run(`set -o pipefail; ${find} -print0 | LC_ALL=C sort -z | ${tar}`, cwd!, stream)
+      if (stopping) throw new Failure('interrupted', 130)
+      if (code !== 0) throw new Failure(`cannot read ${cwd}`)
+      pieces.push(...chunksOf(fs.readFileSync(stream)))
+      const seen = spawnSync('bash', ['-c', `${find} -printf '%y %s %P\\0'`], { cwd, encoding: 'utf8', maxBuffer: 1 << 28 }) // biome-ignore format: one line
+      for (const [, kind, size, path] of seen.stdout.matchAll(/(\w) (\d+) ([^\0]*)\0/g)) {
+        found.push(path!)
+        if (kind !== 'f') continue
+        total += Number(size)
+        if (Number(size)) files++
+      }
+    }
+    const chunks = pieces.map((piece) => [sha(piece), piece] as const)
+    const added = repo.store(new Map(chunks))
+    const date = new Date().toISOString()
+    const label = source.label ?? paths[0]!.split('/').at(-1)!
+    const host = repo.config.hostname ?? 'standin'
+    const list = { id, date, host, label, sources: paths, files, size: total, added }
+    repo.save({ ...list, chunks: chunks.map(([hash]) => hash), paths: found })
+    say(`Snapshot created: ${id}\n  Source: ${paths.join(', ') || '-'} (label: ${label})`)
+    say(`  Files: ${files}, Original: ${size(total)}, Compressed: ${size(total)}, Deduplicated: ${size(added)}`)
+  } finally {
     fs.rmSync(session)
+    fs.rmSync(work, { recursive: true })
   }
-  const previous = repo.snapshots.filter((s) => s.label === source.label).at(-1)
-  const link = previous ? [`--link-dest=${join(repo.pack(previous.id), 'tree')}`] : []
-  for (const path of paths) {
-    const target = paths.length > 1 ? join(tree, path) : tree
-    fs.mkdirSync(target, { recursive: true })
-    const code = await run('rsync', [...copy, ...link, `${path}/`, `${target}/`])
-    if (code !== 0 || stopping) {
-      undo()
-      throw stopping ? new Failure('interrupted', 130) : new Failure(`cannot read ${path}`)
-    }
-  }
-  for (const dump of source.command_dumps ?? []) {
-    fs.mkdirSync(join(tree, 'vykar-dumps'), { recursive: true })
-    const code = await run('sh', ['-c', dump.command], join(tree, 'vykar-dumps', dump.name))
-    if (code !== 0) {
-      undo()
-      throw new Failure(`command_dump '${dump.name}' failed (exit code ${code}): `)
-    }
-  }
-  const added = Number(sh(`find '${tree}' -type f -links 1 -printf '%s\\n' | awk '{s+=$1} END {print s+0}'`).stdout)
-  const [files, total] = sh(`find '${tree}' -type f -printf '%s\\n' | awk '{s+=$1} END {print NR, s+0}'`)
-    .stdout.trim()
-    .split(' ')
-    .map(Number)
-  sh(`cd '${tree}' && find . -type f -print0 | xargs -0 -r sha256sum > ../sums`)
-  const date = new Date().toISOString()
-  const label = source.label ?? paths[0]!.split('/').at(-1)!
-  const snapshot = {
-    id,
-    date,
-    host: repo.config.hostname ?? 'standin',
-    label,
-    sources: paths,
-    files: files!,
-    size: total!,
-    added,
-  }
-  fs.writeFileSync(join(repo.dir, 'snapshots', `${date}-${id}.json`), JSON.stringify(snapshot))
-  fs.rmSync(session)
-  say(`Snapshot created: ${id}\n  Source: ${paths.join(', ') || '-'} (label: ${label})`)
-  say(`  Files: ${files}, Original: ${size(total!)}, Compressed: ${size(total!)}, Deduplicated: ${size(added)}`)
 }
 
 async function backup(repo: Repository, paths: string[]): Promise<void> {
@@ -274,29 +359,45 @@ function list(repo: Repository): void {
 }
 
 async function restore(repo: Repository, id: string, dest: string): Promise<void> {
-  const tree = join(repo.pack(repo.find(id).id), 'tree')
+  const found = repo.find(id)
   fs.mkdirSync(dest, { recursive: true })
   if (fs.readdirSync(dest).length) throw new Failure(`destination is not empty: ${dest}`)
-  if ((await run('rsync', ['-aHAX', '--modify-window=-1', '--numeric-ids', `${tree}/`, `${dest}/`])) !== 0)
-    throw new Failure('restore failed')
-  fs.utimesSync(dest, new Date(), new Date())
-  const kinds = sh(`find '${dest}' -mindepth 1 -printf '%y\\n'`).stdout.split('\n')
-  const [files, dirs, links] = ['f', 'd', 'l'].map((kind) => kinds.filter((k) => k === kind).length)
-  say(`Restored: ${count(files!)} files, ${count(dirs!)} dirs, ${count(links!)} symlinks (${size(repo.find(id).size)})`)
+  const { index } = repo
+  const child = spawn('bash', ['-c', untar], { cwd: dest, stdio: ['pipe', 'ignore', 'inherit'] })
+  const ended = new Promise<number | null>((settle) => child.on('close', settle))
+  child.stdin.on('error', () => {})
+  try {
+    for (const hash of found.chunks) child.stdin.write(repo.chunk(hash, index))
+  } finally {
+    child.stdin.end()
+  }
+  if ((await ended) !== 0) throw new Failure('restore failed')
+  const kinds = sh(`find '${dest}' -mindepth 1 -printf '%y %i %s\\n'`).stdout.trim().split('\n').map((line) => line.split(' ')) // biome-ignore format: one line
+  const once = new Map(kinds.filter(([kind]) => kind === 'f').map(([, inode, bytes]) => [inode, Number(bytes)]))
+  const [names, dirs, links] = ['f', 'd', 'l'].map((kind) => kinds.filter(([k]) => k === kind).length) as [number, number, number] // biome-ignore format: one line
+  const hard = names - once.size
+  const bytes = [...once.values()].reduce((sum, n) => sum + n, 0)
+  say(`Restored: ${count(once.size)} files, ${count(dirs)} dirs, ${count(links)} symlinks${hard ? `, ${hard} hard links` : ''} (${size(bytes)})`) // biome-ignore format: one line
 }
 
 function check(repo: Repository): void {
-  let [errors, chunks] = [0, 0]
-  const { snapshots } = repo
-  for (const s of snapshots) {
-    chunks += s.files
-    const ok = fs.existsSync(repo.pack(s.id))
-    if (!ok || (args['verify-data'] && sh(`cd '${repo.pack(s.id)}/tree' && sha256sum --quiet -c ../sums`).status !== 0))
-      errors++
-  }
-  const verified = args['verify-data'] ? chunks : 0
+  const { snapshots, index } = repo
+  const chunks = [...new Set(snapshots.flatMap((s) => s.chunks))]
+  const packs = new Set(chunks.flatMap((id) => index[id]?.[0] ?? []))
+  let errors = chunks.filter((id) => !index[id]).length
+  for (const pack of packs) if (!fs.existsSync(repo.packFile(pack))) errors++
+  if (args['verify-data'])
+    for (const id of chunks)
+      try {
+        repo.chunk(id, index, true)
+      } catch (error) {
+        errors++
+        process.stderr.write(`Error: ${(error as Error).message}\n`)
+      }
+  const items = snapshots.reduce((sum, s) => sum + s.paths.length, 0)
+  const verified = args['verify-data'] ? chunks.length : 0
   say(
-    `Check complete: ${snapshots.length} snapshots, ${chunks} items, ${snapshots.length} packs existence-checked (${chunks} chunks), ${verified} chunks data-verified, ${errors} errors`,
+    `Check complete: ${snapshots.length} snapshots, ${items} items, ${packs.size} packs existence-checked (${chunks.length} chunks), ${verified} chunks data-verified, ${errors} errors`,
   )
   if (errors) throw new Failure(`check found ${errors} error(s)`)
 }
@@ -320,18 +421,31 @@ function prune(repo: Repository): void {
 
 function compact(repo: Repository): void {
   repo.alone()
-  const live = new Set(repo.snapshots.map((s) => s.id))
-  const dead = fs.readdirSync(join(repo.dir, 'packs')).filter((id) => !live.has(id))
-  let freed = 0
-  for (const id of dead) {
-    freed += Number(sh(`du -s -B1 '${repo.pack(id)}'`).stdout.split('\t')[0])
-    fs.rmSync(repo.pack(id), { recursive: true })
+  const { index } = repo
+  const live = new Set(repo.snapshots.flatMap((s) => s.chunks))
+  const threshold = Number(args.threshold ?? 20)
+  let [freed, dead, repacked] = [0, 0, 0]
+  for (const pack of repo.packs) {
+    const file = repo.packFile(pack)
+    const { size: whole } = fs.statSync(file)
+    const mine = Object.entries(index).filter(([, [where]]) => where === pack)
+    const used = mine.filter(([id]) => live.has(id))
+    const unused = whole - used.reduce((sum, [, [, , length]]) => sum + length, 0)
+    if (used.length && (!unused || (unused * 100) / whole < threshold)) continue
+    const chunks = new Map(used.map(([id]) => [id, repo.chunk(id, index)]))
+    for (const [id] of mine) delete index[id]
+    repo.index = index
+    freed += whole - repo.store(chunks)
+    Object.assign(index, repo.index)
+    fs.rmSync(file)
+    if (used.length) repacked++
+    else dead++
   }
-  say(`Compaction complete: 0 packs repacked, ${dead.length} empty packs deleted, ${size(freed)} freed`)
+  say(`Compaction complete: ${repacked} packs repacked, ${dead} empty packs deleted, ${size(freed)} freed`)
 }
 
 function info(repo: Repository): void {
-  const { encryption } = JSON.parse(fs.readFileSync(join(repo.dir, 'config'), 'utf8'))
+  const encryption = repo.encrypted ? 'aes256gcm' : 'none'
   say(` Repository  ${args.repo} \n URL         ${repo.url} \n Encryption  ${encryption} `)
   say(`\n Snapshots      ${repo.snapshots.length} `)
 }
@@ -339,15 +453,14 @@ function info(repo: Repository): void {
 function remove(repo: Repository): void {
   if (!args['yes-delete-this-repo']) throw new Failure('refusing to delete without --yes-delete-this-repo')
   if (!repo.exists) throw new Failure(`no repository found at '${repo.url}'`)
-  for (const name of ['keys', 'locks', 'sessions', 'snapshots', 'packs', 'config'])
+  for (const name of ['keys', 'locks', 'sessions', 'snapshots', 'packs', 'index', 'config'])
     fs.rmSync(join(repo.dir, name), { recursive: true, force: true })
   say(`Repository '${args.repo}' deleted (1 keys removed).`)
 }
 
 function snapshotCommand(repo: Repository, [verb, id, ...more]: string[]): void {
   const found = repo.find(id!)
-  if (verb === 'list')
-    say(sh(`cd '${repo.pack(found.id)}/tree' && find . -mindepth 1 -printf '%P\\n'`).stdout.trimEnd())
+  if (verb === 'list') say(found.paths.join('\n'))
   else if (verb === 'info')
     say(` Name          ${found.id} \n Hostname      ${found.host} \n Label         ${found.label} `)
   else if (verb === 'delete') {
@@ -364,6 +477,7 @@ async function main(): Promise<void> {
   if (command === 'init') return repo.init()
   if (command === 'delete') return remove(repo)
   repo.open()
+  if (repo.config.cache_dir) fs.mkdirSync(repo.config.cache_dir, { recursive: true })
   if (command === 'backup') return backup(repo, rest)
   if (command === 'list') return list(repo)
   if (command === 'snapshot') return snapshotCommand(repo, rest)

@@ -7,8 +7,8 @@ import type { Run } from '#lib/run.mts'
 import { $, check, fact, read, step } from '#lib/sh.mts'
 import { duration } from '#lib/terminal.mts'
 import { Blocked, Mismatch, Skipped } from '#lib/verdict.mts'
-import { listed, says, shows } from '#scripts/checks.mts'
-import { fresh, retire } from '#scripts/common.mts'
+import { listed, numbers, says, shows } from '#scripts/checks.mts'
+import { contents, fresh, retire } from '#scripts/common.mts'
 import { freePort } from '#scripts/provide.mts'
 import { loop, unloop } from './image.mts'
 
@@ -142,7 +142,11 @@ EOF`
   await listed('vm-image')
 
   step('restore')
-  await $({ limit: '1h' })`mkdir restored && vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored`
+  await $({
+    limit: '1h',
+  })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) restored > restored.out`
+  await numbers('restored', 'backup.out', 'list.out', 'restored.out')
+  await contents('restored', 'snapshot')
 
   step('compare')
   await $({ limit: '1h' })`sha256sum < restored/disk.raw | diff - backup.sha256`

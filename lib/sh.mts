@@ -93,8 +93,8 @@ function measured(file: string): Partial<CommandRecord> {
   return { cpuSeconds: user + system, systemSeconds: system, peakKiB, ...disk }
 }
 
-/** Less than this free means that a disk has run full: 1 MiB, or ten inodes where the file system counts them. */
-const full = { bytes: 1 << 20, inodes: 10 }
+/** Less than this free means that a disk has run full, though what failed has given back what it had: 32 MiB, or ten inodes. */
+const full = { bytes: 32 << 20, inodes: 10 }
 /** Throws Blocked where the runtime directory has run full: what failed says nothing about vykar then. */
 export function notFull(runtime: string): void {
   if (!existsSync(runtime)) return

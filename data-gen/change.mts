@@ -8,9 +8,9 @@
 // and how large the files are whose content is another one (touched_bytes).
 import { createCipheriv, createHash } from 'node:crypto'
 import fs from 'node:fs'
-import { dirname, join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
+import { run } from '#data-gen/awkward.mts'
 import { seeded } from '#data-gen/random.mts'
-import { ask } from '#lib/ask.mts'
 import { optionHelp, parseOptions } from '#lib/options.mts'
 import { headerOf } from '#lib/prepare.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
@@ -57,7 +57,7 @@ async function keepTime(path: string, change: () => void): Promise<void> {
   change()
   const [age, second] = [at < 0n ? -at : at, 10n ** 9n]
   const time = `${at < 0n ? '-' : ''}${age / second}.${String(age % second).padStart(9, '0')}`
-  await ask(['touch', '-d', `@${time}`, path])
+  await run('touch', '-d', `@${time}`, path)
 }
 
 const pick = <T,>(values: readonly T[], random: () => number) => values[Math.floor(random() * values.length)]!
@@ -79,7 +79,7 @@ const changes: Record<string, (file: Entry, hand: Hand) => unknown> = {
     fs.utimesSync(path, at, at)
   },
   xattr: ({ path }, { random }) =>
-    ask(['setfattr', '-n', 'user.stress', '-v', String(Math.floor(random() * 2 ** 31)), path]),
+    run('setfattr', '-n', 'user.stress', '-v', String(Math.floor(random() * 2 ** 31)), path),
   hardlink: ({ path }, { unused }) => fs.linkSync(path, unused()),
   symlink: ({ path }, { unused }) => fs.symlinkSync(path.split('/').at(-1)!, unused()),
   directory: (_, { unused }) => fs.mkdirSync(unused()),
@@ -91,7 +91,7 @@ const changes: Record<string, (file: Entry, hand: Hand) => unknown> = {
  */
 async function turn(left: readonly Entry[], touched: ReadonlySet<string>, { dir, fresh }: Hand): Promise<void> {
   const [listed, linked, ...others] = left
-  if (listed) await ask(['setfacl', '-m', 'u:12345:rw', listed.path])
+  if (listed) await run('setfacl', '-m', 'u:12345:rw', listed.path)
   if (linked) {
     const { path } = linked
     fs.rmSync(path)
@@ -194,7 +194,7 @@ try {
     if (!options.dir || !fs.statSync(options.dir, { throwIfNoEntry: false })?.isDirectory())
       throw new UsageError(`--dir ${options.dir ?? 'DIR is needed'}: the tree to change`)
     const size = options.size || filesOf(options.dir).reduce((sum, file) => sum + file.size, 0)
-    const made = await change(options.dir, options.percent, size, options.seed, options.each)
+    const made = await change(resolve(options.dir), options.percent, size, options.seed, options.each)
     for (const [kind, count] of Object.entries(made)) console.log(`${kind.replaceAll(' ', '_')}=${count}`)
   }
 } catch (error) {

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { describe, test } from 'node:test'
 import { lacking, root, scratch } from './helpers.mts'
 
@@ -67,6 +67,22 @@ describe('corpus', { skip }, () => {
     assert.equal(stated, Math.max(1, Math.round(state.files * 0.03)))
     const seen = bash(`diff -qr --no-dereference -x special ${b}/snapshot-1 ${b}/snapshot-2`).stdout.trim().split('\n').length
     assert.equal(seen, stated + state.renamed)
+  })
+  test('change --each makes every kind of change, in a directory that is named by a relative path', () => {
+    const done = bash(
+      `cd ${dirname(b)} && rm -rf each && cp -a ${b}/snapshot-1 each && ${root}/node_modules/.bin/tsx ${root}/data-gen/change.mts --dir each --percent 2 --each --seed 3`,
+    )
+    assert.equal(done.status, 0, done.stderr)
+    for (const kind of ['rewrite_with_size_and_time_kept', 'xattr', 'hardlink', 'rename', 'directory'])
+      assert.match(done.stdout, new RegExp(`^${kind}=[1-9]`, 'm'))
+    const changes = bash(`rsync -naHAXci --modify-window=-1 --delete ${b}/snapshot-1/ ${dirname(b)}/each/`).stdout
+    assert.match(changes, /^>fc\.{8} /m, 'no file has another content and the same size and time')
+    assert.match(changes, /^\.f\.{8}x /m, 'no xattr changed')
+    assert.match(changes, /^\.f\.{3}p\.{3}a\. |^\.f\.{7}a\. /m, 'no ACL changed')
+    assert.match(changes, /^cL/m, 'no symlink became something else')
+    const fresh = Number(/^fresh_bytes=(\d+)$/m.exec(done.stdout)?.[1])
+    const touched = Number(/^touched_bytes=(\d+)$/m.exec(done.stdout)?.[1])
+    assert.ok(fresh > 1000 && touched >= fresh / 2, done.stdout)
   })
   test('text compresses and does not deduplicate, the rest does neither', () => {
     const ratio = (ending: string) =>

@@ -1,6 +1,7 @@
 // What every repository goes through before and after a script's own procedure; scripts/backends/local.mts types it out.
 import { parse } from 'yaml'
-import { $, check, note, read, rowScope, step, undo } from '#lib/sh.mts'
+import { $, check, fact, note, read, rowScope, step, undo } from '#lib/sh.mts'
+import { bytes } from '#lib/terminal.mts'
 import { quote } from '#lib/transcript.mts'
 import { Mismatch } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
@@ -150,6 +151,15 @@ export async function again(repo: string, source: string, was: string, named: bo
   await contents('restored-third', 'third')
   await $`rm -r restored-third`
   if (!named) await stillAs(source, 'second.witness')
+
+  step('unchanged backup')
+  // What bash has read after `wait` is what its children have read.
+  await $({
+    limit: '1h',
+  })`vykar --config config.yaml backup -R ${repo} > fourth.out && sed -n 's/^rchar: //p' /proc/$$/io > fourth.read`
+  await $`sed -n 's/^Snapshot created: //p' fourth.out > fourth.id`
+  await readLittle('fourth.read', 'first.read', 'fourth.out')
+  await $`vykar --config config.yaml snapshot delete -R ${repo} $(<fourth.id)`
 }
 
 /** Both snapshots, with an empty cache and home, the source out of sight. */
@@ -203,6 +213,29 @@ export async function storedChange(backup: string, changed: string | undefined, 
     if (stored > most) throw new Mismatch(`${said}, but at most ${Math.round(most)} had changed`)
     if (Math.abs(stored - created.deduplicated) > slack(created.original))
       throw new Mismatch(`${said}, but said ${created.deduplicated}`)
+  })
+}
+
+/**
+ * A backup of an unchanged tree has read next to nothing of it and stored nothing: at most a tenth of what the first backup read, or
+ * 16 MiB of caches and index.
+ * @param now, first files with the bytes that the two backups have read
+ * @param backup what the unchanged one printed
+ */
+export async function readLittle(now: string, first: string, backup: string): Promise<void> {
+  await check(`(($(<${now}) < $(<${first}) / 10 || $(<${now}) < 16777216))`, () => {
+    const [read1, read2] = [Number(read(first)), Number(read(now))]
+    const [created] = parseBackup(read(backup))
+    if (!created) throw new Mismatch('the unchanged backup exited 0 but printed no created snapshot')
+    if (read1 < created.original / 2)
+      throw new Mismatch(
+        `the first backup has read ${read1} of ${created.original} bytes: nothing can be said of the next`,
+      )
+    fact('read by an unchanged backup', `${bytes(read2)} of ${bytes(created.original)}`)
+    if (!(read2 < Math.max(read1 / 10, 2 ** 24)))
+      throw new Mismatch(`a backup of an unchanged tree has read ${read2} bytes, the first one ${read1}`)
+    if (created.deduplicated > slack(created.original))
+      throw new Mismatch(`a backup of an unchanged tree stored ${created.deduplicated} bytes`)
   })
 }
 

@@ -38,7 +38,9 @@ sources:
       await fresh(repo)
 
       step('backup')
-      await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
+      await $({
+        limit: '1h',
+      })`vykar --config config.yaml backup -R ${repo} > backup.out && sed -n 's/^rchar: //p' /proc/$$/io > first.read`
       await $`sed -n 's/^Snapshot created: //p' backup.out > first.id`
       if (own) await unreadable(repo, source)
 

@@ -22,7 +22,7 @@ import {
   sound,
   standardNeeds,
 } from '#scripts/checks.mts'
-import { contents, hidden, storedChange, unreadable, written } from '#scripts/common.mts'
+import { contents, hidden, readLittle, storedChange, unreadable, written } from '#scripts/common.mts'
 import { changing, corpus, fits, sourceOptions, stillAs, untouched, witness } from '#scripts/corpus.mts'
 import { copyOf, damaged, reclaimed } from '#scripts/damage.mts'
 
@@ -76,7 +76,9 @@ sources:
       await $`test -n "$(find "$REPO_LOCAL"/keys -type f)"  # the key is in the repository`
 
       step('backup')
-      await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
+      await $({
+        limit: '1h',
+      })`vykar --config config.yaml backup -R ${repo} > backup.out && sed -n 's/^rchar: //p' /proc/$$/io > first.read`
       await $`sed -n 's/^Snapshot created: //p' backup.out > first.id`
       if (own) await unreadable(repo, source)
 
@@ -138,7 +140,18 @@ sources:
       await $`rm -r restored-third`
       if (own) await stillAs(source, 'second.witness')
 
+      step('unchanged backup')
+      // What bash has read after `wait` is what its children have read.
+      await $({
+        limit: '1h',
+      })`vykar --config config.yaml backup -R ${repo} > fourth.out && sed -n 's/^rchar: //p' /proc/$$/io > fourth.read`
+      await $`sed -n 's/^Snapshot created: //p' fourth.out > fourth.id`
+      await readLittle('fourth.read', 'first.read', 'fourth.out')
+      await $`vykar --config config.yaml snapshot delete -R ${repo} $(<fourth.id)`
+
       step('check')
+      // Then every pack that is there belongs to a snapshot.
+      await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} > compacted.out`
       await $({ limit: '30m' })`vykar --config config.yaml check -R ${repo} > check.out 2>&1`
       await sound('check.out', { snapshots: 2 })
       await $({ limit: '1h' })`vykar --config config.yaml check -R ${repo} --verify-data > verify.out 2>&1`

@@ -16,6 +16,7 @@ import type { Run } from '#lib/run.mts'
 import { $, check, fact, type Output, read, scope, undo } from '#lib/sh.mts'
 import { bytes, duration } from '#lib/terminal.mts'
 import { Blocked, Mismatch, UsageError } from '#lib/verdict.mts'
+import { contents } from '#scripts/common.mts'
 import { container, engineReady, engineRoot, image, wrapper } from '#scripts/engine.mts'
 import { needSpace } from '#scripts/space.mts'
 
@@ -209,4 +210,16 @@ export async function whileWritten(): Promise<void> {
     if (held < before) throw new Mismatch(`${held} rounds of writes restored, ${before} were there before the dump`)
     if (held >= after) throw new Blocked('no write came after the moment of the dump: nothing was shown about it')
   })
+}
+
+/** A backup of second.yaml, into second.id, restored with an empty cache into `restored-second`, whose content is in second.sha256. */
+export async function secondBackup(repo: string, path: string): Promise<void> {
+  await $({ limit: '1h' })`vykar --config second.yaml backup -R ${repo} > second.out`
+  await $`sed -n 's/^Snapshot created: //p' second.out > second.id`
+  await $`rm -rf lost && mkdir lost restored-second`
+  await $({
+    limit: '1h',
+  })`HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<second.id) restored-second`
+  await $`test -s restored-second/${path}`
+  await contents('restored-second', 'second')
 }

@@ -16,6 +16,7 @@ import {
   oneMoment,
   onlyDump,
   sameContent,
+  secondBackup,
   serverWords,
   start,
   takeAway,
@@ -202,7 +203,16 @@ EOF`
         }
         await $`in-db mariadb -e ${`DROP DATABASE ${restored}`}`
 
+        step('second backup')
+        // One more table, and a dump of it alone: two snapshots of one source.
+        await $`in-db mariadb ${source} -e "CREATE TABLE second AS SELECT 'vykar-e2e second' AS word"`
+        await $`sed -E 's/(command|before): .* ${{ raw: source }}/& second/' config.yaml > second.yaml`
+        if (variant === 'hooks') await $`mkdir dumps`
+        await secondBackup(repo, path)
+        await $`grep -q 'vykar-e2e second' restored-second/${path} && rm -r restored-second`
+        await $`in-db mariadb ${source} -e 'DROP TABLE second'`
+
         step('retire')
-        await retire(repo)
+        await retire(repo, ['snapshot', 'second'])
       })
 })

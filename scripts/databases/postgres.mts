@@ -16,6 +16,7 @@ import {
   oneMoment,
   onlyDump,
   sameContent,
+  secondBackup,
   serverWords,
   start,
   takeAway,
@@ -207,7 +208,16 @@ EOF`
         }
         await $`in-db dropdb --force ${restored}`
 
+        step('second backup')
+        // One more table, and a dump of it alone: two snapshots of one source.
+        await $`in-db psql -X -q -v ON_ERROR_STOP=1 -d ${source} -c "CREATE TABLE second AS SELECT 'vykar-e2e second' AS word"`
+        await $`sed 's/pg_dump/& -t second/' config.yaml > second.yaml`
+        if (variant === 'hooks') await $`mkdir dumps`
+        await secondBackup(repo, path)
+        await $`in-db pg_restore -f - < restored-second/${path} | grep -q 'vykar-e2e second' && rm -r restored-second`
+        await $`in-db psql -X -q -v ON_ERROR_STOP=1 -d ${source} -c 'DROP TABLE second'`
+
         step('retire')
-        await retire(repo)
+        await retire(repo, ['snapshot', 'second'])
       })
 })

@@ -162,9 +162,9 @@ EOF`
       await $`sed -n 's/^Snapshot created: //p' next.out > next.id && mkdir next`
       await $({ limit: '1h' })`vykar --config config.yaml restore -R ${repo} $(<next.id) next`
       await sameTree(witness, 'next')
+      await contents('next', 'next')
       await $`rm -r next`
-      for (const out of ['warned.out', 'next.out'])
-        await $`vykar --config config.yaml snapshot delete -R ${repo} $(sed -n 's/^Snapshot created: //p' ${out} | grep .)`
+      await $`vykar --config config.yaml snapshot delete -R ${repo} $(sed -n 's/^Snapshot created: //p' warned.out | grep .)`
 
       step('no space')
       undo`rm -f ${live}/filler && sync`
@@ -182,11 +182,11 @@ EOF`
       await $`zfs set snapdir=visible $(<../dataset)`
 
       step('terminated')
-      fact('after TERM', `exit ${await cutShort(repo, 'TERM', 1)}, the snapshot is gone`)
+      fact('after TERM', `exit ${await cutShort(repo, 'TERM', 2)}, the snapshot is gone`)
       await gone()
 
       step('retire')
-      await retire(repo)
+      await retire(repo, ['snapshot', 'next'])
 
       // Last, since what a killed backup leaves in the repository goes with it.
       step('killed')

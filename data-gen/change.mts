@@ -85,7 +85,8 @@ const changes: Record<string, (file: Entry, hand: Hand) => unknown> = {
   directory: (_, { unused }) => fs.mkdirSync(unused()),
 }
 /**
- * What only --each does: a file gets an access control list, another becomes a symlink, and a directory a file.
+ * What only --each does: a file gets an access control list, another becomes a symlink, a symlink points elsewhere, a directory becomes
+ * a file.
  * @param left files that were not touched
  * @param touched paths that were
  */
@@ -96,6 +97,13 @@ async function turn(left: readonly Entry[], touched: ReadonlySet<string>, { dir,
     const { path } = linked
     fs.rmSync(path)
     fs.symlinkSync('..', path)
+  }
+  const links = fs.readdirSync(dir, { withFileTypes: true, recursive: true }).filter((entry) => entry.isSymbolicLink())
+  const [link] = links.map((entry) => join(entry.parentPath, entry.name)).filter((path) => path !== linked?.path)
+  if (link) {
+    const path = link
+    fs.rmSync(path)
+    fs.symlinkSync('another target', path)
   }
   const above = (paths: readonly string[]) => new Set(paths.map((path) => dirname(path)))
   const busy = above([...touched, listed?.path ?? '', linked?.path ?? ''])

@@ -183,6 +183,7 @@ export async function config(pieces: TemplateStringsArray, ...values: (string | 
     else if (run.env[name] !== value) run.secret(name, value)
     return name
   })
+  s.config = text
   await execute(`cat > config.yaml <<'EOF'\n${text}EOF`)
   if (s.dry) return
   mkdirSync(join(run.runtime, 'configs'), { recursive: true })

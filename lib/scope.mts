@@ -48,6 +48,8 @@ export interface Scope {
   /** Where a row is under way. */
   report?: RowReport
   repo?: string
+  /** The text of the row's config.yaml. */
+  config?: string
   /** The guard has let the row's repository go. */
   mayDelete?: boolean
   /** Environment of the lines that run here, beside the run's. */

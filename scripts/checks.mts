@@ -255,7 +255,10 @@ export async function sound(file: string, { snapshots: had, all, asIn }: Sound =
     if (snapshots === undefined) throw new Mismatch(`check printed no result; ${lastLine(text)}`)
     const complaint = /^\s*(?:error|corrupt|missing)\b.*$/im.exec(text)?.[0]
     if (complaint) throw new Mismatch(`check exited 0 but complained: ${complaint}`)
-    if (!checkLine.test(lastLine(text))) throw new Mismatch(`check went on after its result: ${lastLine(text)}`)
+    // What it says of its progress, on stderr, may come late.
+    const progress = /^\s*((existence|verify-data): |\[\d+\/\d+\]|Verifying )|^\d{4}-\S+\s+(INFO|WARN)/
+    const more = text.split(checkLine).at(-1)!.split('\n').find((line) => line.trim() && !progress.test(line)) // biome-ignore format: one line
+    if (more) throw new Mismatch(`check went on after its result: ${more}`)
     if ([snapshots, items, packs, chunks].includes('0'))
       throw new Mismatch(`check looked at ${snapshots} snapshots, ${items} items, ${packs} packs and ${chunks} chunks`)
     if (had !== undefined && Number(snapshots) !== had)

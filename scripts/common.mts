@@ -25,15 +25,14 @@ import { copyOf, damaged, reclaimed } from '#scripts/damage.mts'
 /** Needs of scripts whose repositories may be on servers, which scripts/servers.mts starts. */
 export const serverWants = ['vykar-server', 's3-server', 'curl', 'sshd', 'ssh-keygen', 'sftp', 'rclone'] as const
 
-/** Whether the config asks for encryption: `mode: none` in the script or in the user's base config does not. */
+/** Whether the row's config asks for encryption: `mode: none` in the script or in the user's base config does not. */
 export function encrypted(repo: string): boolean {
-  const { run } = rowScope()
-  if (run.spec.passphrase === false) return false
-  const whole = parse(run.plan.sample.compose([{ label: repo }], '', () => 'hidden')) as {
+  const { encryption, repositories } = parse(rowScope().config ?? '{}') as {
     encryption?: { mode?: string }
-    repositories: { encryption?: { mode?: string } }[]
+    repositories: { label: string; encryption?: { mode?: string } }[]
   }
-  return (whole.repositories[0]?.encryption ?? whole.encryption)?.mode !== 'none'
+  const own = repositories.find(({ label }) => label === repo)?.encryption
+  return (own ?? encryption)?.mode !== 'none'
 }
 
 /** `list`, the guard, `delete`, `init`, `info`, `claims`; config.yaml is there already. The repository goes again when the row has passed. */
@@ -205,6 +204,10 @@ export async function storedChange(backup: string, changed: string | undefined, 
     if (!created) throw new Mismatch('the second backup exited 0 but printed no created snapshot')
     const of = (name: string) =>
       Number(new RegExp(`^${name}=(\\d+)$`, 'm').exec(changed ? read(changed) : '')?.[1] ?? 0)
+    const plain = /algorithm: "?none/.test(rowScope().config ?? '')
+    // Two fifths of the corpus are text.
+    if (changed && packs && !plain && packs > created.original * 0.95)
+      throw new Mismatch(`the first backup stored ${packs} of ${created.original} bytes: nothing was compressed`)
     const least = of('fresh_bytes')
     const most = of('touched_bytes') + slack(created.original)
     const stored = packs ? packBytes() - packs : created.deduplicated
@@ -256,6 +259,8 @@ export async function retire(
   await sound('check.out', { snapshots: ids.length })
   await $({ limit: '1h' })`vykar --config config.yaml check -R ${repo} --verify-data > verify.out 2>&1`
   await sound('verify.out', { snapshots: ids.length, all: true, asIn: 'check.out' })
+  await $`vykar --config config.yaml info -R ${repo} > counted.out`
+  await says('counted.out', new RegExp(`^\\s*Snapshots\\s+${ids.length}\\s*$`, 'm'), 'info counts other snapshots')
   if (await copyOf(repo)) {
     await damaged(repo, ids[0]!)
     await reclaimed(repo, ids, same)

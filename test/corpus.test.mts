@@ -65,7 +65,9 @@ describe('corpus', { skip }, () => {
       0,
     )
     assert.equal(stated, Math.max(1, Math.round(state.files * 0.03)))
-    const seen = bash(`diff -qr --no-dereference -x special ${b}/snapshot-1 ${b}/snapshot-2`).stdout.trim().split('\n').length
+    const seen = bash(`diff -qr --no-dereference -x special ${b}/snapshot-1 ${b}/snapshot-2`)
+      .stdout.trim()
+      .split('\n').length
     assert.equal(seen, stated + state.renamed)
   })
   test('change --each makes every kind of change, in a directory that is named by a relative path', () => {

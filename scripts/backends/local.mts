@@ -157,6 +157,9 @@ sources:
       await $({ limit: '1h' })`vykar --config config.yaml check -R ${repo} --verify-data > verify.out 2>&1`
       await sound('verify.out', { snapshots: 2, all: true, asIn: 'check.out' })
 
+      await $`vykar --config config.yaml info -R ${repo} > counted.out`
+      await says('counted.out', /^\s*Snapshots\s+2\s*$/m, 'info counts other snapshots')
+
       await copyOf(repo)
       await damaged(repo, 'first')
       await reclaimed(repo, ['first', 'third'], async (id, restored) => {

@@ -26,6 +26,7 @@ const order = [
   'backends/rest',
   'backends/s3',
   'backends/sftp',
+  'backends/interrupt-minimal',
   'backends/',
   'databases/postgres',
   'databases/mariadb',
@@ -36,6 +37,7 @@ const order = [
   'filesystems/',
   'benchmarks',
   'stress',
+  'faults/',
 ]
 
 /** Names of the scenario scripts, in matrix order. */
@@ -91,6 +93,7 @@ export const profiles: Record<string, Fixed[]> = {
     ['backends/s3', 5, ['--corpus-gib', '0.25']],
     ['backends/sftp', 5, ['--corpus-gib', '0.25']],
     ['backends/interrupt-minimal', 8, ['--corpus-gib', '0.25']],
+    ['backends/shapes', 5, ['--large-mib', '300'], quick],
     ['databases/postgres', 10, ['--target-gib', '0.1'], quick],
     ['databases/mariadb', 10, ['--target-gib', '0.1'], quick],
     ['databases/mongodb', 10, ['--target-gib', '0.1'], quick],
@@ -107,6 +110,7 @@ export const profiles: Record<string, Fixed[]> = {
     ['backends/s3', 15, ['--strict-gaps']],
     ['backends/sftp', 15, ['--strict-gaps']],
     ['backends/interrupt-minimal', 15, ['--strict-gaps']],
+    ['backends/shapes', 15, ['--strict-gaps']],
     ['databases/postgres', 40, ['--target-gib', '0.5', '--strict-gaps']],
     ['databases/mariadb', 40, ['--target-gib', '0.5', '--strict-gaps']],
     ['databases/mongodb', 40, ['--target-gib', '0.5', '--strict-gaps']],
@@ -116,6 +120,12 @@ export const profiles: Record<string, Fixed[]> = {
     ['filesystems/zfs', 15, ['--strict-gaps']],
     ['filesystems/vm-image', 30, ['--image-gib', '3', '--packages', 'htop jq,git python3', '--strict-gaps'], quick],
     ['stress', 15, ['--duration', '10m', '--strict-gaps'], quick],
+  ],
+  faults: [
+    ['faults/corruption', 15],
+    ['faults/crash', 15],
+    ['faults/disk-full', 10],
+    ['faults/targets', 5],
   ],
   soak: [
     ['backends/local', 60],

@@ -1,0 +1,186 @@
+#!/usr/bin/env -S npx tsx
+// Corruption: objects of a repository, and files of the local cache, get a flipped bit, a zeroed block, a cut end, are deleted, swapped or
+// put back from an earlier time; encrypted and not.
+// Passes when no restore out of a damaged copy exits 0 with wrong or missing data, check --verify-data says so wherever restore fails,
+// check --repair harms no snapshot that could be restored, and damage to the cache, which is no part of the repository, harms nothing.
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { stringify } from 'csv-stringify/sync'
+import { seeded } from '#data-gen/random.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, fact, read, step } from '#lib/sh.mts'
+import { standardNeeds } from '#scripts/checks.mts'
+import { copyOf } from '#scripts/damage.mts'
+import { acknowledged, at, conclude, faultOptions, lastOf, restoredAs, violated } from '#scripts/faults/common.mts'
+
+/** What can be damaged: bash that prints the candidates below `damaged`, or below the cache. */
+const objects: Record<string, string> = {
+  pack: 'find damaged/packs -type f -size +0',
+  index: 'ls damaged/index',
+  'index generation': 'ls damaged/index.gen',
+  snapshot: 'find damaged/snapshots -type f',
+  key: 'find damaged/keys -type f',
+  config: 'ls damaged/config',
+  ...Object.fromEntries(
+    ['dedup_cache', 'filecache', 'full_index_cache', 'index_blob', 'restore_cache', 'snapshot_list'].map((name) => [
+      `cache ${name}`,
+      `find lived -name ${name}`,
+    ]),
+  ),
+}
+/** Each kind of damage as bash on "$file"; `$other` is another object of the same kind, `old` the repository before the last backup. */
+const kinds: Record<string, string> = {
+  bit: `n=$(stat -c %s "$file"); o=$((n * SHARE / 1000)); b=$(od -An -tu1 -j $o -N1 "$file"); printf "\\\\x$(printf %02x $((b ^ 1)))" | dd of="$file" bs=1 seek=$o conv=notrunc status=none`,
+  zeroed: `n=$(stat -c %s "$file"); o=$((n * SHARE / 1000)); head -c $((n - o < 4096 ? n - o : 4096)) /dev/zero | dd of="$file" bs=1 seek=$o conv=notrunc status=none`,
+  cut: `truncate -s $(($(stat -c %s "$file") * SHARE / 1000)) "$file"`,
+  deleted: 'rm "$file"',
+  swapped: 'cp "$other" "$file"',
+  older: 'cp "old/${file#*/}" "$file"',
+}
+
+const spec = { needs: standardNeeds, repos: ['local'], options: faultOptions } as const
+
+await scenario(import.meta, spec, async (run) => {
+  const { rounds: asked, round: only, 'corpus-mib': mib, seed } = run.options
+  const rows: unknown[][] = []
+  for (const repo of run.repos)
+    for (const mode of ['auto', 'none'] as const)
+      await run.row({ repo, variant: mode === 'none' ? 'unencrypted' : 'encrypted' }, async () => {
+        const ids = await acknowledged(repo, 2, mib, mode)
+        await copyOf(repo)
+        // What it was before the last backup: that backup's own objects are not in it.
+        await $`cp -a copy old && rm old/snapshots/* && cp -a cache lived`
+        const plan = Object.keys(objects).flatMap((object) => Object.keys(kinds).map((kind) => ({ object, kind })))
+        const times = asked || 1
+        let fired = 0
+        let tried = 0
+        const said = new Map<string, { check: number; verify: number; restore: number; of: number }>()
+        for (let n = 0; n < times; n++)
+          for (const { object, kind } of plan) {
+            const name = `${object} ${kind} ${n}`
+            if (only && only !== name) continue
+            const random = seeded(`corruption ${seed} ${mode} ${name}`)
+            const share = 50 + Math.floor(random() * 900)
+            step(name)
+            await $`rm -rf damaged lost lived && cp -al copy damaged && cp -a cache lived`
+            const pick = `${objects[object]} 2> /dev/null | LC_ALL=C sort | shuf -n 2 --random-source=<(yes ${Math.floor(random() * 1e6)})`
+            // A file of its own first: copies share theirs. Without a second object there is nothing to swap, without an older one nothing to put back.
+            const made = await $({
+              expect: 'any',
+            })`SHARE=${share}; { read -r file; read -r other || true; } < <(${{ raw: pick }}); test -n "$file" && cp "$file" before && cp "$file" own && mv own "$file" && ${{ raw: kinds[kind]! }} && ! cmp -s before "$file"`
+            tried++
+            if (made.code) continue
+            fired++
+            const there = at(repo, '$PWD/damaged')
+            const cache = object.startsWith('cache')
+            await $`sed 's|^cache_dir: .*|cache_dir: ${{ raw: cache ? 'lived' : 'lost' }}|' config.yaml > with.yaml`
+            const results: Record<string, number> = {}
+            for (const [command, words] of [
+              ['check', 'check'],
+              ['verify', 'check --verify-data'],
+            ] as const) {
+              if (!cache) await $`rm -rf lost`
+              const done = await $({
+                limit: '5m',
+                expect: 'any',
+              })`${there} vykar --config with.yaml ${{ raw: words }} -R ${repo} > ${command}.out 2>&1`
+              results[command] = done.code
+              if (done.code > 2)
+                violated('7: ends well', name, `${words} ended with exit ${done.code}`, `vykar ${words}`)
+            }
+            const how = new Map<string, string>()
+            for (const id of ids) {
+              how.set(id, await restoredAs(repo, id, there, '', cache ? 'with.yaml' : 'lost.yaml'))
+              if (how.get(id) !== 'wrong') continue
+              const bit = mode === 'none' && object === 'pack'
+              violated(
+                '3: no wrong data with exit 0',
+                name,
+                `${mode === 'none' ? 'unencrypted: ' : ''}restore of ${id} exits 0 with wrong data: ${read('wrong.out').split('\n')[0]}`,
+                `vykar restore ${id}`,
+                bit ? 'none-restore-unverified' : '',
+              )
+              // Where --verify is asked for, it must see it.
+              if ((await restoredAs(repo, id, there, '--verify')) === 'wrong')
+                violated(
+                  '3: no wrong data with exit 0',
+                  name,
+                  `restore --verify of ${id} exits 0 with wrong data`,
+                  `vykar restore --verify ${id}`,
+                  bit ? 'none-tree-unverified' : '',
+                )
+            }
+            const failed = [...how.values()].some((word) => word !== 'right')
+            if (failed && results.verify === 0 && !['snapshot', 'config', 'key'].includes(object))
+              violated(
+                '3: check agrees with restore',
+                name,
+                `restore fails or is wrong, but check --verify-data exits 0`,
+                'vykar check --verify-data',
+              )
+            if (cache && failed)
+              violated(
+                '1: the cache is no part of it',
+                name,
+                `a damaged cache makes a restore ${[...how.values()].join()}`,
+                'vykar restore',
+              )
+            const seen = said.get(object) ?? { check: 0, verify: 0, restore: 0, of: 0 }
+            said.set(object, {
+              check: seen.check + Number(results.check !== 0),
+              verify: seen.verify + Number(results.verify !== 0),
+              restore: seen.restore + Number(failed),
+              of: seen.of + 1,
+            })
+            rows.push([mode, object, kind, n, results.check, results.verify, ...ids.map((id) => how.get(id))])
+            // With the cache that it has, the next backup must not make a snapshot that lacks something.
+            const next = await $({
+              limit: '5m',
+              expect: 'any',
+            })`${there} vykar --config with.yaml backup -R ${repo} > next.out 2>&1`
+            if (cache && next.code)
+              violated(
+                '4: works again',
+                name,
+                `a damaged ${object} makes the next backup exit ${next.code}: ${lastOf('next.out')}`,
+                'vykar backup',
+                object === 'cache dedup_cache' ? 'damaged-dedup-cache-refused' : '',
+              )
+            if (next.code === 0 && !failed) {
+              await $`sed -n 's/^Snapshot created: //p' next.out > next.id && cp ${ids.at(-1)!}.sha256 next.sha256`
+              const whole = await restoredAs(repo, 'next', there)
+              if (whole !== 'right')
+                violated(
+                  '2: exit 0 means complete',
+                  name,
+                  `the next backup exits 0, but is ${whole} when restored`,
+                  'vykar backup',
+                )
+            }
+            if (cache) continue
+            // Repair must not take what could still be had.
+            await $({
+              limit: '5m',
+              expect: 'any',
+            })`rm -rf lost; ${there} vykar --config with.yaml check --repair --yes -R ${repo} > repair.out 2>&1`
+            for (const id of ids)
+              if (how.get(id) === 'right' && (await restoredAs(repo, id, there)) !== 'right')
+                violated(
+                  '5: repair harms nothing',
+                  name,
+                  `after check --repair ${id} cannot be restored, and could before`,
+                  'vykar check --repair --yes',
+                  object === 'snapshot' ? '' : '',
+                )
+          }
+        for (const [object, { check, verify, restore, of }] of said)
+          fact(`${object}: seen by`, `check ${check}, check --verify-data ${verify}, restore ${restore} of ${of}`)
+        await $`rm -rf damaged copy old lived`
+        await conclude(fired, tried)
+      })
+  if (!run.dry)
+    writeFileSync(
+      join(run.dirs.reports, 'corruption.csv'),
+      stringify([['mode', 'object', 'damage', 'round', 'check', 'verify_data', 'ack_1', 'ack_2'], ...rows]),
+    )
+})

@@ -1,0 +1,104 @@
+#!/usr/bin/env -S npx tsx
+// Crash: backup, restore, snapshot delete, prune, compact and check --repair are killed outright (KILL) at seeded moments of their work.
+// Passes when after each every acknowledged snapshot is still restored to what it was, what was made meanwhile is absent or complete, the
+// next backup, check and restore succeed, and no file is left that nothing will ever remove.
+import { seeded } from '#data-gen/random.mts'
+import { background } from '#lib/background.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, fact, read, step } from '#lib/sh.mts'
+import { standardNeeds } from '#scripts/checks.mts'
+import { contents, serverWants } from '#scripts/common.mts'
+import { copyOf } from '#scripts/damage.mts'
+import {
+  acknowledged,
+  afterwards,
+  allThere,
+  at,
+  conclude,
+  faultOptions,
+  lastOf,
+  violated,
+} from '#scripts/faults/common.mts'
+import { servers } from '#scripts/servers.mts'
+
+/** What is killed, and what comes before it so that there is work to do; lines see the copy of the repository. */
+const commands: Record<string, { before: string; line: string }> = {
+  backup: { before: 'head -c 12M /dev/urandom > source/fresh', line: 'backup' },
+  restore: { before: 'true', line: 'restore $(<ack-1.id) killed-tree' },
+  'snapshot delete': { before: 'true', line: 'snapshot delete $(<extra.id)' },
+  prune: { before: "printf 'retention:\\n  keep_last: 1\\n' >> killed.yaml", line: 'prune' },
+  'check --repair': { before: 'true', line: 'check --repair --yes' },
+  compact: { before: 'DELETE', line: 'compact --threshold 0' },
+}
+/** Rounds for each command unless told. */
+const usual = 6
+
+const spec = { needs: standardNeeds, wants: serverWants, repos: ['local'], options: faultOptions } as const
+
+await scenario(import.meta, spec, async (run) => {
+  const { rounds: asked, round: only, 'corpus-mib': mib, seed } = run.options
+  await servers()
+  for (const repo of run.repos)
+    for (const [command, { before, line }] of Object.entries(commands)) {
+      if (only && !only.startsWith(`${command} `)) continue
+      await run.row({ repo, variant: command.replaceAll(' ', '-') }, async () => {
+        const ids = await acknowledged(repo, 2, mib)
+        // One more, which may go.
+        await $`head -c 4M /dev/urandom > source/extra`
+        await contents('source', 'extra')
+        await $`vykar --config config.yaml backup -R ${repo} > extra.out && sed -n 's/^Snapshot created: //p' extra.out > extra.id`
+        await copyOf(repo)
+        const there = at(repo, '$PWD/damaged')
+        const rounds = asked || usual
+        let [fired, tried, whole] = [0, 0, 0.4]
+        for (let n = 0; n < rounds; n++) {
+          const name = `${command} ${n}`
+          if (only && only !== name) continue
+          tried++
+          step(name)
+          await $`rm -rf damaged killed-tree cache && cp -al copy damaged && mkdir killed-tree && cp config.yaml killed.yaml`
+          if (before === 'DELETE') await $`${there} vykar --config killed.yaml snapshot delete -R ${repo} $(<extra.id)`
+          else await $`${{ raw: before }}`
+          const moment = whole * (0.05 + 0.9 * seeded(`crash ${seed} ${name}`)())
+          const words = line.replace(/^(snapshot delete|\S+)/, `$1 -R ${repo}`)
+          const started = performance.now()
+          const going = await background('killed')`env ${there} vykar --config killed.yaml ${{ raw: words }}`
+          await $({ expect: 'any' })`timeout ${moment.toFixed(3)} tail --pid=$(<killed.pid) -f /dev/null`
+          const ended = await going.end('KILL')
+          if (ended.by === 'none') whole = Math.max(0.02, ((performance.now() - started) / 1000) * 0.8)
+          else fired++
+          // A snapshot that was being deleted may be gone: only the acknowledged ones must be there.
+          const kept = command === 'prune' ? [] : ids
+          await afterwards(repo, kept, name, undefined, there, [...ids, 'extra'])
+          // What compact is for must be possible again, and take away what the killed one left.
+          const again = await $({
+            limit: '5m',
+            expect: 'any',
+          })`${there} vykar --config config.yaml compact -R ${repo} > again.out 2>&1`
+          if (again.code)
+            violated(
+              '4: works again',
+              name,
+              `compact after the crash exits ${again.code}: ${lastOf('again.out')}`,
+              'vykar compact',
+            )
+          await allThere(repo, kept, name, there)
+          await $`find damaged -name '.tmp*' -o -path '*/locks/*' -type f -o -path '*/sessions/*' -type f > held.list`
+          const held = read('held.list')
+          if (held) {
+            const torn = held.split('\n').every((path) => /\/\.tmp[^/]*$/.test(path))
+            violated(
+              '7: nothing is left for ever',
+              name,
+              `left behind after the crash, the next backup and compact: ${held.split('\n')[0]}`,
+              `kill -9 vykar ${command}`,
+              torn ? 'killed-write-left' : '',
+            )
+          }
+        }
+        fact('killed in mid-work', `${fired} of ${tried}`)
+        await $`rm -rf damaged copy killed-tree source`
+        await conclude(fired, tried)
+      })
+    }
+})

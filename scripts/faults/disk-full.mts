@@ -1,0 +1,72 @@
+#!/usr/bin/env -S npx tsx
+// Disk full: the repository, the cache, the temporary directory and the target of a restore on small file systems (ext4 on a loop device,
+// tmpfs) that run out of bytes, or of inodes.
+// Passes when the command that meets it fails and says so (or does without), every acknowledged snapshot is still there, and all works
+// again once there is room.
+import { scenario } from '#lib/scenario.mts'
+import { $, fact, step, undo } from '#lib/sh.mts'
+import { standardNeeds } from '#scripts/checks.mts'
+import { copyOf } from '#scripts/damage.mts'
+import { acknowledged, afterwards, at, conclude, faultOptions, lastOf, violated } from '#scripts/faults/common.mts'
+import { needRoot } from '#scripts/filesystems/device.mts'
+
+/** Small file systems: how each is made and mounted at `small`. */
+const systems: Record<string, string> = {
+  ext4: 'truncate -s 64M small.img && mkfs.ext4 -q -F -N 2000 small.img && mount -o loop small.img small',
+  tmpfs: 'mount -t tmpfs -o size=64m,nr_inodes=4000 tmpfs small',
+}
+const places = ['repository', 'cache', 'tmp', 'target'] as const
+/** What fills the file system up, but for a little. */
+const fillers = {
+  bytes: 'dd if=/dev/zero of=small/filler bs=64k status=none 2> /dev/null || truncate -s -LEFT small/filler',
+  inodes:
+    'mkdir small/many && (for ((n = 0; ; n++)); do : > small/many/$n || exit 0; done) 2> /dev/null; rm -f small/many/{1,2,3}',
+} as const
+
+const spec = { needs: [...standardNeeds], repos: ['local'], options: faultOptions } as const
+
+await scenario(import.meta, spec, async (run) => {
+  const { 'corpus-mib': mib, round: only } = run.options
+  needRoot(run, 'mounting small file systems')
+  for (const repo of run.repos)
+    for (const [system, mount] of Object.entries(systems))
+      await run.row({ repo, variant: system }, async () => {
+        const ids = await acknowledged(repo, 2, Math.min(mib, 12))
+        await copyOf(repo)
+        await $`mkdir small`
+        undo`! mountpoint -q small || umount small`
+        let [fired, tried] = [0, 0]
+        for (const place of places)
+          for (const [what, filler] of Object.entries(fillers)) {
+            const name = `${system} ${place} ${what}`
+            if (only && only !== name) continue
+            tried++
+            step(name)
+            await $`${{ raw: mount }}`
+            await $`rm -rf cache damaged tree-full && cp -a copy ${place === 'repository' ? 'small/damaged' : 'damaged'} && mkdir small/cache small/tmp small/target`
+            const there = at(repo, `$PWD/${place === 'repository' ? 'small/damaged' : 'damaged'}`)
+            await $`sed 's|^cache_dir: .*|cache_dir: ${{ raw: place === 'cache' ? 'small/cache' : 'cache' }}|' config.yaml > full.yaml`
+            await $`head -c 24M /dev/urandom > source/fresh && for n in $(seq 200); do echo $n > source/small-$n; done`
+            await $`${{ raw: filler.replace('LEFT', place === 'repository' ? '8M' : '64k') }}; df -B1 --output=avail small | tail -n 1 > room; df --output=iavail small | tail -n 1 >> room`
+            const line = place === 'target' ? `restore -R ${repo} $(<ack-1.id) small/target` : `backup -R ${repo}`
+            const tried1 = await $({
+              limit: '3m',
+              expect: 'any',
+            })`${there} TMPDIR=$PWD/${{ raw: place === 'tmp' ? 'small/tmp' : '' }} vykar --config full.yaml ${{ raw: line }} > full.out 2>&1`
+            if (tried1.code > 3)
+              violated('7: ends well', name, `ended with exit ${tried1.code}: ${lastOf('full.out')}`, `vykar ${line}`)
+            const must = place === 'repository' || place === 'target'
+            // A command that does without the full disk has met nothing.
+            if (tried1.code) fired++
+            fact(name, tried1.code ? `exit ${tried1.code}: ${lastOf('full.out').slice(0, 120)}` : 'exit 0')
+            if (must && what === 'bytes' && tried1.code === 0)
+              violated('2: exit 0 means complete', name, 'exit 0 although the disk is full', `vykar ${line}`)
+            // Room again.
+            await $`rm -rf small/filler small/many`
+            await afterwards(repo, ids, name, tried1, there)
+            await $`umount small && rm -f source/fresh source/small-*`
+          }
+        await $`rm -rf damaged copy source`
+        await conclude(fired, tried)
+      })
+})

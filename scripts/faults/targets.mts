@@ -1,0 +1,132 @@
+#!/usr/bin/env -S npx tsx
+// Targets of a restore: a directory that is not empty, planted symlinks, a path too long for the target, a user who may not set owners, a
+// file system that holds no owners, links or modes, and a directory that cannot be written.
+// Passes when what cannot be restored is said with an exit code, everything else is there, and nothing outside of the target is written.
+import { scenario } from '#lib/scenario.mts'
+import { $, fact, read, step, undo } from '#lib/sh.mts'
+import { standardNeeds } from '#scripts/checks.mts'
+import { acknowledged, allThere, at, conclude, faultOptions, lastOf, violated } from '#scripts/faults/common.mts'
+import { needRoot } from '#scripts/filesystems/device.mts'
+
+const spec = { needs: standardNeeds, repos: ['local'], options: faultOptions } as const
+
+await scenario(import.meta, spec, async (run) => {
+  needRoot(run, 'mounting a small file system, and restoring as another user')
+  for (const repo of run.repos)
+    await run.row(repo, async () => {
+      const here = at(repo, '"$REPO_LOCAL"')
+      const ids = await acknowledged(repo, 1, Math.min(run.options['corpus-mib'], 8))
+      // Files beside a directory, a symlink, a hard link and a deep path.
+      step('awkward source')
+      await $`rm -r source && mkdir -p source/dir source/deep && for n in $(seq 20); do echo "file $n" > source/file-$n; done && echo inside > source/dir/inside && ln -s file-1 source/link && ln source/file-2 source/hard && chown 12345:54321 source/file-3`
+      await $`(cd source/deep && for n in $(seq 16); do mkdir ${'d'.repeat(200)} && cd ${'d'.repeat(200)}; done && echo deep > deep)`
+      await $`vykar --config config.yaml backup -R ${repo} > awkward.out && sed -n 's/^Snapshot created: //p' awkward.out > awkward.id`
+      let tried = 0
+      const restore = async (name: string, target: string, before = '') => {
+        tried++
+        const done = await $({
+          limit: '5m',
+          expect: 'any',
+        })`${{ raw: before }} vykar --config config.yaml restore -R ${repo} $(<awkward.id) ${target} > ${name}.out 2>&1`
+        fact(name, `exit ${done.code}${done.code ? `: ${lastOf(`${name}.out`).slice(0, 120)}` : ''}`)
+        return done.code
+      }
+
+      step('not empty')
+      await $`mkdir full && echo theirs > full/file-1 && echo other > full/other`
+      const full = await restore('not-empty', 'full')
+      await $`test "$(cat full/other)" = other && test "$(cat full/file-1)" = theirs || test ${String(full)} = 0`
+      if (full === 0 && read('full/file-1') !== 'theirs')
+        violated(
+          'nothing of somebody is overwritten',
+          'not empty',
+          'a file that was in the target was overwritten, exit 0',
+          'vykar restore',
+        )
+
+      step('planted symlinks')
+      await $`mkdir planted elsewhere && ln -s ../elsewhere planted/dir && ln -s ../elsewhere/written planted/file-1`
+      const planted = await restore('planted', 'planted')
+      await $`find elsewhere -mindepth 1 > outside`
+      if (read('outside'))
+        violated(
+          'nothing outside of the target is written',
+          'planted symlinks',
+          `restore (exit ${planted}) wrote through a symlink: ${read('outside')}`,
+          'vykar restore',
+        )
+
+      step('target is a symlink')
+      await $`mkdir -p real && ln -s real through`
+      const through = await restore('through', 'through')
+      await $`find real -type f -printf x | wc -c > count`
+      if (through === 0 && Number(read('count')) < 20)
+        violated('exit 0 means complete', 'target is a symlink', `exit 0, and ${read('count')} files`, 'vykar restore')
+
+      step('path too long')
+      // The source's longest path has 3,200 bytes: below a deep target it has more than the 4,096 that Linux takes.
+      await $`long=$PWD; for n in 1 2 3 4 5; do long=$long/${'t'.repeat(200)}; mkdir "$long"; done; echo "$long" > long.path && mkdir "$(<long.path)"/target`
+      const long = await restore('too-long', `${read('long.path') || 'long'}/target`)
+      await $`find "$(<long.path)"/target -type f -name 'file-*' -printf x | wc -c > count`
+      if (long === 0)
+        violated(
+          'exit 0 means complete',
+          'path too long',
+          'exit 0 although one path cannot be written',
+          'vykar restore',
+        )
+      else if (Number(read('count')) < 20)
+        violated(
+          'everything else is there',
+          'path too long',
+          `one path is too long for the target (exit ${long}), and ${20 - Number(read('count'))} of 20 other files were not written`,
+          'vykar restore',
+          'long-path-ends-restore',
+        )
+
+      step('another user')
+      await $`mkdir theirs theirs/cache theirs/target && cp -a "$REPO_LOCAL" theirs/repository && chown -R 65534:65534 theirs`
+      await $`sed 's|^cache_dir: .*|cache_dir: theirs/cache|' config.yaml > theirs.yaml && chmod a+r theirs.yaml`
+      tried++
+      const other = await $({
+        limit: '5m',
+        expect: 'any',
+      })`setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=$PWD/theirs ${at(repo, '$PWD/theirs/repository')} vykar --config theirs.yaml restore -R ${repo} $(<awkward.id) theirs/target > other.out 2>&1`
+      await $`find theirs/target -type f -name 'file-*' -printf x | wc -c > count`
+      fact(
+        'another user',
+        `exit ${other.code}, ${read('count')} of 20 files${other.code ? `: ${lastOf('other.out').slice(0, 120)}` : ''}`,
+      )
+      if (other.code === 0 && Number(read('count')) < 20)
+        violated('exit 0 means complete', 'another user', `exit 0, and ${read('count')} of 20 files`, 'vykar restore')
+
+      step('file system without owners and links')
+      await $`truncate -s 64M fat.img && mkdir fat`
+      const made = await $({
+        expect: [0, 127],
+      })`command -v mkfs.vfat > /dev/null && mkfs.vfat fat.img > /dev/null && mount -o loop fat.img fat || exit 127`
+      if (made.code === 0) {
+        undo`! mountpoint -q fat || umount fat`
+        const fat = await restore('vfat', 'fat/target')
+        await $`find fat/target -type f -name 'file-*' -printf x 2> /dev/null | wc -c > count`
+        fact('vfat files', `${read('count')} of 20`)
+        if (fat === 0) {
+          await $({ expect: 'any' })`diff -q source/file-1 fat/target/file-1 && test -e fat/target/link`
+          if (Number(read('count')) < 20)
+            violated('exit 0 means complete', 'vfat', `exit 0, and ${read('count')} of 20 files`, 'vykar restore')
+        }
+        await $`umount fat`
+      }
+
+      step('read-only')
+      await $`mkdir -p ro && mount -t tmpfs -o ro tmpfs ro`
+      undo`! mountpoint -q ro || umount ro`
+      const ro = await restore('read-only', 'ro/target')
+      if (ro === 0) violated('exit 0 means complete', 'read-only', 'exit 0 on a read-only file system', 'vykar restore')
+      await $`umount ro`
+
+      step('afterwards')
+      await allThere(repo, ids, 'all', here)
+      await conclude(tried, tried)
+    })
+})

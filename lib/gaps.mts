@@ -110,21 +110,3 @@ export function unexplainedWarnings(text: string, version: string, config: strin
   if (/allow_insecure_http: true/.test(config)) known.push(/http:\/\/|plain(text)? HTTP|insecure/i)
   return found.filter((message) => !known.some((pattern) => pattern.test(message)))
 }
-
-/** An entry of known-findings.yaml: a fault of vykar, and no limit that its documentation names. */
-export interface Finding {
-  id: string
-  versions: string
-  what: string
-  /** Commands that show it. */
-  shown_by: string
-}
-
-/** The findings that a vykar version has. Throws Error where the file is malformed. */
-export function findingsOf(version: string, file = join(root, 'configs/known-findings.yaml')): Finding[] {
-  const findings = parse(readFileSync(file, 'utf8')) as Finding[]
-  for (const one of findings)
-    if (!one?.id || !one.versions || !one.what || !one.shown_by)
-      throw new Error(`${file}: finding ${one?.id ?? '?'} lacks one of id, versions, what, shown_by`)
-  return findings.filter(({ versions }) => inRange(version, versions))
-}

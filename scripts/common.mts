@@ -155,7 +155,7 @@ export async function again(repo: string, source: string, was: string, named: bo
   // What bash has read after `wait` is what its children have read.
   await $({
     limit: '1h',
-  })`vykar --config config.yaml backup -R ${repo} > fourth.out && sed -n 's/^rchar: //p' /proc/$$/io > fourth.read`
+  })`bash -c 'vykar --config config.yaml backup -R ${repo} > fourth.out && cat /proc/$$/io' | sed -n 's/^rchar: //p' > fourth.read`
   await $`sed -n 's/^Snapshot created: //p' fourth.out > fourth.id`
   await readLittle('fourth.read', 'first.read', 'fourth.out')
   await $`vykar --config config.yaml snapshot delete -R ${repo} $(<fourth.id)`

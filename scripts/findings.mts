@@ -1,7 +1,29 @@
 // What is vykar's fault: listed in configs/known-findings.yaml for its version, or a FAIL.
-import { findingsOf } from '#lib/gaps.mts'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { parse } from 'yaml'
+import { root } from '#lib/prepare.mts'
 import { note, rowScope } from '#lib/sh.mts'
 import { Mismatch } from '#lib/verdict.mts'
+import { inRange } from '#lib/vykar.mts'
+
+/** An entry of known-findings.yaml: a fault of vykar, and no limit that its documentation names. */
+export interface Finding {
+  id: string
+  versions: string
+  what: string
+  /** Commands that show it. */
+  shown_by: string
+}
+
+/** The findings that a vykar version has. Throws Error where the file is malformed. */
+export function findingsOf(version: string, file = join(root, 'configs/known-findings.yaml')): Finding[] {
+  const findings = parse(readFileSync(file, 'utf8')) as Finding[]
+  for (const one of findings)
+    if (!one?.id || !one.versions || !one.what || !one.shown_by)
+      throw new Error(`${file}: finding ${one?.id ?? '?'} lacks one of id, versions, what, shown_by`)
+  return findings.filter(({ versions }) => inRange(version, versions))
+}
 
 /**
  * A case that shows a fault of vykar, or does not.

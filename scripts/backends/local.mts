@@ -78,7 +78,7 @@ sources:
       step('backup')
       await $({
         limit: '1h',
-      })`vykar --config config.yaml backup -R ${repo} > backup.out && sed -n 's/^rchar: //p' /proc/$$/io > first.read`
+      })`bash -c 'vykar --config config.yaml backup -R ${repo} > backup.out && cat /proc/$$/io' | sed -n 's/^rchar: //p' > first.read`
       await $`sed -n 's/^Snapshot created: //p' backup.out > first.id`
       if (own) await unreadable(repo, source)
 
@@ -144,7 +144,7 @@ sources:
       // What bash has read after `wait` is what its children have read.
       await $({
         limit: '1h',
-      })`vykar --config config.yaml backup -R ${repo} > fourth.out && sed -n 's/^rchar: //p' /proc/$$/io > fourth.read`
+      })`bash -c 'vykar --config config.yaml backup -R ${repo} > fourth.out && cat /proc/$$/io' | sed -n 's/^rchar: //p' > fourth.read`
       await $`sed -n 's/^Snapshot created: //p' fourth.out > fourth.id`
       await readLittle('fourth.read', 'first.read', 'fourth.out')
       await $`vykar --config config.yaml snapshot delete -R ${repo} $(<fourth.id)`

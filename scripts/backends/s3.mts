@@ -43,7 +43,7 @@ sources:
       step('backup')
       await $({
         limit: '1h',
-      })`vykar --config config.yaml backup -R ${repo} > backup.out && sed -n 's/^rchar: //p' /proc/$$/io > first.read`
+      })`bash -c 'vykar --config config.yaml backup -R ${repo} > backup.out && cat /proc/$$/io' | sed -n 's/^rchar: //p' > first.read`
       await $`sed -n 's/^Snapshot created: //p' backup.out > first.id`
       if (own) await unreadable(repo, source)
 

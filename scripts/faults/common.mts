@@ -2,10 +2,10 @@
 import { appendFileSync, existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { config } from '#lib/config.mts'
-import { findingsOf } from '#lib/gaps.mts'
 import { $, check, fact, note, type Output, read, rowScope, step } from '#lib/sh.mts'
 import { Blocked, Mismatch } from '#lib/verdict.mts'
 import { contents, fresh } from '#scripts/common.mts'
+import { findingsOf } from '#scripts/findings.mts'
 
 /** The options of every family. */
 export const faultOptions = {
@@ -79,7 +79,8 @@ const violations = new WeakMap<object, Violation[]>()
  * @param id of its entry in known-findings.yaml, where it may be one
  */
 export function violated(rule: string, round: string, seen: string, command: string, id = ''): void {
-  const { run, report } = rowScope()
+  const { run, report, dry } = rowScope()
+  if (dry) return
   const known = findingsOf(run.plan.vykar.version).some((one) => one.id === id)
   const file = join(run.dirs.reports, 'findings.md')
   if (!existsSync(file)) appendFileSync(file, `# Findings of ${run.plan.scenario}, run ${run.id}\n`)

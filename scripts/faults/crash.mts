@@ -82,8 +82,8 @@ await scenario(import.meta, spec, async (run) => {
               `compact after the crash exits ${again.code}: ${lastOf('again.out')}`,
               'vykar compact',
             )
-          await allThere(repo, kept, name, there)
           await $`find damaged -name '.tmp*' -o -path '*/locks/*' -type f -o -path '*/sessions/*' -type f > held.list`
+          await allThere(repo, kept, name, there)
           const held = read('held.list')
           if (held) {
             const torn = held.split('\n').every((path) => /\/\.tmp[^/]*$/.test(path))

@@ -253,7 +253,25 @@ class Repository {
 const kinds = '\\( -type f -o -type d -o -type l \\)'
 const tar =
   "tar -c --format=posix --pax-option=delete=atime,delete=ctime --no-recursion --null -T - --acls --xattrs --xattrs-include='*' --numeric-owner"
-const untar = "tar -x -i -p --acls --xattrs --xattrs-include='*' --numeric-owner"
+const untar = "tar -x -i -p --warning=no-timestamp --acls --xattrs --xattrs-include='*' --numeric-owner"
+
+/** A tree as it was stored. */
+interface Stored {
+  seal: string
+  chunks: string[]
+  paths: string[]
+  files: number
+  total: number
+}
+
+/** Writes the snapshot and says so. */
+function commit(repo: Repository, id: string, label: string, sources: string[], tree: Stored, added: number): void {
+  const { files, total, chunks, paths } = tree
+  const host = repo.config.hostname ?? 'standin'
+  repo.save({ id, date: new Date().toISOString(), host, label, sources, files, size: total, added, chunks, paths })
+  say(`Snapshot created: ${id}\n  Source: ${sources.join(', ') || '-'} (label: ${label})`)
+  say(`  Files: ${files}, Original: ${size(total)}, Compressed: ${size(total)}, Deduplicated: ${size(added)}`)
+}
 
 async function backupSource(repo: Repository, source: Source): Promise<void> {
   const paths = source.paths ?? (source.path ? [source.path] : [])
@@ -270,6 +288,19 @@ async function backupSource(repo: Repository, source: Source): Promise<void> {
     }
     const trees = paths.length > 1 ? [['/', paths.map((path) => `'${path.slice(1)}'`).join(' ')]] : paths.map((path) => [path, '.']) // biome-ignore format: one line
     if (fs.existsSync(join(work, 'dumps'))) trees.push([join(work, 'dumps'), '.'])
+    const label = source.label ?? paths[0]!.split('/').at(-1)!
+    // What find(1) sees of a tree tells whether it is the one that was stored last.
+    const looks = trees.map(([cwd, what]) => `(cd '${cwd}' && find ${what} -printf '%P %y %m %U %G %s %T@ %C@ %i\\0')`)
+    const seal = sha(sh(looks.join('; ')).stdout)
+    const memory = join(repo.config.cache_dir ?? work, `tree-${label}.json`)
+    const last: Stored | undefined = fs.existsSync(memory) ? JSON.parse(fs.readFileSync(memory, 'utf8')) : undefined
+    const { index } = repo
+    if (
+      last?.seal === seal &&
+      !source.command_dumps &&
+      last.chunks.every((hash) => index[hash] && fs.existsSync(repo.packFile(index[hash][0])))
+    )
+      return commit(repo, id, label, paths, last, 0)
     const found: string[] = []
     const pieces: Buffer[] = []
     let [files, total] = [0, 0]
@@ -290,13 +321,9 @@ async function backupSource(repo: Repository, source: Source): Promise<void> {
     }
     const chunks = pieces.map((piece) => [sha(piece), piece] as const)
     const added = repo.store(new Map(chunks))
-    const date = new Date().toISOString()
-    const label = source.label ?? paths[0]!.split('/').at(-1)!
-    const host = repo.config.hostname ?? 'standin'
-    const list = { id, date, host, label, sources: paths, files, size: total, added }
-    repo.save({ ...list, chunks: chunks.map(([hash]) => hash), paths: found })
-    say(`Snapshot created: ${id}\n  Source: ${paths.join(', ') || '-'} (label: ${label})`)
-    say(`  Files: ${files}, Original: ${size(total)}, Compressed: ${size(total)}, Deduplicated: ${size(added)}`)
+    const stored = { seal, chunks: chunks.map(([hash]) => hash), paths: found, files, total }
+    fs.writeFileSync(memory, JSON.stringify(stored))
+    commit(repo, id, label, paths, stored, added)
   } finally {
     fs.rmSync(session)
     fs.rmSync(work, { recursive: true })

@@ -241,13 +241,15 @@ export interface Sound {
   snapshots?: number
   all?: boolean
   asIn?: string
+  /** Files with what `numbers` counted in the tree of each snapshot. */
+  counts?: readonly string[]
 }
 
 /**
  * `check` looked at something and found no error; with `all` it read every chunk. What it counted is what there is: snapshots, packs
  * where they can be seen, and as many chunks and items as an earlier check of the same repository.
  */
-export async function sound(file: string, { snapshots: had, all, asIn }: Sound = {}): Promise<void> {
+export async function sound(file: string, { snapshots: had, all, asIn, counts }: Sound = {}): Promise<void> {
   await says(file, /, 0 errors$/m, 'check exited 0 but counted errors')
   await check(`! grep -iE '^ *(error|corrupt|missing)' ${file} || exit 1`, () => {
     const text = read(file)
@@ -263,6 +265,10 @@ export async function sound(file: string, { snapshots: had, all, asIn }: Sound =
       throw new Mismatch(`check looked at ${snapshots} snapshots, ${items} items, ${packs} packs and ${chunks} chunks`)
     if (had !== undefined && Number(snapshots) !== had)
       throw new Mismatch(`check looked at ${snapshots} snapshots, but there are ${had}`)
+    const of = (file: string, name: string) => Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(read(file))?.[1])
+    const inAll = (counts ?? []).flatMap((file) => ['files', 'dirs', 'symlinks'].map((name) => of(file, name)))
+    const sum = inAll.reduce((whole, n) => whole + n, 0)
+    if (counts && Number(items) !== sum) throw new Mismatch(`check looked at ${items} items, but find counts ${sum}`)
     const there = packNames()?.size
     if (had !== undefined && there !== undefined && Number(packs) !== there)
       throw new Mismatch(`check looked at ${packs} packs, but the repository has ${there}`)
@@ -352,6 +358,21 @@ export async function nothingHeld(locks: string): Promise<void> {
     if (held.length) throw new Mismatch(`left behind in the repository: ${held.join(', ')}`)
     if (torn.length)
       finding('killed-write-left', `a killed write left ${torn.join(', ')}, and no maintenance removes it`)
+  })
+}
+
+/** A command that has ended holds nothing: no lock and no session in a repository whose files can be seen. */
+export async function released(what: string): Promise<void> {
+  const { run, repo } = rowScope()
+  const { files, seen } = run.endpoint(repo)
+  if (!files || !seen) return
+  const there = `find "$${seen}"/locks "$${seen}"/sessions -type f ! -path '*__XLDIR__*' 2> /dev/null || true`
+  await check(`test -z "$(${there})"  # ${what} has ended and holds nothing`, () => {
+    const held = ['locks', 'sessions'].flatMap((kind) =>
+      existsSync(join(files, kind)) ? readdirSync(join(files, kind)).map((name) => `${kind}/${name}`) : [],
+    )
+    const left = held.filter((name) => !name.includes('__XLDIR__'))
+    if (left.length) throw new Mismatch(`${what} has ended and left ${left.join(', ')}`)
   })
 }
 

@@ -16,6 +16,7 @@ import {
   nothingHeld,
   numbers,
   packBytes,
+  released,
   says,
   sound,
 } from '#scripts/checks.mts'
@@ -115,6 +116,7 @@ export function hidden(source: string | { raw: string }, named: boolean): { raw:
  */
 export async function again(repo: string, source: string, was: string, named: boolean): Promise<void> {
   const { seed } = rowScope().run.common
+  await released('backup')
   step('second backup')
   const packs = packBytes()
   if (!named) {
@@ -256,7 +258,9 @@ export async function retire(
   // What interrupted backups have left goes first: then every pack that is there belongs to a snapshot.
   await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} > compacted.out`
   await $({ limit: '30m' })`vykar --config config.yaml check -R ${repo} > check.out 2>&1`
-  await sound('check.out', { snapshots: ids.length })
+  // The trees of the two snapshots of `again` were counted.
+  const counts = ids.includes('third') ? { counts: ['restored.count', 'restored-second.count'] } : {}
+  await sound('check.out', { snapshots: ids.length, ...counts })
   await $({ limit: '1h' })`vykar --config config.yaml check -R ${repo} --verify-data > verify.out 2>&1`
   await sound('verify.out', { snapshots: ids.length, all: true, asIn: 'check.out' })
   await $`vykar --config config.yaml info -R ${repo} > counted.out`

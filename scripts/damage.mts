@@ -54,17 +54,17 @@ export async function damaged(repo: string, id: string): Promise<void> {
     await $`rm -rf damaged && cp -al copy damaged`
     await $`${{ raw: line }}`
     await clear()
-    await $({
+    const quick = await $({
       limit: '30m',
       expect: [0, 1],
     })`${there} vykar --config lost.yaml check -R ${repo} > ${file}.check 2>&1`
-    await seen(`${file}.check`, plain, kind)
+    await seen(`${file}.check`, quick, plain, kind)
     await clear()
-    await $({
+    const whole = await $({
       limit: '1h',
       expect: [0, 1],
     })`${there} vykar --config lost.yaml check -R ${repo} --verify-data > ${file}.verify 2>&1`
-    await seen(`${file}.verify`, true, kind)
+    await seen(`${file}.verify`, whole, true, kind)
     await clear()
     const restored = await $({
       limit: '1h',
@@ -78,7 +78,7 @@ export async function damaged(repo: string, id: string): Promise<void> {
 }
 
 /** What `check` said of a damaged copy; where it `must` see the damage, anything else is a FAIL. */
-async function seen(file: string, must: boolean, kind: string): Promise<void> {
+async function seen(file: string, { code }: Output, must: boolean, kind: string): Promise<void> {
   const hand = must ? `! grep -q ', 0 errors$' ${file} || exit 1` : `# ${file}: whether it is seen is put on record`
   await check(hand, () => {
     const text = read(file)
@@ -86,6 +86,7 @@ async function seen(file: string, must: boolean, kind: string): Promise<void> {
     const saw = errors !== '0' && /error|missing/i.test(text)
     if (must && !saw)
       throw new Mismatch(`${kind}: ${file.endsWith('verify') ? 'check --verify-data' : 'check'} saw no error`)
+    if (saw !== (code !== 0)) throw new Mismatch(`${kind}: check printed ${errors ?? 'no'} errors and exited ${code}`)
     if (!must) fact(`${kind}, plain check`, saw ? 'seen' : 'not seen')
   })
 }

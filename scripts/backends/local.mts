@@ -18,6 +18,7 @@ import {
   nothingHeld,
   numbers,
   packBytes,
+  released,
   says,
   sound,
   standardNeeds,
@@ -81,6 +82,7 @@ sources:
       })`bash -c 'vykar --config config.yaml backup -R ${repo} > backup.out && cat /proc/$$/io' | sed -n 's/^rchar: //p' > first.read`
       await $`sed -n 's/^Snapshot created: //p' backup.out > first.id`
       if (own) await unreadable(repo, source)
+      await released('backup')
 
       step('list')
       await $`vykar --config config.yaml list -R ${repo} > list.out`
@@ -153,7 +155,7 @@ sources:
       // Then every pack that is there belongs to a snapshot.
       await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} > compacted.out`
       await $({ limit: '30m' })`vykar --config config.yaml check -R ${repo} > check.out 2>&1`
-      await sound('check.out', { snapshots: 2 })
+      await sound('check.out', { snapshots: 2, counts: ['restored.count', 'restored-second.count'] })
       await $({ limit: '1h' })`vykar --config config.yaml check -R ${repo} --verify-data > verify.out 2>&1`
       await sound('verify.out', { snapshots: 2, all: true, asIn: 'check.out' })
 

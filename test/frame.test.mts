@@ -24,9 +24,9 @@ const twoByTwo = join(root, 'test/fixtures/two-by-two.mts')
 const withRest = (dir: string) =>
   `repositories:\n  - label: local\n    url: ${dir}/repos\n  - label: rest\n    url: http://127.0.0.1:9\n`
 
-/** Waits for a condition; fails the test after 20 s. */
+/** Waits for a condition; fails the test after 90 s. */
 async function until(what: string, condition: () => boolean): Promise<void> {
-  for (const end = Date.now() + 20_000; !condition(); await sleep(20)) assert.ok(Date.now() < end, `waited for ${what}`)
+  for (const end = Date.now() + 90_000; !condition(); await sleep(20)) assert.ok(Date.now() < end, `waited for ${what}`)
 }
 const files = (dir: string): string[] => (existsSync(dir) ? readdirSync(dir) : [])
 

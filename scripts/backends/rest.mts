@@ -1,11 +1,12 @@
 #!/usr/bin/env -S npx tsx
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
-import { $, step } from '#lib/sh.mts'
+import { $, check, read, step } from '#lib/sh.mts'
+import { Mismatch } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 // Full backup and restore of the small corpus through vykar-server.
-// Passes when backends/local would, and a wrong token is refused (401) and writes nothing, and a URL with a path is
-// refused (400).
+// Passes when backends/local would, and a wrong token is refused (401) for every kind of request and writes nothing, and a URL with a
+// path is refused (400).
 import { listed, says, standardNeeds } from '#scripts/checks.mts'
 import { again, fresh, retire, unreadable, written } from '#scripts/common.mts'
 import { changing, corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
@@ -61,6 +62,29 @@ sources:
       step('wrong token reads nothing')
       await $({ expect: [1] })`vykar --config wrong-token.yaml list -R ${repo} > wrong-token.out 2>&1`
       await says('wrong-token.out', /HTTP 401/, 'list with a wrong token was not refused with 401')
+
+      step('every kind of request')
+      // Without the right token each is refused, whether it reads, lists, writes or deletes: the header wrong, empty, malformed, missing.
+      await $`cat > requests <<'EOF'
+GET /config
+GET /packs?list
+PUT /locks/00001795000000000000-0123456789abcdef0123456789abcdef.json
+DELETE /index
+POST /?verify-packs
+POST /?repack
+EOF`
+      await $`while read -r method path; do
+  for header in 'Authorization: Bearer wrong' 'Authorization: Bearer ' 'Authorization: wrong' 'X-Nothing: at all'; do
+    code=$(curl -sS -o requests.out -w '%{http_code}' -X "$method" -H "$header" -d '' "$REPO_REST$path")
+    echo "$code $method $path, $header"
+  done
+done < requests > refused.out`
+      await check(`! grep -v '^401 ' refused.out || exit 1  # every one of them`, () => {
+        const granted = read('refused.out')
+          .split('\n')
+          .find((line) => !line.startsWith('401 '))
+        if (granted) throw new Mismatch(`a request without the right token was answered with ${granted}`)
+      })
 
       step('snapshot list')
       await $`vykar --config config.yaml snapshot list -R ${repo} $(<first.id) > snapshot.list`

@@ -1,13 +1,13 @@
 #!/usr/bin/env -S npx tsx
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
-import { $, check, read, step } from '#lib/sh.mts'
+import { $, check, read, step, undo } from '#lib/sh.mts'
 import { Mismatch } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 // Full backup and restore of the small corpus through vykar-server.
 // Passes when backends/local would, and a wrong token is refused (401) for every kind of request and writes nothing, and a URL with a
 // path is refused (400).
-import { listed, says, standardNeeds } from '#scripts/checks.mts'
+import { listed, says, sound, standardNeeds } from '#scripts/checks.mts'
 import { again, fresh, retire, unreadable, written } from '#scripts/common.mts'
 import { changing, corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
 import { servers } from '#scripts/servers.mts'
@@ -93,6 +93,26 @@ done < requests > refused.out`
 
       await again(repo, source, was, !own)
       if (manifest) await $({ limit: '2h' })`(cd restored && sha256sum --check --quiet --strict ${manifest})`
+
+      // Which the server does by itself, unless it is not trusted: both must see a flipped bit, and none when it has gone.
+      step('check on the server')
+      if (run.endpoint(repo).managed) {
+        undo`test ! -e whole || cp -p whole "$(<pack.path)"`
+        await $`find "$FILES_REST"/packs -type f -printf '%s %p\n' | sort -n | tail -n 1 | cut -d' ' -f2 > pack.path && cp -p "$(<pack.path)" whole`
+        await $`o=$(($(stat -c %s whole) / 2)); b=$(od -An -tu1 -j $o -N1 whole); printf "\\x$(printf %02x $((b ^ 1)))" | dd of="$(<pack.path)" bs=1 seek=$o conv=notrunc status=none`
+        for (const flag of ['', '--distrust-server']) {
+          await $({
+            limit: '1h',
+            expect: [1],
+          })`vykar --config config.yaml check -R ${repo} --verify-data ${{ raw: flag }} > flipped.out 2>&1`
+          await says('flipped.out', /, [1-9]\d* errors$/m, `check --verify-data ${flag} saw no flipped bit`)
+        }
+        await $`cp -p whole "$(<pack.path)" && rm whole`
+        await $({
+          limit: '1h',
+        })`vykar --config config.yaml check -R ${repo} --verify-data --distrust-server > distrusted.out 2>&1`
+        await sound('distrusted.out', { all: true })
+      }
 
       step('check')
       await retire(repo, ['first', 'third'], (id, restored) => sameTree(id === 'first' ? was : source, restored))

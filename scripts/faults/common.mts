@@ -3,7 +3,7 @@ import { appendFileSync, existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { config } from '#lib/config.mts'
 import { $, check, fact, note, type Output, read, rowScope, step } from '#lib/sh.mts'
-import { Blocked, Mismatch } from '#lib/verdict.mts'
+import { Blocked, Mismatch, Skipped } from '#lib/verdict.mts'
 import { contents, fresh } from '#scripts/common.mts'
 import { findingsOf } from '#scripts/findings.mts'
 
@@ -209,6 +209,7 @@ export async function afterwards(
 export async function conclude(fired: number, rounds: number): Promise<void> {
   await check(`# ${rounds} rounds`, () => {
     const { report } = rowScope()
+    if (!rounds) throw new Skipped('no round of the name that --round gives')
     fact('rounds', rounds)
     fact('faults fired', fired)
     const found = violations.get(report) ?? []

@@ -107,7 +107,6 @@ await scenario(import.meta, spec, async (run) => {
                   name,
                   `restore --verify of ${id} exits 0 with wrong data`,
                   `vykar restore --verify ${id}`,
-                  bit ? 'none-tree-unverified' : '',
                 )
             }
             const failed = [...how.values()].some((word) => word !== 'right')
@@ -170,7 +169,6 @@ await scenario(import.meta, spec, async (run) => {
                   name,
                   `after check --repair ${id} cannot be restored, and could before`,
                   'vykar check --repair --yes',
-                  object === 'snapshot' ? '' : '',
                 )
           }
         for (const [object, { check, verify, restore, of }] of said)

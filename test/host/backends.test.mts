@@ -275,7 +275,17 @@ describe('lies', { concurrency: 3 }, () => {
       '--repo',
       'local',
     ],
-    ['interrupt-partial', 'interrupt-minimal', noReal, 'FAIL', /Only in SOURCE|reused nothing/, '--repo', 'local', '--grace', '60'],
+    [
+      'interrupt-partial',
+      'interrupt-minimal',
+      noReal,
+      'FAIL',
+      /Only in SOURCE|reused nothing/,
+      '--repo',
+      'local',
+      '--grace',
+      '60',
+    ],
     [
       'resume-loses-file',
       'interrupt-minimal',

@@ -57,7 +57,7 @@ const caught: Record<string, [reason: RegExp, ...options: string[]]> = {
   'dump-failure-hidden': [/failing dump: exit 0 instead of 1/],
   'dump-truncated': [/load: exit 1:/],
   'dump-cut-short': [/restored dump has .* seven tenths/],
-  'dump-empty': [/restored dump has 0 B/],
+  'dump-empty': [/restored dump has 0 B|empty output/],
   'dump-other-name': [/snapshot list does not show vykar-dumps\/\w+/],
   'dump-left': [/backup: exit 1: rmdir dumps/, '--variant', 'hooks'],
   'dump-lacks-row': [/table order_events: \d+ rows in the source, \d+ restored/],
@@ -71,12 +71,12 @@ const caughtInMariadb: typeof caught = {
   'dump-lacks-row': [/table \w+: \d+ rows in the source, \d+ restored/],
   'dump-flips-byte': [/table customers: \d+ rows in both, but their content differs/],
   'dump-lacks-table': [/compare: exit 1: diff .*schema/],
-  'dump-empty': [/restored dump has 0 B/],
+  'dump-empty': [/restored dump has 0 B|empty output/],
 }
 
 const caughtInMongodb: typeof caught = {
   'dump-truncated': [/load: exit 1:/],
-  'dump-empty': [/restored dump has 0 B/],
+  'dump-empty': [/restored dump has 0 B|empty output/],
   'dump-flips-byte': [/load: exit 1:|their content differs/],
   'dump-lacks-table': [/compare: indexes differ|table customers is missing/],
   'dump-other-name': [/snapshot list does not show vykar-dumps\/\w+/],

@@ -35,7 +35,7 @@ function umountBelow(dir: string): void {
 }
 
 const caught: Record<string, RegExp> = {
-  'snapshot-live': /backup: exit 3|snapshot list: exit 1|difference/,
+  'snapshot-live': /backup: exit 3|list: exit 1|difference/,
   'snapshot-stays': /backup: exit 1: test ! -e \S*vykar-e2e {2}# the snapshot is gone/,
   'snapshot-no-finally': /backup: exit 1: test ! -e \S*vykar-e2e {2}# the snapshot is gone/,
   'hook-failure-hidden': /failing before: exit 0 instead of 1/,

@@ -36,7 +36,7 @@ export interface Method {
 
 /** Brings the source into a state: only what differs is touched, so that the rest keeps its inodes and times. */
 export const bringSource = (state: string) =>
-  $({ limit: '2h' })`mkdir -p source && rsync -aHAXS --delete ${state}/ source/`
+  $({ limit: '2h' })`mkdir -p source && rsync -aHAXS --no-specials --no-devices --delete ${state}/ source/`
 
 /**
  * Times one command line, with a sync of what it wrote inside the clock: unwritten data is no gift.

@@ -86,10 +86,9 @@ export class Run {
     readonly plan: Plan<OptionSpecs>,
     readonly spec: ScenarioSpec<OptionSpecs>,
   ) {
-    const { name, runtime, common, repos } = plan
-    Object.assign(this, { common, repos, runtime })
+    const { name, runtime, common } = plan
     this.common = common
-    this.repos = repos
+    this.repos = plan.repos
     this.runtime = runtime
     this.dry = common['dry-run']
     const below = (kind: string, ...more: string[]) => join(runtime, kind, ...more, this.id)
@@ -100,12 +99,9 @@ export class Run {
     const own = process.env.VYKAR_PASSPHRASE
     if (spec.passphrase !== false) this.env.VYKAR_PASSPHRASE = own || '123'
     if (own && !published.has(own)) this.secrets.add(own)
-    const sbin = '/usr/local/sbin:/usr/sbin:/sbin'
-    this.env.PATH = `${this.dirs.work}/bin:${root}:${this.env.PATH}:${sbin}`
-    this.env.VYKAR_E2E_RUNTIME = runtime
-    // What is in it at the end was left behind.
-    this.env.TMPDIR = join(this.dirs.work, 'tmp')
-    this.env.VYKAR_E2E_RUN = this.id
+    this.env.PATH = `${this.dirs.work}/bin:${root}:${this.env.PATH}:/usr/local/sbin:/usr/sbin:/sbin`
+    // What is in TMPDIR at the end was left behind.
+    Object.assign(this.env, { VYKAR_E2E_RUNTIME: runtime, VYKAR_E2E_RUN: this.id, TMPDIR: join(this.dirs.work, 'tmp') })
     this.report = emptyReport(plan, this.id, this.dry, join(this.dirs.logs, 'commands.sh'))
     this.top = this.scope('run', '', this.report.steps)
     this.aborted = new Promise((_, reject) => {
@@ -139,9 +135,8 @@ export class Run {
       this.lacking = await notHeld(work)
     } catch (error) {
       if (error instanceof UsageError) throw error
-      throw new UsageError(
-        `runtime directory ${this.runtime} cannot be written (${messageOf(error)}): name another with --runtime`,
-      )
+      const why = `cannot be written (${messageOf(error)}): name another with --runtime`
+      throw new UsageError(`runtime directory ${this.runtime} ${why}`)
     }
   }
 
@@ -271,9 +266,8 @@ export class Run {
     let ended: unknown
     try {
       this.transcript = new Transcript(this.report.transcript, this.head())
-      const path = `${this.dirs.work}/bin:${root}:${process.env.PATH}:/usr/local/sbin:/usr/sbin:/sbin`
-      const { id: runId, plan, dirs } = this
-      this.state = new StateFile(this.runtime, { runId, scenario: plan.scenario, work: dirs.work, path, lines: [] })
+      const own = { runId: this.id, scenario: this.plan.scenario, work: this.dirs.work, path: this.env.PATH ?? '' }
+      this.state = new StateFile(this.runtime, { ...own, lines: [] })
       writeReport(this.runtime, this.report, false)
       const { notes } = this.report
       notes.push(...(await clearDeadRuns(this.runtime)))

@@ -32,19 +32,9 @@ export async function acknowledged(
   step('acknowledged')
   await $({ limit: '30m' })`e2e data-gen/corpus --out corpus --gib ${mib / 1024} --churn 0 --plain --seed ${seed}`
   await $`cp -a corpus/snapshot-1 source`
-  if (mode === 'none')
-    await config`
+  await config`
 encryption:
-  mode: none
-sources:
-  - path: source
-    label: faults
-repositories:
-  - min_pack_size: 1048576
-    max_pack_size: 4194304
-`
-  else
-    await config`
+  mode: ${mode}
 sources:
   - path: source
     label: faults

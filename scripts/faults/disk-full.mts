@@ -12,7 +12,8 @@ import { needRoot } from '#scripts/filesystems/device.mts'
 
 /** Small file systems: how each is made and mounted at `small`. */
 const systems: Record<string, string> = {
-  ext4: 'truncate -s 64M small.img && mkfs.ext4 -q -F -N 2000 small.img && mount -o loop small.img small',
+  // A new file each time: the loop device of the last one may still be going.
+  ext4: 'rm -f small.img && truncate -s 64M small.img && mkfs.ext4 -q -F -N 2000 small.img && mount -o loop small.img small',
   tmpfs: 'mount -t tmpfs -o size=64m,nr_inodes=4000 tmpfs small',
 }
 const places = ['repository', 'cache', 'tmp', 'target'] as const
@@ -48,22 +49,26 @@ await scenario(import.meta, spec, async (run) => {
             await $`sed 's|^cache_dir: .*|cache_dir: ${{ raw: place === 'cache' ? 'small/cache' : 'cache' }}|' config.yaml > full.yaml`
             await $`head -c 24M /dev/urandom > source/fresh && for n in $(seq 200); do echo $n > source/small-$n; done`
             await $`${{ raw: filler.replace('LEFT', place === 'repository' ? '8M' : '64k') }}; df -B1 --output=avail small | tail -n 1 > room; df --output=iavail small | tail -n 1 >> room`
-            const line = place === 'target' ? `restore -R ${repo} $(<ack-1.id) small/target` : `backup -R ${repo}`
-            const tried1 = await $({
-              limit: '3m',
-              expect: 'any',
-            })`${there} TMPDIR=$PWD/${{ raw: place === 'tmp' ? 'small/tmp' : '' }} vykar --config full.yaml ${{ raw: line }} > full.out 2>&1`
-            if (tried1.code > 3)
-              violated('7: ends well', name, `ended with exit ${tried1.code}: ${lastOf('full.out')}`, `vykar ${line}`)
+            const under = { raw: `${there.raw} TMPDIR=$PWD/${place === 'tmp' ? 'small/tmp' : ''}` }
+            const bound = { limit: '3m', expect: 'any' } as const
+            const verb = place === 'target' ? 'restore' : 'backup'
+            const met =
+              verb === 'restore'
+                ? await $(
+                    bound,
+                  )`${under} vykar --config full.yaml restore -R ${repo} $(<ack-1.id) small/target > full.out 2>&1`
+                : await $(bound)`${under} vykar --config full.yaml backup -R ${repo} > full.out 2>&1`
+            if (met.code > 3)
+              violated('7: ends well', name, `ended with exit ${met.code}: ${lastOf('full.out')}`, `vykar ${verb}`)
             const must = place === 'repository' || place === 'target'
             // A command that does without the full disk has met nothing.
-            if (tried1.code) fired++
-            fact(name, tried1.code ? `exit ${tried1.code}: ${lastOf('full.out').slice(0, 120)}` : 'exit 0')
-            if (must && what === 'bytes' && tried1.code === 0)
-              violated('2: exit 0 means complete', name, 'exit 0 although the disk is full', `vykar ${line}`)
+            if (met.code) fired++
+            fact(name, met.code ? `exit ${met.code}: ${lastOf('full.out').slice(0, 120)}` : 'exit 0')
+            if (must && what === 'bytes' && met.code === 0)
+              violated('2: exit 0 means complete', name, 'exit 0 although the disk is full', `vykar ${verb}`)
             // Room again.
             await $`rm -rf small/filler small/many`
-            await afterwards(repo, ids, name, tried1, there)
+            await afterwards(repo, ids, name, met, there)
             await $`umount small && rm -f source/fresh source/small-*`
           }
         await $`rm -rf damaged copy source`

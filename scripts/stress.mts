@@ -191,7 +191,7 @@ async function interrupt(walk: Walk, { client, moment = 0.5 }: Action, serial: s
   await $`sed -nE 's/^ *([0-9a-f]{8}) .*/\1/p' late.list | grep -vxFf <(cat ../model/*.id) > late.ids || true`
   await check(`[[ $rc == 130 || $rc == 143 || -s late.ids ]]`, () => {
     if (by === 'KILL') throw new Mismatch('TERM did not end the backup within 60 s, KILL was needed')
-    // A program that has not yet begun to listen for TERM ends as any does: 128 + 15.
+    // A program that has not yet begun to listen for TERM ends as every program does: 128 + 15.
     if (code !== 0 && code !== 130 && !(code === 143 && Number(wait) < 0.5))
       throw new Mismatch(`the interrupted backup ended with exit ${code} instead of 130`)
     const late = read('late.ids')

@@ -1,9 +1,10 @@
 // What every repository goes through before and after a script's own procedure; scripts/backends/local.mts types it out.
 import { parse } from 'yaml'
+import { background } from '#lib/background.mts'
 import { $, check, fact, note, read, rowScope, step, undo } from '#lib/sh.mts'
 import { bytes } from '#lib/terminal.mts'
 import { quote } from '#lib/transcript.mts'
-import { Mismatch } from '#lib/verdict.mts'
+import { Blocked, Mismatch } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 import { parseBackup } from '#lib/vykar.mts'
 import {
@@ -18,7 +19,9 @@ import {
   packBytes,
   released,
   says,
+  shows,
   sound,
+  torn,
 } from '#scripts/checks.mts'
 import { stillAs, untouched } from '#scripts/corpus.mts'
 import { copyOf, damaged, reclaimed } from '#scripts/damage.mts'
@@ -161,6 +164,29 @@ export async function again(repo: string, source: string, was: string, named: bo
   await $`sed -n 's/^Snapshot created: //p' fourth.out > fourth.id`
   await readLittle('fourth.read', 'first.read', 'fourth.out')
   await $`vykar --config config.yaml snapshot delete -R ${repo} $(<fourth.id)`
+}
+
+/**
+ * A backup that a signal ends while it copies, after its hook has said so in a file.
+ * @param mark the file that the hook makes
+ * @param had snapshots that the repository holds already
+ * @returns the exit code
+ */
+export async function cutShort(repo: string, signal: 'TERM' | 'KILL', mark: string, had: number): Promise<number> {
+  await $`rm -f ${mark}`
+  const backup = await background(signal)`vykar --config config.yaml backup -R ${repo}`
+  // The hook's shell is about to end: a TERM that comes inside the hook is ignored.
+  await $`until test -e ${mark} || ! kill -0 $(<${signal}.pid); do sleep 0.01; done; sleep 0.1`
+  const { code } = await backup.end(signal)
+  if (signal === 'KILL') await torn()
+  await $`vykar --config config.yaml list -R ${repo} > ${signal}.list`
+  await shows(
+    had,
+    `${signal}.list`,
+    `${signal} came too late, the backup was done: take a larger --corpus-gib or --ballast-mib`,
+    Blocked,
+  )
+  return code
 }
 
 /** Both snapshots, with an empty cache and home, the source out of sight. */

@@ -19,7 +19,7 @@ import { bytes } from '#lib/terminal.mts'
 import { Blocked, Mismatch } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 import { parseBackup, parseList, parseSize } from '#lib/vykar.mts'
-import { listed, numbers, packBytes, says, shows, standardNeeds } from '#scripts/checks.mts'
+import { listed, numbers, packBytes, says, shows, standardNeeds, torn } from '#scripts/checks.mts'
 import { contents, fresh, retire, serverWants } from '#scripts/common.mts'
 import { corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
 import { servers } from '#scripts/servers.mts'
@@ -96,6 +96,7 @@ repositories:
         cut = await backup.end(signal as 'TERM' | 'KILL', `${grace}s`)
         uploaded = packBytes()
         const early = files && !uploaded && !run.dry
+        if (signal === 'KILL') await torn()
 
         step('list')
         await $`vykar --config config.yaml list -R ${repo} --last 5 > late.list`

@@ -1,12 +1,10 @@
 // What the container scenarios share: options, space, and what the engine's events and the records must say.
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { background } from '#lib/background.mts'
 import type { OptionSpecs, Values } from '#lib/options.mts'
 import type { Run } from '#lib/run.mts'
 import { $, check, fact, read, scope } from '#lib/sh.mts'
-import { Blocked, Mismatch } from '#lib/verdict.mts'
-import { shows } from '#scripts/checks.mts'
+import { Mismatch } from '#lib/verdict.mts'
 import { engineRoot } from '#scripts/engine.mts'
 import { needSpace } from '#scripts/space.mts'
 
@@ -85,27 +83,6 @@ export async function downtime(died: string): Promise<void> {
 /** The container runs. Throws Mismatch where it does not. */
 export async function runs(engine: string, cid: string, when: string): Promise<void> {
   await $`test "$(${engine} container inspect -f '{{.State.Running}}' $(<${cid}))" = true || { echo ${`the container does not run after ${when}`} >&2; exit 1; }`
-}
-
-/**
- * A backup that a signal ends while it copies, after `before` has said so in `stopped`.
- * @param had snapshots that the repository holds already
- * @returns the exit code
- */
-export async function cutShort(repo: string, signal: 'TERM' | 'KILL', had: number): Promise<number> {
-  await $`rm -f stopped`
-  const backup = await background(signal)`vykar --config config.yaml backup -R ${repo}`
-  // The hook's shell is about to end: a TERM that comes inside the hook is ignored.
-  await $`until test -e stopped || ! kill -0 $(<${signal}.pid); do sleep 0.01; done; sleep 0.1`
-  const { code } = await backup.end(signal)
-  await $`vykar --config config.yaml list -R ${repo} > ${signal}.list`
-  await shows(
-    had,
-    `${signal}.list`,
-    `${signal} came too late, the backup was done: take a larger --ballast-mib`,
-    Blocked,
-  )
-  return code
 }
 
 /** The records of the writer: no torn one, every file with its checksum, as many as there were at the stop. */

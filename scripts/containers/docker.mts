@@ -12,11 +12,10 @@ import { sameTree } from '#lib/verify.mts'
 // dump: a database dumped through exec, loaded into a second container.
 // Passes when everything restored equals its source and the container ran again after every backup but a killed one.
 import { listed, numbers, says, shows, standardNeeds } from '#scripts/checks.mts'
-import { contents, fresh, hidden, retire, serverWants } from '#scripts/common.mts'
+import { contents, cutShort, fresh, hidden, retire, serverWants } from '#scripts/common.mts'
 import {
   chosenPatterns,
   containerOptions,
-  cutShort,
   downtime,
   needContainerSpace,
   runs,
@@ -236,7 +235,7 @@ EOF`
 
         step('terminated backup')
         await ballast() // New bytes, so that there is something to copy.
-        const ended = await cutShort(repo, 'TERM', 1)
+        const ended = await cutShort(repo, 'TERM', 'stopped', 1)
         await runs('docker', '../writer.cid', 'a backup that was ended by TERM')
         fact('after TERM', `exit ${ended}, the container runs`)
 
@@ -246,7 +245,7 @@ EOF`
         // Last, since what a killed backup leaves in the repository goes with it.
         step('killed backup')
         await ballast()
-        const killed = await cutShort(repo, 'KILL', 0)
+        const killed = await cutShort(repo, 'KILL', 'stopped', 0)
         await $`docker container inspect -f '{{.State.Running}}' $(<../writer.cid) > running.out`
         const stays = read('running.out') !== 'true'
         fact(

@@ -8,8 +8,8 @@ import { sameTree } from '#lib/verify.mts'
 // outlives its backup, and every bad case is met: the name is taken, its directory is missing, a hook fails, the file
 // system is full, the backup is terminated or killed.
 import { listed, numbers, standardNeeds } from '#scripts/checks.mts'
-import { contents, fresh, retire, serverWants } from '#scripts/common.mts'
-import { churning, cutShort, fill, refused, rightOrRefused, writesBetween } from '#scripts/filesystems/common.mts'
+import { contents, cutShort, fresh, retire, serverWants } from '#scripts/common.mts'
+import { churning, fill, refused, rightOrRefused, writesBetween } from '#scripts/filesystems/common.mts'
 import { deviceOptions, needRoot, usableDevice } from '#scripts/filesystems/device.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -161,7 +161,7 @@ EOF`
       await $`rm -f ${live}/filler && sync`
 
       step('terminated')
-      fact('after TERM', `exit ${await cutShort(repo, 'TERM', 2)}, the snapshot is gone`)
+      fact('after TERM', `exit ${await cutShort(repo, 'TERM', 'taken', 2)}, the snapshot is gone`)
       await gone()
 
       step('retire')
@@ -171,7 +171,7 @@ EOF`
 
       // Last, since what a killed backup leaves in the repository goes with it.
       step('killed')
-      const code = await cutShort(repo, 'KILL', 0)
+      const code = await cutShort(repo, 'KILL', 'taken', 0)
       await there()
       await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > after-kill.out`
       await gone()

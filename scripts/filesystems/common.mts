@@ -69,20 +69,3 @@ export async function rightOrRefused(repo: string, name: string, witness: string
     },
   })
 }
-
-/** A backup that a signal ends while it copies, after `before` has said so in `taken`. Returns its exit code. */
-export async function cutShort(repo: string, signal: 'TERM' | 'KILL', had: number): Promise<number> {
-  await $`rm -f taken`
-  const backup = await background(signal)`vykar --config config.yaml backup -R ${repo}`
-  // The hook's shell is about to end: a TERM that comes inside the hook is ignored.
-  await $`until test -e taken || ! kill -0 $(<${signal}.pid); do sleep 0.01; done; sleep 0.1`
-  const { code } = await backup.end(signal)
-  await $`vykar --config config.yaml list -R ${repo} > ${signal}.list`
-  await shows(
-    had,
-    `${signal}.list`,
-    `${signal} came too late, the backup was done: take a larger --corpus-gib`,
-    Blocked,
-  )
-  return code
-}

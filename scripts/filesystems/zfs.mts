@@ -10,8 +10,8 @@ import { sameTree } from '#lib/verify.mts'
 // hook fails, the pool is full, the backup is terminated or killed.
 // The pool is one of the run's own, on a file or on --device; with --pool an existing one, which is never destroyed.
 import { listed, numbers, standardNeeds } from '#scripts/checks.mts'
-import { contents, fresh, retire, serverWants } from '#scripts/common.mts'
-import { churning, cutShort, fill, refused, rightOrRefused, writesBetween } from '#scripts/filesystems/common.mts'
+import { contents, cutShort, fresh, retire, serverWants } from '#scripts/common.mts'
+import { churning, fill, refused, rightOrRefused, writesBetween } from '#scripts/filesystems/common.mts'
 import { deviceOptions, needRoot, usableDevice } from '#scripts/filesystems/device.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -182,7 +182,7 @@ EOF`
       await $`zfs set snapdir=visible $(<../dataset)`
 
       step('terminated')
-      fact('after TERM', `exit ${await cutShort(repo, 'TERM', 2)}, the snapshot is gone`)
+      fact('after TERM', `exit ${await cutShort(repo, 'TERM', 'taken', 2)}, the snapshot is gone`)
       await gone()
 
       step('retire')
@@ -190,7 +190,7 @@ EOF`
 
       // Last, since what a killed backup leaves in the repository goes with it.
       step('killed')
-      const code = await cutShort(repo, 'KILL', 0)
+      const code = await cutShort(repo, 'KILL', 'taken', 0)
       await there()
       await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > after-kill.out`
       await gone()

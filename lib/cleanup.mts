@@ -6,7 +6,7 @@ import { statedEnvironment } from './environment.mts'
 import { readJson, writeWhole } from './files.mts'
 import { isFree } from './lock.mts'
 import { isOurs, isRunId, ourRuns, removeOurs } from './ours.mts'
-import { end, processesOf } from './process.mts'
+import { dropGroup, end, processesOf } from './process.mts'
 import { messageOf } from './verdict.mts'
 
 /** Lines of bash that a dead run would have run, each with its directory; the last goes first. */
@@ -120,6 +120,7 @@ export async function clearDeadRuns(runtime: string): Promise<string[]> {
     const { scenario, work, path, lines } = state
     const problems: string[] = []
     await end(() => processesOf(runId, true))
+    dropGroup(runId)
     for (const { dir: cwd, line } of existsSync(work) && isOurs(runtime, work) ? lines.reverse() : []) {
       if (!existsSync(cwd)) continue
       const env = { ...statedEnvironment(), PATH: path, VYKAR_E2E_RUN: runId }

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { parse } from 'yaml'
 import { root } from './prepare.mts'
 import type { GapSeen } from './report.mts'
-import { inRange } from './vykar.mts'
+import { inRange } from './version.mts'
 
 /**
  * How differences are found: diff for content, rsync for metadata, stat for allocated blocks, lsattr for inode flags;

@@ -1,5 +1,6 @@
-// Finding and ending the processes of a run: names and process groups miss orphans, the environment does not.
-import { readdirSync, readFileSync } from 'node:fs'
+// Finding and ending the processes of a run: names and process groups miss orphans, a control group and the environment do not.
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { sleep } from 'zx'
 
 /** A process by pid and start time (clock ticks since boot), which together are never reused. */
@@ -26,22 +27,68 @@ export function startTime(pid: number): string | undefined {
   return stat && fields[0] !== 'Z' && fields[0] !== 'X' ? fields[19] : undefined
 }
 
+/** The root of control groups of version 2; with those of version 1 beside it, it is mounted one level lower. cgroups(7) */
+const groups = ['/sys/fs/cgroup', '/sys/fs/cgroup/unified'].find((dir) => existsSync(join(dir, 'cgroup.controllers')))
+/** Where a run's control group is. */
+const groupOf = (runId: string) => join(groups ?? '/nowhere', `vykar-e2e-run-${runId}`)
+const members = (runId: string) => read(join(groupOf(runId), 'cgroup.procs')).split('\n').filter(Boolean).map(Number) // biome-ignore format: one line
+
 /**
- * The live processes that carry `VYKAR_E2E_RUN=<runId>` in their environment, services (VYKAR_E2E_SERVICE) left out
- * unless asked for. As a plain user only one's own processes can be seen, which are the only ones a run starts.
+ * Puts this process, and with it all that it starts, into a control group of the run's own, where one may be made: what
+ * has cleared its environment is found there.
+ * @returns takes it out again, and the group away
+ */
+export function enterGroup(runId: string): () => void {
+  const was = /^0::(.*)$/m.exec(read('/proc/self/cgroup'))?.[1]
+  if (!groups || was === undefined) return () => {}
+  try {
+    mkdirSync(groupOf(runId))
+    writeFileSync(join(groupOf(runId), 'cgroup.procs'), `${process.pid}`)
+  } catch {
+    // As a plain user, or in a container: then there is only the environment.
+    return () => dropGroup(runId)
+  }
+  return () => {
+    writeFileSync(join(groups, was, 'cgroup.procs'), `${process.pid}`)
+    dropGroup(runId)
+  }
+}
+
+/** Removes the control group of a run that has ended, if there is one. */
+export function dropGroup(runId: string): void {
+  try {
+    rmdirSync(groupOf(runId))
+  } catch {
+    // there is none, or somebody lives in it, which was said
+  }
+}
+
+/** Parent of a process; 0 where it is gone. proc(5), field 4 */
+const parentOf = (pid: number) => Number(read(`/proc/${pid}/stat`).split(') ').at(-1)!.split(' ')[1] ?? 0)
+
+/**
+ * The live processes of a run, services (VYKAR_E2E_SERVICE, and what they have started) left out unless asked for: those
+ * that carry `VYKAR_E2E_RUN=<runId>` in their environment, and those in its control group but for this program's helpers,
+ * such as what holds its locks. As a plain user only one's own processes can be seen, which are the only ones a run starts.
  */
 export function processesOf(runId: string, withServices = false): Process[] {
+  const kinds = new Map<number, 'own' | 'service' | undefined>()
+  /** What a process is by its environment, or else by that of who started it. */
+  const kindOf = (pid: number, grouped: boolean): 'own' | 'service' | undefined => {
+    if (pid === process.pid) return undefined
+    const environ = read(`/proc/${pid}/environ`).split('\0')
+    if (environ.includes(`VYKAR_E2E_RUN=${runId}`))
+      return environ.some((entry) => entry.startsWith('VYKAR_E2E_SERVICE=')) ? 'service' : 'own'
+    return !grouped ? undefined : pid > 1 ? kindOf(parentOf(pid), true) : 'own'
+  }
+  for (const name of readdirSync('/proc')) if (/^\d+$/.test(name)) kinds.set(Number(name), kindOf(Number(name), false))
+  for (const pid of members(runId)) kinds.set(pid, kindOf(pid, true))
   const found: Process[] = []
-  for (const name of readdirSync('/proc')) {
-    if (!/^\d+$/.test(name) || Number(name) === process.pid) continue
-    const environ = read(`/proc/${name}/environ`).split('\0')
-    if (!environ.includes(`VYKAR_E2E_RUN=${runId}`)) continue
-    const service = environ.some((entry) => entry.startsWith('VYKAR_E2E_SERVICE='))
-    if (service && !withServices) continue
-    const start = startTime(Number(name))
+  for (const [pid, kind] of kinds) {
+    const start = kind && (kind === 'own' || withServices) ? startTime(pid) : undefined
     if (start === undefined) continue
-    const command = read(`/proc/${name}/cmdline`).replaceAll('\0', ' ').trim()
-    found.push({ pid: Number(name), start, command, service })
+    const command = read(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').trim()
+    found.push({ pid, start, command, service: kind === 'service' })
   }
   return found
 }

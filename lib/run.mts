@@ -9,7 +9,7 @@ import { lock } from './lock.mts'
 import type { OptionSpecs, Values } from './options.mts'
 import { markOurs, newRunId, removeOurs } from './ours.mts'
 import { type commonOptions, type Plan, root, type ScenarioSpec } from './prepare.mts'
-import { end, processesOf, startTime } from './process.mts'
+import { end, enterGroup, processesOf, startTime } from './process.mts'
 import {
   emptyReport,
   leakedSecrets,
@@ -132,7 +132,7 @@ export class Run {
     try {
       for (const dir of [logs, join(work, 'bin'), join(work, 'tmp'), reports]) mkdirSync(dir, { recursive: true })
       markOurs(this.runtime, [logs, work, reports])
-      this.lacking = await notHeld(work)
+      this.report.notCompared = this.lacking = await notHeld(work)
     } catch (error) {
       if (error instanceof UsageError) throw error
       const why = `cannot be written (${messageOf(error)}): name another with --runtime`
@@ -262,12 +262,13 @@ export class Run {
   async execute(body: () => Promise<void>): Promise<{ verdict: Verdict; page: string; ended: unknown }> {
     const release = await lock(this.id, `run ${this.id}`)
     await this.begin()
+    const leaveGroup = enterGroup(this.id)
     const start = performance.now()
     let ended: unknown
     try {
       this.transcript = new Transcript(this.report.transcript, this.head())
-      const own = { runId: this.id, scenario: this.plan.scenario, work: this.dirs.work, path: this.env.PATH ?? '' }
-      this.state = new StateFile(this.runtime, { ...own, lines: [] })
+      const { id: runId, plan: { scenario }, dirs: { work } } = this // biome-ignore format: one line
+      this.state = new StateFile(this.runtime, { runId, scenario, work, path: this.env.PATH ?? '', lines: [] })
       writeReport(this.runtime, this.report, false)
       const { notes } = this.report
       notes.push(...(await clearDeadRuns(this.runtime)))
@@ -282,7 +283,7 @@ export class Run {
       endStep(this.top, ended)
     }
     await Promise.all(this.running)
-    const verdict = await this.conclude(ended)
+    const verdict = await this.conclude(ended).finally(leaveGroup)
     this.report.seconds = (performance.now() - start) / 1000
     this.report.harness = {
       seconds: ownSeconds(this.report, this.report.seconds),
@@ -331,7 +332,6 @@ export class Run {
       : failures[0]
         ? `left behind: ${failures[0]}`
         : worst.map((row) => `${named(row)}: ${row.reason}`).join('; ')
-    report.notCompared = this.lacking
     const findings = [...new Set(report.rows.flatMap((row) => row.findings.map(({ id }) => id)))]
     report.reason = [
       said,

@@ -10,8 +10,8 @@ import { isOurRepository, rememberRepository } from '#lib/ours.mts'
 import { $, check, look, note, read, rowScope, scope } from '#lib/sh.mts'
 import { quote } from '#lib/transcript.mts'
 import { Mismatch, Refused, Skipped } from '#lib/verdict.mts'
-import { checkLine, compactLine, parseBackup, parseList, parseSize, type Snapshot } from '#lib/vykar.mts'
 import { finding } from '#scripts/findings.mts'
+import { checkLine, compactLine, parseBackup, parseList, parseSize, type Snapshot } from '#scripts/printed.mts'
 
 /** What every scenario needs on the host. */
 export const standardNeeds = ['vykar', 'diff', 'rsync', 'timeout', 'flock', 'setfattr', 'setfacl', 'setcap'] as const

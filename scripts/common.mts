@@ -6,7 +6,6 @@ import { bytes } from '#lib/terminal.mts'
 import { quote } from '#lib/transcript.mts'
 import { Blocked, Mismatch } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
-import { parseBackup } from '#lib/vykar.mts'
 import {
   deleted,
   emptied,
@@ -25,6 +24,7 @@ import {
 } from '#scripts/checks.mts'
 import { stillAs, untouched } from '#scripts/corpus.mts'
 import { copyOf, damaged, reclaimed } from '#scripts/damage.mts'
+import { parseBackup } from '#scripts/printed.mts'
 
 /** Needs of scripts whose repositories may be on servers, which scripts/servers.mts starts. */
 export const serverWants = ['vykar-server', 's3-server', 'curl', 'sshd', 'ssh-keygen', 'sftp', 'rclone'] as const

@@ -1,8 +1,8 @@
 // What is done to copies of a repository: damage that check and restore must see, and reclaiming space, which must harm no snapshot.
 import { $, check, fact, note, type Output, read, rowScope, step, when } from '#lib/sh.mts'
 import { Mismatch } from '#lib/verdict.mts'
-import { checkLine } from '#lib/vykar.mts'
 import { finding } from '#scripts/findings.mts'
+import { checkLine } from '#scripts/printed.mts'
 
 /**
  * A copy of the repository that vykar opens as a local one, in `copy`: hard links, since vykar never writes into a file that is there.

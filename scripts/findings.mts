@@ -5,7 +5,7 @@ import { parse } from 'yaml'
 import { root } from '#lib/prepare.mts'
 import { note, rowScope } from '#lib/sh.mts'
 import { Mismatch } from '#lib/verdict.mts'
-import { inRange } from '#lib/vykar.mts'
+import { inRange } from '#lib/version.mts'
 
 /** An entry of known-findings.yaml: a fault of vykar, and no limit that its documentation names. */
 export interface Finding {

@@ -7,7 +7,7 @@ import { chmodSync, existsSync, mkdirSync, readdirSync, writeFileSync } from 'no
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { checkLine, compactLine, parseBackup, parseList } from '#lib/vykar.mts'
+import { checkLine, compactLine, parseBackup, parseList } from '#scripts/printed.mts'
 import { lacking, noReal, real, sandbox, standin } from './helpers.mts'
 
 const tools = lacking('rsync')

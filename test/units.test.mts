@@ -15,7 +15,8 @@ import { junit, markdown, ownSeconds, type RunReport, withoutSecrets } from '#li
 import { quote, Transcript } from '#lib/transcript.mts'
 import { Blocked, fold, Mismatch, Skipped, UsageError, verdictOf } from '#lib/verdict.mts'
 import { differentFlags, inWords, parseDiff, parseRsync } from '#lib/verify.mts'
-import { checkLine, inRange, parseBackup, parseList, parseSize } from '#lib/vykar.mts'
+import { inRange } from '#lib/version.mts'
+import { checkLine, parseBackup, parseList, parseSize } from '#scripts/printed.mts'
 import { scratch } from './helpers.mts'
 
 const dir = mkdtempSync(join(scratch, 'units-'))

@@ -18,10 +18,10 @@ import { $, check, fact, note, read, rowScope, seconds, step } from '#lib/sh.mts
 import { bytes } from '#lib/terminal.mts'
 import { Blocked, Mismatch } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
-import { parseBackup, parseList, parseSize } from '#lib/vykar.mts'
 import { listed, numbers, packBytes, says, shows, standardNeeds, torn } from '#scripts/checks.mts'
 import { contents, fresh, retire, serverWants } from '#scripts/common.mts'
 import { corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
+import { parseBackup, parseList, parseSize } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
 
 const options = {

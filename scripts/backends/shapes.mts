@@ -9,10 +9,10 @@ import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, read, step } from '#lib/sh.mts'
 import { Blocked, Mismatch } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
-import { parseBackup, parseList } from '#lib/vykar.mts'
 import { listed, standardNeeds } from '#scripts/checks.mts'
 import { fresh, serverWants } from '#scripts/common.mts'
 import { finding } from '#scripts/findings.mts'
+import { parseBackup, parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
 
 const shapes = ['large-file', 'not-utf8', 'sources', 'paths', 'single', 'growing', 'threads'] as const

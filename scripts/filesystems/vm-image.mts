@@ -4,7 +4,6 @@ import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, step } from '#lib/sh.mts'
 import { bytes, duration } from '#lib/terminal.mts'
 import { Skipped } from '#lib/verdict.mts'
-import { parseBackup } from '#lib/vykar.mts'
 // A VM's raw disk image, backed up before and after each round of package installations: how much of what changed does
 // the repository take up?
 // Passes when every restored image has the sha256 that its source had, and check finds no error. The report has per round
@@ -23,6 +22,7 @@ import {
   type Mounting,
   withMounted,
 } from '#scripts/filesystems/vm-image/image.mts'
+import { parseBackup } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
 import { needSpace } from '#scripts/space.mts'
 

@@ -50,6 +50,7 @@ const caught: Record<string, Expected> = {
   'lock-left': ['FAIL', /a lock was left behind; locks\.out ends in: Removed 1 lock/],
   'session-left': ['FAIL', /in-progress backups|the last command has ended and left sessions\//],
   'child-left': ['FAIL', /processes were left behind: \d+ sleep 600/],
+  'child-unnamed': ['FAIL', /processes were left behind: \d+ sleep 600/],
   'restore-default-acl': ['FAIL', /ACL differs: .*acl-default/],
   'restore-large-xattr': ['FAIL', /xattrs differ: .*xattr-3072/],
   'restore-trusted-xattr': ['FAIL', /xattrs differ: .*xattr-trusted/],

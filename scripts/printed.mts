@@ -1,4 +1,4 @@
-// What vykar prints and what it means: list, backup, check, compact, versions.
+// What vykar prints and what it means: list, backup, check, compact.
 
 /** A row of `vykar list`. */
 export interface Snapshot {
@@ -91,21 +91,3 @@ export const checkLine =
 
 /** The closing line of `vykar compact`: packs repacked, packs deleted, space freed. */
 export const compactLine = /^Compaction complete: (\d+) packs repacked, (\d+) empty packs deleted, (.+) freed/m
-
-/** Compares dotted version numbers: negative, 0 or positive, as a sort function. Suffixes are not compared. */
-export function compareVersions(a: string, b: string): number {
-  const [x, y] = [a, b].map((v) => v.split(/[-+]/)[0]!.split('.').map(Number))
-  for (let i = 0; i < 3; i++) if ((x![i] ?? 0) !== (y![i] ?? 0)) return (x![i] ?? 0) - (y![i] ?? 0)
-  return 0
-}
-
-/** Whether a version lies in a range such as `<=0.19.1`, `>=0.17 <0.20` or `*`. Throws Error on a malformed range. */
-export function inRange(version: string, range: string): boolean {
-  return range.split(/\s+/).every((part) => {
-    if (part === '*') return true
-    const match = /^(<=|>=|<|>|=)(\d[\d.]*)$/.exec(part)
-    if (!match) throw new Error(`not a version range: ${range}`)
-    const order = compareVersions(version, match[2]!)
-    return { '<=': order <= 0, '>=': order >= 0, '<': order < 0, '>': order > 0, '=': order === 0 }[match[1]!]!
-  })
-}

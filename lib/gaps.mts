@@ -95,7 +95,7 @@ export function explain(
 }
 
 /** A line of vykar's log that is more than information. */
-const warned = /^\d{4}-\d\d-\d\dT\S+\s+(?:WARN|ERROR)\s+(.*)$/gm
+const warned = /^(?:\d{4}-\d\d-\d\dT\S+\s+(?:WARN|ERROR)\s+|Warning: )(.*)$/gm
 
 /**
  * Warnings and errors in what a command of vykar printed that nothing explains.
@@ -107,6 +107,6 @@ export function unexplainedWarnings(text: string, version: string, config: strin
   const found = [...text.matchAll(warned)].map(([, message]) => message!)
   if (!found.length) return []
   const known = gapsOf(version).flatMap(({ shows }) => (shows.warning ? [new RegExp(shows.warning)] : []))
-  if (/allow_insecure_http: true/.test(config)) known.push(/http:\/\/|plain(text)? HTTP|insecure/i)
+  if (/allow_insecure_http: true/.test(config)) known.push(/http:\/\/|plain(text)? HTTP|non-HTTPS|insecure/i)
   return found.filter((message) => !known.some((pattern) => pattern.test(message)))
 }

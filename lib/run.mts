@@ -38,16 +38,12 @@ export interface Endpoint {
   keys?: Record<string, string | number | boolean>
   /** The repository as an rclone path, for what vykar leaves there. */
   remote?: string
+  /** Bash that prints a line for each of its objects. */
+  objects?: string
   /** Started by this run. */
   managed?: boolean
   /** After a failure: whose fault it was, in sentences. */
   blame?: () => Promise<string[]>
-}
-
-/** A source that must not change while it is tested: the user's own, or the suite's. */
-export interface Watched {
-  path: string
-  named: boolean
 }
 
 /** One run of one script. */
@@ -68,7 +64,8 @@ export class Run {
   /** Repositories on servers by label, and why there is none. */
   readonly served = new Map<string, Endpoint>()
   readonly unavailable = new Map<string, Error>()
-  readonly watched: Watched[] = []
+  /** Sources that must not change while they are tested: the user's own, or the suite's. */
+  readonly watched: { path: string; named: boolean }[] = []
   /** What the file system of the run's directories cannot hold. */
   lacking: Attribute[] = []
   interrupted: NodeJS.Signals | undefined
@@ -176,8 +173,7 @@ export class Run {
 
   /** Where a label's repository of this scenario is. */
   endpoint(label: string): Endpoint {
-    const served = this.served.get(label)
-    if (served) return served
+    if (this.served.has(label)) return this.served.get(label)!
     const url = scenarioUrl(this.plan.sample.repository(label).url, this.plan.name)
     const files = localDir(url)
     return files ? { url, files, seen: variableOf(label) } : { url }

@@ -42,7 +42,7 @@ export function encrypted(repo: string): boolean {
 /** `list`, the guard, `delete`, `init`, `info`, `claims`; config.yaml is there already. The repository goes again when the row has passed. */
 export async function fresh(repo: string): Promise<void> {
   const { run } = rowScope()
-  const { remote, url } = run.endpoint(repo)
+  const { remote, objects, url } = run.endpoint(repo)
   // 3 is rclone's "directory not found"; what `delete` left is looked at before.
   if (remote) undo({ expect: [0, 3], keep: `objects of ${remote}` })`rclone delete --rmdirs ${{ raw: remote }}`
   await $({ expect: [0, 1] })`vykar --config config.yaml list -R ${repo} > before.out 2>&1`
@@ -50,11 +50,18 @@ export async function fresh(repo: string): Promise<void> {
   await $({ expect: [0, 1] })`vykar --config config.yaml delete -R ${repo} --yes-delete-this-repo > deleted.out 2>&1`
   await deleted('deleted.out')
   if (remote) await $({ expect: [0, 3] })`rclone delete --rmdirs ${{ raw: remote }}`
+  // Judged after vykar's own delete, and before anybody else clears up.
+  if (objects)
+    undo({
+      keep: `objects of ${url}`,
+      later: false,
+    })`! { ${{ raw: objects }} || true; } | grep -E '(packs/../|snapshots/|keys/)[0-9a-z]|config|index' || exit 1`
   undo({
     keep: `repository ${url}`,
   })`vykar --config config.yaml delete -R ${repo} --yes-delete-this-repo > deleted.out 2>&1 || grep -qE 'HTTP 40[04]|(no repository|repository not) found' deleted.out`
   await $({ limit: repo === 'sftp' ? '120s' : '10m' })`vykar --config config.yaml init -R ${repo}`
   await made()
+  if (objects) await $`${{ raw: objects }} > objects.fresh && ! grep packs/../ objects.fresh || exit 1`
   await claims(repo)
 }
 
@@ -293,14 +300,15 @@ export async function retire(
     await $`rm -r copy`
   }
   step('retire')
-  const { remote } = rowScope().run.endpoint(repo)
-  if (remote) await $`rclone lsf -R --files-only ${{ raw: remote }} > objects.before && grep -q packs/ objects.before`
+  const { objects } = rowScope().run.endpoint(repo)
+  if (objects) await $`${{ raw: objects }} > objects.before && grep -q packs/../ objects.before`
   const packs = packBytes()
   for (const id of ids) await $`vykar --config config.yaml snapshot delete -R ${repo} $(<${{ raw: id }}.id)`
   await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} > compact.out`
   await freed('compact.out', packs)
   await emptied()
-  if (remote) await $({ expect: [1] })`rclone lsf -R --files-only ${{ raw: remote }} | grep packs/  # no pack is left`
+  if (objects)
+    await $`${{ raw: objects }} > objects.after && ! grep packs/../ objects.after || exit 1  # no pack is left`
   await $`vykar --config config.yaml list -R ${repo} > gone.out`
   await says('gone.out', /^No snapshots found\.$/m, 'the snapshot was deleted, but list still shows one')
   await $`vykar --config config.yaml break-lock -R ${repo} > locks.out`

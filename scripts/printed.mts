@@ -21,7 +21,10 @@ const count = (text: string) => Number(text.replaceAll(',', ''))
  * @throws Error when the text is neither a table nor `No snapshots found.`
  */
 export function parseList(text: string): Snapshot[] {
-  const lines = text.split('\n').filter((line) => line.trim())
+  // Lines of its log, on stderr, may stand before.
+  const lines = text
+    .split('\n')
+    .filter((line) => line.trim() && !/^(\d{4}-\d\d-\d\dT\S+\s+[A-Z]+ |Warning: )/.test(line))
   if (lines[0]?.trim() === 'No snapshots found.') return []
   const header = lines.findIndex((line) => /^\s*ID\s+Date\s+Host\s+Label\s+Source\s/.test(line))
   if (header < 0) throw new Error(`vykar list printed no table: ${lines[0] ?? 'nothing'}`)

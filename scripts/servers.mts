@@ -1,15 +1,16 @@
 // The servers of repositories on loopback: how each is started, and how plain clients reach it. Whose server is used, and on
-// which port, lib/servers.mts decides.
+// which port, scripts/provide.mts decides.
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { userInfo } from 'node:os'
+import { homedir, userInfo } from 'node:os'
+import { variableOf } from '#lib/address.mts'
 import { lastLine } from '#lib/ask.mts'
 import { background } from '#lib/background.mts'
 import { which } from '#lib/host.mts'
 import type { Endpoint, Run } from '#lib/run.mts'
 import { $, look, note, read, step, undo } from '#lib/sh.mts'
 import { Blocked, Skipped } from '#lib/verdict.mts'
-import { answering, type Kind, parseS3, provide } from '#scripts/provide.mts'
+import { addressOf, answering, type Kind, parseS3, provide } from '#scripts/provide.mts'
 
 /** Starts what the run's repositories need; where a server cannot be had, its rows say so. */
 export async function servers(): Promise<void> {
@@ -37,6 +38,14 @@ const blame = (name: string, kind: Kind, url: string) => async (): Promise<strin
   ]
 }
 
+/** Bash that prints a line for each object behind an rclone path; none where rclone is missing. */
+const listing = (remote: string): Pick<Endpoint, 'remote' | 'objects'> =>
+  remote ? { remote, objects: `rclone lsf -R --files-only ${remote}` } : {}
+
+/** The same of a REST server, which lists its objects as JSON; the token is in no argument. */
+const asked = (variable: string) =>
+  `curl -fsS -K - "$${variable}/?list" <<< "header = \\"Authorization: Bearer $VYKAR_E2E_REST_TOKEN\\"" | tr ',' '\\n'`
+
 const random = () => randomBytes(16).toString('hex')
 
 /** vykar-server: one repository at the root URL, its token in the environment. */
@@ -55,6 +64,7 @@ async function rest(run: Run, port: number): Promise<Endpoint> {
     url,
     files: `${run.dirs.work}/server-rest`,
     seen: 'FILES_REST',
+    objects: asked('REPO_REST'),
     keys: { allow_insecure_http: true, access_token: '${VYKAR_E2E_REST_TOKEN}' },
     blame: blame('vykar-server', 'rest', url),
   }
@@ -108,7 +118,7 @@ async function s3(run: Run, port: number): Promise<Endpoint> {
       access_key_id: '${VYKAR_E2E_S3_KEY}',
       secret_access_key: '${VYKAR_E2E_S3_SECRET}',
     },
-    ...(remote ? { remote } : {}),
+    ...listing(remote),
     blame: blame('s3-server', 's3', url),
   }
 }
@@ -147,9 +157,7 @@ EOF`
   await background('sshd', { service: true })`${sshd} -D -e -f "$PWD"/server-sftp/sshd_config`
   const files = `${run.dirs.work}/server-sftp/data`
   await answered('sshd', 'sftp', `sftp://127.0.0.1:${port}/`)
-  const remote = { TYPE: 'sftp', HOST: '127.0.0.1', PORT: String(port), USER: user, SHELL_TYPE: 'none' }
-  for (const [name, value] of Object.entries(remote)) run.setEnv(`RCLONE_CONFIG_E2ESFTP_${name}`, value)
-  run.setEnv('RCLONE_CONFIG', '/dev/null')
+  rcloneSftp(run, '127.0.0.1', port, user)
   for (const [name, file] of Object.entries({ KEY_FILE: 'user_key', KNOWN_HOSTS_FILE: 'known_hosts' }))
     run.setEnv(`RCLONE_CONFIG_E2ESFTP_${name}`, `${run.dirs.work}/server-sftp/${file}`, `$top/server-sftp/${file}`)
   return {
@@ -157,9 +165,16 @@ EOF`
     files,
     seen: 'FILES_SFTP',
     keys: { sftp_key: '../server-sftp/user_key', sftp_known_hosts: '../server-sftp/known_hosts' },
-    ...(which('rclone') ? { remote: 'e2esftp:"$FILES_SFTP"' } : {}),
+    ...listing(which('rclone') ? 'e2esftp:"$FILES_SFTP"' : ''),
     blame: async () => [await plainSftp(port, user), ...(await blame('sshd', 'sftp', `sftp://127.0.0.1:${port}/`)())],
   }
+}
+
+/** Lets rclone reach an SFTP server. */
+function rcloneSftp(run: Run, host: string, port: number, user: string): void {
+  const remote = { TYPE: 'sftp', HOST: host, PORT: String(port), USER: user, SHELL_TYPE: 'none' }
+  for (const [name, value] of Object.entries(remote)) run.setEnv(`RCLONE_CONFIG_E2ESFTP_${name}`, value)
+  run.setEnv('RCLONE_CONFIG', '/dev/null')
 }
 
 /** What plain sftp says of the same server with the same key: whether it or vykar is at fault. */
@@ -173,13 +188,25 @@ async function plainSftp(port: number, user: string): Promise<string> {
     : `plain sftp fails too (exit ${asked.code}: ${lastLine(asked.stderr)}): the server is at fault`
 }
 
-/** An external S3 server needs the bucket, and the credentials that the base config has for it. */
+/** Of an external server the objects are listed, with the credentials that the base config has for it; S3 needs the bucket as well. */
 async function reach(run: Run, kind: Kind, label: string, endpoint: Endpoint): Promise<Endpoint> {
-  if (kind !== 's3' || run.dry) return endpoint
   const { keys } = run.plan.sample.repository(label)
+  if (run.dry) return endpoint
+  if (kind === 'rest') {
+    run.secret('VYKAR_E2E_REST_TOKEN', String(keys.access_token ?? ''))
+    return { ...endpoint, objects: asked(variableOf(label)) }
+  }
+  if (kind === 'sftp') {
+    const { host, port } = addressOf(endpoint.url)
+    const { username, pathname } = new URL(endpoint.url.replace('sftp:', 'http:'))
+    rcloneSftp(run, host, port, username || userInfo().username)
+    for (const [name, key] of [['KEY_FILE', 'sftp_key'], ['KNOWN_HOSTS_FILE', 'sftp_known_hosts']] as const) // biome-ignore format: a table
+      if (keys[key]) run.setEnv(`RCLONE_CONFIG_E2ESFTP_${name}`, String(keys[key]).replace(/^~/, homedir()))
+    return { ...endpoint, ...listing(which('rclone') ? `e2esftp:${decodeURIComponent(pathname)}` : '') }
+  }
   run.secret('VYKAR_E2E_S3_KEY', String(keys.access_key_id ?? ''))
   run.secret('VYKAR_E2E_S3_SECRET', String(keys.secret_access_key ?? ''))
   const remote = await bucket(run, endpoint.url, String(keys.region ?? 'us-east-1'))
   note(`bucket at ${endpoint.url}: HTTP ${read('bucket.code')}`)
-  return remote ? { ...endpoint, remote } : endpoint
+  return { ...endpoint, ...listing(remote) }
 }

@@ -8,7 +8,7 @@ import { maskUri, resolveUrl, serverUri } from '#lib/address.mts'
 import { expand, localDir, Sample, scenarioUrl } from '#lib/config.mts'
 import { statedEnvironment } from '#lib/environment.mts'
 import { readJson, writeWhole } from '#lib/files.mts'
-import { explain, type Gap, gapsOf } from '#lib/gaps.mts'
+import { explain, type Gap, gapsOf, unexplainedWarnings } from '#lib/gaps.mts'
 import { nearest, parseOptions } from '#lib/options.mts'
 import { isOurRepository, isOurs, isRunId, markOurs, ourRuns, rememberRepository, removeOurs } from '#lib/ours.mts'
 import { junit, markdown, ownSeconds, type RunReport, withoutSecrets } from '#lib/report.mts'
@@ -22,6 +22,19 @@ import { scratch } from './helpers.mts'
 const dir = mkdtempSync(join(scratch, 'units-'))
 
 describe('what vykar prints', () => {
+  test('list: lines of the log on stderr are no table, and hide none', () => {
+    const warned =
+      "Warning: repository 'rest' uses non-HTTPS REST URL\n2026-11-25T23:13:04.364271Z  WARN plaintext HTTP\n"
+    assert.deepEqual(parseList(`${warned}No snapshots found.\n`), [])
+    assert.throws(() => parseList(`${warned}Error: wrong passphrase\n`), /printed no table: Error: wrong passphrase/)
+  })
+  test('a warning that nothing explains is found in either form', () => {
+    const both = 'Warning: something is odd\n2026-11-25T23:13:04.364271Z  WARN so is this\n'
+    assert.deepEqual(unexplainedWarnings(both, '0.19.1', ''), ['something is odd', 'so is this'])
+    const plain = "Warning: repository 'rest' uses non-HTTPS REST URL\n"
+    assert.deepEqual(unexplainedWarnings(plain, '0.19.1', 'allow_insecure_http: true'), [])
+    assert.equal(unexplainedWarnings(plain, '0.19.1', '').length, 1)
+  })
   test('list: repeated host and label, several source paths, counts with separators', () => {
     const found = parseList(` ID        Date              Host       Label   Source      Files        Size       Added 
  246d2337  2026-11-23 23:40  vykar-e2e  corpus  /tmp/p/src  2,710   50.00 MiB   50.20 MiB 

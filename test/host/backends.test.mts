@@ -148,6 +148,15 @@ describe('whose server it is', { concurrency: 2 }, () => {
       assert.equal(passed.last, 'PASS backends/rest', passed.stdout + passed.stderr)
       assert.equal(server.exitCode, null)
       assert.ok((await fetch(`http://127.0.0.1:${port}/health`)).ok)
+      // Its files cannot be seen, but its objects can.
+      for (const [lie, reason] of [
+        ['delete-nothing', /left behind: .*\?list.*\|\| exit 1/],
+        ['compact-pretends', /retire: exit 1: .*objects\.after/],
+      ] as const) {
+        const caught = await run(where, 'backends/rest', args('--sabotage', lie))
+        assert.equal(caught.code, 1, caught.stdout)
+        assert.match(caught.last, reason)
+      }
       // With somebody else's snapshot in it, it is refused and stays as it is.
       const config = join(where.dir, 'theirs.yaml')
       writeFileSync(
@@ -160,6 +169,7 @@ describe('whose server it is', { concurrency: 2 }, () => {
           stdio: 'pipe',
           env: { ...process.env, VYKAR_PASSPHRASE: '123' },
         })
+      theirs('delete', '--yes-delete-this-repo')
       theirs('init')
       theirs('backup')
       const refused = await run(where, 'backends/rest', args())

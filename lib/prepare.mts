@@ -104,7 +104,7 @@ export function headerOf(file: string): string {
 
 function help(file: string, spec: ScenarioSpec<OptionSpecs>): string {
   const needs = [...spec.needs, ...(spec.wants ?? [])]
-    .map((name) => `  ${name.padEnd(12)}${tools[name].why}`)
+    .map((name) => `  ${name.padEnd(14)}${tools[name].why}`)
     .join('\n')
   const own = spec.options ? `\nOptions of this script\n${optionHelp(spec.options)}\n` : ''
   return `${scenarioName(file)}\n\n${headerOf(file)}\n\nNeeds\n${needs}\n${own}\nOptions of every script\n${optionHelp(commonOptions)}`

@@ -1,6 +1,6 @@
 // One run of one script: its directories and environment, its rows, what is undone, its verdict and report.
-import { mkdirSync, symlinkSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, mkdirSync, symlinkSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { variableOf } from './address.mts'
 import { capKept, clearDeadRuns, StateFile, Undo } from './cleanup.mts'
 import { localDir, published, scenarioUrl } from './config.mts'
@@ -215,6 +215,9 @@ export class Run {
   private vykar(): string {
     const lie = this.common.sabotage
     const target = lie ? join(root, 'scripts/sabotage/vykar') : this.plan.vykar.path
+    // The server of the same build, where it lies beside the program.
+    const server = join(dirname(this.plan.vykar.path), 'vykar-server')
+    if (!this.dry && existsSync(server)) symlinkSync(server, join(this.dirs.work, 'bin/vykar-server'))
     if (!this.dry) symlinkSync(target, join(this.dirs.work, 'bin/vykar'))
     if (lie) {
       this.env.SABOTEUR_VYKAR = this.plan.vykar.path

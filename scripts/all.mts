@@ -2,15 +2,18 @@
 // Runs scenarios one after the other, in the matrix order: all of them, a folder, or those that are named.
 //   all.mts backends databases/postgres --repo local,rest      a selection
 //   all.mts --profile smoke                                    a fixed list: smoke 10 min, release 1 h, soak a night
-//   all.mts --resume RUN                                       goes on where a run stopped, also after kill -9
+//   all.mts --resume RUN                                       goes on where a run stopped, also after kill -9, with the options
+//                                                              and the vykar that it was begun with
 //   all.mts --list [--json]                                    what would be run, a line each as e2e takes it
 // A line for each scenario as it ends; run.json, report.md and junit.xml in ~/runtime/reports/all/<run>/. The exit code
 // is the worst verdict's. A scenario that exceeds its profile's limit is ended and BLOCKED.
-import { existsSync, mkdirSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { basename, join, resolve } from 'node:path'
 import { needProcess } from '#lib/environment.mts'
 import { readJson } from '#lib/files.mts'
+import { which } from '#lib/host.mts'
 import { lock } from '#lib/lock.mts'
 import { optionHelp, parseOptions } from '#lib/options.mts'
 import { newRunId } from '#lib/ours.mts'
@@ -18,7 +21,7 @@ import { commonOptions, headerOf } from '#lib/prepare.mts'
 import { pointTo } from '#lib/report.mts'
 import { allowLostOutput, duration } from '#lib/terminal.mts'
 import { exitCodes, messageOf, UsageError, type Verdict, verdictOf } from '#lib/verdict.mts'
-import { byHand, verdictOfAll, writeResults } from '#scripts/suite/results.mts'
+import { byHand, skippedRows, verdictOfAll, writeResults } from '#scripts/suite/results.mts'
 import { runTask, type SuiteRun, save } from '#scripts/suite/runner.mts'
 import { callOf, choose, describeAll, profiles } from '#scripts/suite/scenarios.mts'
 
@@ -62,12 +65,24 @@ function handedOn(argv: string[]): string[] {
   return words
 }
 
-/** The run of an earlier call, by id, directory or `latest`. */
-function resumed(all: string, word: string): { dir: string; run: SuiteRun } {
+/** What is `vykar` for this call, by path and checksum; undefined where there is none, which its scenarios will say. */
+function programOf(word: string | undefined): SuiteRun['vykar'] {
+  const path = which(word?.includes('/') ? resolve(word) : (word ?? 'vykar'))
+  return path ? { path, sha256: createHash('sha256').update(readFileSync(path)).digest('hex') } : undefined
+}
+
+/** The run of an earlier call, by id, directory or `latest`. Throws UsageError where it cannot be the same run. */
+function resumed(all: string, word: string, argv: readonly string[]): { dir: string; run: SuiteRun } {
+  const own = ['resume', 'runtime', 'fail-fast']
+  const other = argv.find((given) => given.startsWith('--') && !own.includes(/^--([^=]+)/.exec(given)![1]!))
+  if (other)
+    throw new UsageError(`${other}: --resume goes on with what the run was begun with; begin anew for other options`)
   const dir = [join(all, word), resolve(word)].find((path) => existsSync(join(path, 'run.json')))
   if (!dir) throw new UsageError(`--resume ${word}: no such run below ${all}`)
   const run = readJson<SuiteRun>(join(dir, 'run.json'))
   if (!run?.tasks) throw new UsageError(`--resume ${word}: ${join(dir, 'run.json')} is torn: begin anew`)
+  if (run.vykar && programOf(run.vykar.path)?.sha256 !== run.vykar.sha256)
+    throw new UsageError(`--resume ${word}: ${run.vykar.path} is another build than at its begin: begin anew`)
   return { dir, run }
 }
 
@@ -102,7 +117,9 @@ async function work(dir: string, run: SuiteRun, failFast: boolean): Promise<numb
   for (const task of [...of('FAIL'), ...of('BLOCKED')]) console.log(`again ${byHand(task)}`)
   console.log(`report ${join(dir, 'report.md')}`)
   const total = run.tasks.length
+  const rows = skippedRows(run)
   const said = [
+    rows.length ? `${rows.length} row${rows.length > 1 ? 's' : ''} SKIPPED: ${rows.join(', ')}` : '',
     of('SKIPPED').length
       ? `${of('SKIPPED').length} of ${total} SKIPPED: ${of('SKIPPED')
           .map((task) => task.scenario)
@@ -124,7 +141,7 @@ try {
   const all = join(runtime, 'reports/all')
   if (options.help) console.log(`${headerOf(import.meta.filename)}\n\n${optionHelp(specs)}`)
   else if (options.resume) {
-    const { dir, run } = resumed(all, options.resume)
+    const { dir, run } = resumed(all, options.resume, argv)
     process.exitCode = await work(dir, run, options['fail-fast'])
   } else {
     const choice = choose(await describeAll(), options._, options.profile, options.repo, handedOn(argv))
@@ -147,6 +164,7 @@ try {
         runId,
         profile: options.profile ?? '',
         started: new Date().toISOString(),
+        vykar: programOf(options.vykar),
         tasks,
         left: choice.left,
       }

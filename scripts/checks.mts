@@ -372,8 +372,9 @@ export async function released(what: string): Promise<void> {
 
 /** What a KILL in the middle of a write has left is a finding, and is taken away: vykar never does, and warns of it from then on. */
 export async function torn(): Promise<void> {
-  const { seen } = rowScope().run.endpoint(rowScope().repo)
-  if (!seen) return
+  const { run, repo, mayDelete } = rowScope()
+  const { seen } = run.endpoint(repo)
+  if (!seen || !mayDelete) return
   await $`find ${{ raw: `"$${seen}"` }} -name '.tmp*' ! -path '*__XLDIR__*' -print -delete > torn.list`
   await check('# a file that was being written: finding killed-write-left', () => {
     const left = read('torn.list').split('\n')[0]

@@ -18,12 +18,12 @@ import { nearest, optionHelp, parseOptions } from '#lib/options.mts'
 import { headerOf } from '#lib/prepare.mts'
 import { allowLostOutput, bytes, duration } from '#lib/terminal.mts'
 import { exitCodes, fold, messageOf, UsageError } from '#lib/verdict.mts'
-import { compare, readBenchmark } from '#scripts/benchmarks/compare.mts'
+import { compare, lacking, readBenchmark } from '#scripts/benchmarks/compare.mts'
 import { ratioText } from '#scripts/benchmarks/summary.mts'
-import { collect, difference, merge, newest, pruneRuns, readReport } from '#scripts/suite/collect.mts'
+import { collect, difference, keyOf, keyOfLine, merge, newest, pruneRuns, readReport } from '#scripts/suite/collect.mts'
 import { pack } from '#scripts/suite/pack.mts'
 import { indexPage } from '#scripts/suite/page.mts'
-import { callOf, scenarioNames } from '#scripts/suite/scenarios.mts'
+import { scenarioNames } from '#scripts/suite/scenarios.mts'
 
 const specs = {
   help: { kind: 'flag', help: 'this text' },
@@ -33,20 +33,26 @@ const specs = {
   expected: { kind: 'file', help: 'merge: list of what was to be run' },
 } as const
 
-/** Prints a line for each operation that both have, the worst first. Returns the exit code. */
+/** Prints a line for each operation that both have, the worst first, and for each that one of them lacks. Returns the exit code. */
 function compareBenchmarks(a: string, b: string, threshold: number): number {
-  const changes = compare(readBenchmark(a), readBenchmark(b), threshold)
+  const [first, second] = [readBenchmark(a), readBenchmark(b)]
+  const changes = compare(first, second, threshold)
   for (const { repo, operation, tool, ratio, regression } of changes.sort((x, y) => y.ratio.ratio - x.ratio.ratio)) {
     const word = regression ? 'SLOWER' : !ratio.shown ? 'same' : ratio.ratio > 1 ? 'slower' : 'faster'
     console.log(`${word.padEnd(7)} ${repo} ${tool.padEnd(8)} ${operation.padEnd(17)} ${ratioText(ratio)}`)
   }
+  const lacks = lacking(first, second)
+  for (const { repo, operation, tool, why, worse } of lacks)
+    console.log(`${(worse ? 'MISSING' : 'new').padEnd(7)} ${repo} ${tool.padEnd(8)} ${operation.padEnd(17)} ${why}`)
   const worse = changes.filter((change) => change.regression).length
+  const gone = lacks.filter((lack) => lack.worse).length
+  const share = `of ${changes.length} are slower by more than ${threshold * 100} %`
   console.log(
-    worse
-      ? `FAIL ${worse} of ${changes.length} are slower by more than ${threshold * 100} %`
-      : `PASS none of ${changes.length} is slower by more than ${threshold * 100} %`,
+    worse + gone
+      ? `FAIL ${worse} ${share}${gone ? `, ${gone} that the first had are missing or failed` : ''}`
+      : `PASS none ${share.replace('are', 'is')}`,
   )
-  return worse ? 1 : 0
+  return worse + gone ? 1 : 0
 }
 
 /** Prints how two runs of a scenario differ. Returns 1 where a verdict became worse or a known gap is new. */
@@ -92,24 +98,35 @@ function show(runtime: string, word: string): void {
   console.log(readFileSync(join(run.dir, 'report.md'), 'utf8'))
 }
 
-/** Takes reports over. Returns the exit code of the worst of the newest verdicts, 1 where something expected has no result. */
+/**
+ * Takes reports over. What counts of each runtime directory is the newest run of each call, and of equal calls of several hosts the worst.
+ * Returns the exit code of the worst verdict, 1 where something expected has no result.
+ */
 function mergeAll(runtime: string, dirs: string[], expected: string | undefined): number {
-  const copied = merge(
-    dirs.map((dir) => resolve(dir)),
-    runtime,
-  )
+  const from = dirs.map((dir) => resolve(dir))
+  const copied = merge(from, runtime)
   for (const { report } of copied)
     console.log(`${report.verdict.padEnd(8)} ${report.scenario}  ${report.reason}`.trimEnd())
-  const done = collect(runtime)
+  const ids = new Set<string>()
+  const hosts = from.map((dir) => collect(dir).filter(({ report }) => ids.add(report.runId)))
+  hosts.push(collect(runtime).filter(({ report }) => !ids.has(report.runId)))
+  const calls = hosts.flatMap((stored) =>
+    [...newest(stored, keyOf)].map(([call, { now }]) => ({ call, report: now.report })),
+  )
   const lines = expected ? readFileSync(expected, 'utf8').split('\n').filter(Boolean) : []
-  const ended = (line: string) =>
-    done.some(({ report }) => `${callOf(report.scenario, report.argv)} `.startsWith(`${line} `) && report.seconds > 0)
+  const ended = (line: string) => calls.some(({ call, report }) => call === keyOfLine(line) && report.seconds > 0)
   const missing = lines.filter((line) => !ended(line))
   for (const line of missing) console.log(`again ./e2e ${line}`)
   console.log(`report ${index(runtime)}`)
-  const verdict = missing.length ? 'FAIL' : fold([...newest(done).values()].map(({ now }) => now.report.verdict))
-  const lack = missing.length ? `; ${missing.length} of ${lines.length} have no result` : ''
-  console.log(`${verdict} merged ${copied.length} reports${lack}`)
+  const verdict = missing.length ? 'FAIL' : fold(calls.map(({ report }) => report.verdict))
+  const bad = calls.filter(({ report }) => report.verdict === 'FAIL' || report.verdict === 'BLOCKED')
+  const skipped = calls.filter(({ report }) => report.verdict === 'SKIPPED')
+  const said = [
+    missing.length ? `${missing.length} of ${lines.length} have no result` : '',
+    bad.length ? bad.map(({ call, report }) => `${call}: ${report.verdict}`).join(', ') : '',
+    skipped.length ? `${skipped.length} SKIPPED: ${skipped.map(({ call }) => call).join(', ')}` : '',
+  ].filter(Boolean)
+  console.log([`${verdict} merged ${copied.length} reports`, ...said].join('; '))
   return exitCodes[verdict]
 }
 

@@ -144,6 +144,8 @@ describe('nothing is taken for ours that is not', { skip, concurrency: 2 }, () =
       /^lib\/run\.mts:.*record = \{ command: `rm -rf/, // what removeOurs did, as the transcript has it
       /^lib\/environment\.mts:.*rm -r probe`/, // made three lines above
       /^scripts\/checks\.mts:.*find \$\{files\} -(mindepth 1 -delete|depth -type d -empty -delete)/, // --rest-data-dir, empty directories
+      /^scripts\/checks\.mts:.*find \$\{\{ raw: `"\$\$\{seen\}"` \}\} -name '\.tmp\*' .* -print -delete/, // of a repository that mayDelete let through
+      /^lib\/process\.mts:.*rmdirSync\(groupOf\(runId\)\)/, // a control group, which is no directory
       /^scripts\/stress\.mts:.*rmSync\(join\(outer\.run\.dirs\.logs, file\)\)/, // records of earlier steps
       /^scripts\/suite\/pack\.mts:.*rmSync\(out\)/, // the archive that was just written and holds a secret
       /^scripts\/benchmarks\/measure\.mts:.*rm -rf (\$\{name\} \$\{seen|"\$FILES_SFTP"\/\$\{name\})/, // a tool's repository, of a marked run

@@ -28,11 +28,36 @@ export interface Change {
   regression: boolean
 }
 
+/** What one of two benchmarks lacks, or failed at, and the other did. */
+export interface Lack {
+  repo: string
+  operation: string
+  tool: string
+  why: string
+  /** It is the second that lacks it. */
+  worse: boolean
+}
+
 const times = ({ samples }: Benchmark, { repo, operation, tool }: Figures) =>
   samples
     .filter((s) => s.round > 0 && s.reason === undefined)
     .filter((s) => s.repo === repo && s.operation === operation && s.tool === tool)
     .map((s) => s.seconds)
+
+/** Operations that one of the two has not done in every round: a figure that is not there is no proof that nothing became slower. */
+export function lacking(first: Benchmark, second: Benchmark): Lack[] {
+  const keyOf = ({ repo, operation, tool }: Figures) => `${repo}\0${operation}\0${tool}`
+  const all = new Map([...first.figures, ...second.figures].map((figures) => [keyOf(figures), figures]))
+  return [...all].flatMap(([key, { repo, operation, tool }]) => {
+    const [x, y] = [first, second].map(({ figures }) => figures.find((one) => keyOf(one) === key))
+    const why = (one: Figures | undefined) =>
+      !one ? 'not measured' : one.failed[0] ? `failed in ${one.failed[0]}` : ''
+    const [before, after] = [why(x), why(y)]
+    if (before === after) return []
+    const text = `${before || 'measured'} → ${after || 'measured'}`
+    return [{ repo, operation, tool, why: text, worse: after !== '' && (before === '' || !y) }]
+  })
+}
 
 /**
  * Compares what both have measured at least twice.

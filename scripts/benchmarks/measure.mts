@@ -1,8 +1,9 @@
 // One round of one tool: each operation timed alone, from the same state of source and caches, its result looked at
 // before anything is wiped.
 import { end, processesOf } from '#lib/process.mts'
-import { $, type CommandRecord, look, rowScope, scope } from '#lib/sh.mts'
-import { Interrupted, messageOf } from '#lib/verdict.mts'
+import { $, type CommandRecord, check, fact, look, read, rowScope, scope } from '#lib/sh.mts'
+import { Interrupted, Mismatch, messageOf } from '#lib/verdict.mts'
+import { sameTree } from '#lib/verify.mts'
 import { type Operation, operations, type Place, tools, vykarConfig } from './tools.mts'
 
 /** One timed operation. A failed one has a reason and enters no figure. */
@@ -46,7 +47,10 @@ export async function timed(method: Method, line: string, syncOn: string): Promi
   await $({ limit: '30m' })`sync`
   if (method.cache === 'cold') await $({ limit: '10m' })`echo 3 > /proc/sys/vm/drop_caches`
   const enter = method.cgroup ? `echo $BASHPID > ${method.cgroup}/cgroup.procs; ` : ''
-  const done = await $({ limit: method.limit })`(${{ raw: `${enter}${line}` }}) && sync -f ${{ raw: syncOn }}`
+  // What a shell has read after its children have ended is what they have read.
+  const done = await $({
+    limit: method.limit,
+  })`({ ${{ raw: `${enter}${line}` }}; } && grep rchar /proc/$BASHPID/io > read.io) && sync -f ${{ raw: syncOn }}`
   return done.cost
 }
 
@@ -60,13 +64,47 @@ export const figuresOf = ({ seconds, cpuSeconds, systemSeconds, peakKiB, readByt
   writtenBytes,
 })
 
+/** What was restored has the source's content; vykar's has its metadata too, and of the others the differences are counted. */
+async function compared(tool: string, restored: string): Promise<void> {
+  await $({ limit: '2h' })`diff -qr --no-dereference source ${{ raw: restored }}`
+  if (tools[tool]!.program === 'vykar') return sameTree('source', restored, tool)
+  await $({
+    limit: '2h',
+  })`rsync -naHAXi --modify-window=-1 --delete source/ ${{ raw: restored }}/ | wc -l > ${tool}.metadata`
+  fact(`metadata, ${tool}`, `${read(`${tool}.metadata`)} differences`)
+}
+
+/** Snapshots that there are after each operation. */
+const snapshotsAfter: Record<Operation, number> = {
+  'first backup': 1,
+  'unchanged backup': 2,
+  'changed backup': 3,
+  restore: 3,
+  check: 3,
+  'check data': 3,
+  prune: 1,
+}
+
+/** An operation that has done nothing is fast: there are as many snapshots as there must be, and what reads all data has read them. */
+async function didSomething(operation: Operation, { repositoryBytes = 0 }: Sample, count: string | undefined) {
+  const n = snapshotsAfter[operation]
+  if (count)
+    await $`test "$(${{ raw: count }})" = ${n} || { echo ${`${operation}: there are not ${n} snapshots`} >&2; exit 1; }`
+  const least = operation === 'check data' || operation === 'restore' ? Math.round(repositoryBytes / 3) : 0
+  await check(`(($(grep -oE '[0-9]+' read.io) >= ${least}))  # bytes that ${operation} has read`, () => {
+    const bytes = Number(/\d+/.exec(read('read.io'))?.[0])
+    if (!(bytes >= least))
+      throw new Mismatch(`${operation} has read ${bytes} bytes of a repository of ${repositoryBytes}`)
+  })
+}
+
 /**
  * All operations of one tool in one round. After one that fails the rest of the round cannot be compared and is left out;
  * what the tool made is kept then, and goes otherwise.
  */
 export async function roundOf(method: Method, tool: string, round: number, place: Place): Promise<Sample[]> {
   const { repo, dry, run } = rowScope()
-  const { env, init, commands, remove, restored } = tools[tool]!
+  const { env, init, commands, count, remove, restored } = tools[tool]!
   const { name, backend } = place
   const samples: Sample[] = []
   const lines = commands(place)
@@ -90,8 +128,8 @@ ${{ raw: vykarConfig(place, `REPO_${repo.toUpperCase()}`) }}EOF`
       const record = await timed(method, `${set}${lines[operation]}`, syncOn)
       const sample: Sample = { repo, tool, round, operation, ...figuresOf(record) }
       if (seen) sample.repositoryBytes = Number((await look`du -s --block-size=1 ${seen} | cut -f1`).stdout)
-      if (operation === 'restore')
-        await $({ limit: '2h' })`diff -qr --no-dereference source ${{ raw: restored(place) }}`
+      if (operation === 'restore') await compared(tool, restored(place))
+      await didSomething(operation, sample, count && `${set}${count(place)}`)
       samples.push(sample)
     }
     if (!seen && remove) await $({ limit: method.limit })`${{ raw: `${set}${remove(place)}` }}`

@@ -49,6 +49,8 @@ export interface Tool {
   env: (place: Place) => Record<string, string>
   init: (place: Place) => string
   commands: (place: Place) => Record<Operation, string>
+  /** Prints how many snapshots there are, where the tool has been tried with it. */
+  count?: (place: Place) => string
   /** Removes a repository from a server, where the tool has a command for that. */
   remove?: (place: Place) => string
   /** Where the source's content is after a restore into `<name>/restored`. */
@@ -101,6 +103,8 @@ const vykar: Tool = {
       prune: `${it} prune -R bench && ${it} compact -R bench`,
     }
   },
+  count: ({ program, name }) =>
+    `${program} --config ${name}/vykar.yaml list -R bench | { grep -cE '^ *[0-9a-f]{8} ' || true; }`,
   remove: ({ program, name }) => `${program} --config ${name}/vykar.yaml delete -R bench --yes-delete-this-repo`,
   restored: into,
 }
@@ -139,13 +143,15 @@ const restic: Tool = {
       'first backup': backup,
       'unchanged backup': backup,
       'changed backup': backup,
-      restore: `${it} restore latest:${source} --target ${into(place)}`,
+      // `latest:PATH` needs 0.16; Debian 12 has 0.14.
+      restore: `${it} restore latest --target ${into(place)}`,
       check: `${it} check`,
       'check data': `${it} check --read-data`,
       prune: `${it} forget --keep-last 1 --prune`,
     }
   },
-  restored: into,
+  count: (place) => `${resticWords(place)} snapshots --json | grep -o '"short_id"' | wc -l`,
+  restored: (place) => `${into(place)}${source}`,
 }
 function resticWords({ program, backend: { sftp } }: Place): string {
   if (!sftp) return program
@@ -217,6 +223,7 @@ const borg: Tool = {
       prune: `${program} prune --keep-last 1 && ${program} compact`,
     }
   },
+  count: ({ program }) => `${program} list --short | wc -l`,
   restored: (place) => `${into(place)}${source}`,
 }
 

@@ -6,6 +6,7 @@ import { isRunId, markOurs, removeOurs } from '#lib/ours.mts'
 import type { RowReport, RunReport } from '#lib/report.mts'
 import type { StepRecord } from '#lib/sh.mts'
 import { UsageError } from '#lib/verdict.mts'
+import { callOf } from './scenarios.mts'
 
 /** A report and the directory that it lies in. */
 export interface Stored {
@@ -55,12 +56,44 @@ export function collect(runtime: string): Stored[] {
     .sort((a, b) => (a.report.runId < b.report.runId ? 1 : -1))
 }
 
-/** The newest run of each scenario, and the one before it. */
-export function newest(stored: readonly Stored[]): Map<string, { now: Stored; before: Stored | undefined }> {
+/** Options that say where and how a call was run, and not what it proves. */
+const ofHost = /^--(runtime|sample|vykar|keep|quiet|verbose|install)(=|$)/
+/** Of these the ones that stand alone. */
+const alone = /^--(keep|quiet|verbose|install)$/
+
+/** A call by which results of several hosts are told apart: scenario and options, but for those of one host alone. */
+export function keyOf({ scenario, argv }: Pick<RunReport, 'scenario' | 'argv'>): string {
+  const words: string[] = []
+  for (let i = 0; i < argv.length; i++) {
+    if (!ofHost.test(argv[i]!)) words.push(argv[i]!)
+    else if (!argv[i]!.includes('=') && !alone.test(argv[i]!)) i++
+  }
+  return callOf(scenario, words)
+}
+
+/** A word without the quotes that `quote` has put around it. */
+const unquote = (word: string) =>
+  word.replace(/\$?'((?:[^'\\]|\\.)*)'/g, (whole, inner) =>
+    whole.startsWith('$') ? inner.replace(/\\(.)/g, '$1') : inner,
+  )
+
+/** The same of a line that `all.mts --list` has printed. Words are split as a shell would split what `callOf` writes. */
+export function keyOfLine(line: string): string {
+  const [scenario = '', ...argv] = [...line.matchAll(/(?:\$?'(?:[^'\\]|\\.)*'|[^\s'])+/g)].map(([word]) =>
+    unquote(word),
+  )
+  return keyOf({ scenario, argv })
+}
+
+/** The newest run of each scenario, or of what else `by` tells apart, and the one before it. */
+export function newest(
+  stored: readonly Stored[],
+  by: (report: RunReport) => string = ({ scenario }) => scenario,
+): Map<string, { now: Stored; before: Stored | undefined }> {
   const found = new Map<string, { now: Stored; before: Stored | undefined }>()
   for (const one of stored) {
-    const had = found.get(one.report.scenario)
-    if (!had) found.set(one.report.scenario, { now: one, before: undefined })
+    const had = found.get(by(one.report))
+    if (!had) found.set(by(one.report), { now: one, before: undefined })
     else had.before ??= one
   }
   return found

@@ -1,9 +1,9 @@
 // The release gate's judgement: what a new build does worse than the baseline.
 
 import type { RunReport } from '#lib/report.mts'
-import type { Ratio } from '#scripts/benchmarks/stats.mts'
+import { type Ratio, ratioOf } from '#scripts/benchmarks/stats.mts'
 import { type Benchmark, ratioText } from '#scripts/benchmarks/summary.mts'
-import { difference } from './collect.mts'
+import { difference, rowName } from './collect.mts'
 import type { Result } from './runner.mts'
 
 /** One scenario, run with both builds. */
@@ -21,27 +21,55 @@ export interface Judgement {
   notes: string[]
 }
 
+/** Where a run failed, without what differs from run to run: each step that did not end well, with its reason. */
+const failureOf = ({ reason }: Result, report: RunReport | undefined): string => {
+  const steps = (report?.rows ?? []).flatMap((row) =>
+    row.steps
+      .filter(({ verdict }) => verdict && verdict !== 'PASS')
+      .map((step) => `${rowName(row)} ${step.name}: ${step.reason}`),
+  )
+  return (steps.length ? steps.join('; ') : reason).replace(/\(log: [^)]*\)|\b[0-9a-f]{8,}\b|\d{8}T\d{6}Z-\w+|\d+/g, '')
+}
+
 /**
- * Compares the verdicts and known gaps of every scenario. A new FAIL, a scenario that the baseline passed and the new
- * build did not, and a known gap that vanished or appeared are objections.
+ * Compares the verdicts, rows and known gaps of every scenario. A FAIL is an objection unless the baseline fails in the same step for
+ * the same reason; so is what the baseline passed and the new build did not, a row without a verdict in either build, a known gap or
+ * finding that vanished or appeared.
  */
 export function judgeScenarios(pairs: readonly Pair[]): Judgement {
   const found: Judgement = { objections: [], notes: [] }
   for (const { scenario, baseline, fresh, reports } of pairs) {
+    const [before, after] = reports
     const text = `${scenario}: ${baseline.verdict} with the baseline, ${fresh.verdict} with the new build${fresh.reason && `: ${fresh.reason}`}`
-    if (fresh.verdict === 'FAIL' && baseline.verdict === 'FAIL') found.notes.push(`${text} (not new)`)
-    else if (fresh.verdict === 'FAIL' || (fresh.verdict !== baseline.verdict && fresh.verdict !== 'PASS'))
+    if (fresh.verdict === 'FAIL' && baseline.verdict === 'FAIL') {
+      if (failureOf(baseline, before) === failureOf(fresh, after))
+        found.notes.push(`${text} (not new: the same step and reason)`)
+      else found.objections.push(`${text}; the baseline failed otherwise: ${baseline.reason}`)
+    } else if (fresh.verdict === 'FAIL' || (fresh.verdict !== baseline.verdict && fresh.verdict !== 'PASS'))
       found.objections.push(text)
+    else if (fresh.verdict === 'BLOCKED') found.objections.push(`${text}; nothing is known of it with either build`)
     else if (fresh.verdict !== 'PASS') found.notes.push(text)
     else if (baseline.verdict !== 'PASS') found.notes.push(`${text}: better`)
-    const [before, after] = reports
     if (!before || !after) continue
     const { gaps, verdicts } = difference(before, after, 1)
     for (const { row, gap, change } of gaps)
       found.objections.push(`${scenario} ${row}: the known gap ${gap} is ${change}`)
     for (const { row, from, to } of verdicts)
-      if (row !== 'run' && from === 'PASS' && to !== 'PASS' && fresh.verdict === 'FAIL' && baseline.verdict === 'FAIL')
+      if (row !== 'run' && to !== 'PASS' && (from === 'PASS' || from === 'not run' || to === 'not run'))
         found.objections.push(`${scenario} ${row}: ${from} with the baseline, ${to} with the new build`)
+    for (const row of after.rows)
+      if (
+        row.verdict === 'BLOCKED' &&
+        before.rows.some((old) => rowName(old) === rowName(row) && old.verdict === 'BLOCKED')
+      )
+        found.objections.push(
+          `${scenario} ${rowName(row)}: BLOCKED with both builds, nothing is known of it: ${row.reason}`,
+        )
+      else if (row.verdict === 'SKIPPED') found.notes.push(`${scenario} ${rowName(row)}: SKIPPED: ${row.reason}`)
+    const findings = (report: RunReport) => [...new Set(report.rows.flatMap((row) => row.findings.map(({ id }) => id)))]
+    const [had, has] = [findings(before), findings(after)]
+    for (const id of has) if (!had.includes(id)) found.objections.push(`${scenario}: the known finding ${id} appeared`)
+    for (const id of had) if (!has.includes(id)) found.objections.push(`${scenario}: the known finding ${id} vanished`)
   }
   if (!pairs.some(({ fresh }) => fresh.verdict === 'PASS'))
     found.objections.push('no scenario passed with the new build')
@@ -56,9 +84,13 @@ const inverse = ({ ratio, low, high, shown }: Ratio): Ratio => ({
   shown,
 })
 
+/** What is judged beside times, and what it is called. */
+const sizes = { repositoryBytes: 'repository size', peakBytes: 'peak memory' } as const
+
 /**
- * Compares the times of both builds, measured in the same rounds.
- * @param threshold share by which a time may grow: an objection's whole interval lies above it
+ * Compares the times, repository sizes and peak memory of both builds, measured in the same rounds. What only one of them could do is
+ * an objection.
+ * @param threshold share by which a figure may grow: an objection's whole interval lies above it
  */
 export function judgeTimes(benchmark: Benchmark, threshold: number): Judgement {
   const found: Judgement = { objections: [], notes: [] }
@@ -69,6 +101,27 @@ export function judgeTimes(benchmark: Benchmark, threshold: number): Judgement {
     const text = `${operation} on ${repo}: time of the new build ÷ baseline ${ratioText(slower)}`
     if (slower.low > 1 + threshold) found.objections.push(text)
     else found.notes.push(text)
+  }
+  const both = (name: string) => benchmark.figures.filter(({ tool }) => tool === name)
+  for (const old of both('baseline')) {
+    const fresh = both('vykar').find(({ repo, operation }) => repo === old.repo && operation === old.operation)
+    const where = `${old.operation} on ${old.repo}`
+    if (!fresh?.seconds.n && old.seconds.n) found.objections.push(`${where}: only the baseline could do it`)
+    if (!fresh) continue
+    for (const [key, name] of Object.entries(sizes) as [keyof typeof sizes, string][]) {
+      const figuresOf = (tool: string) =>
+        benchmark.samples
+          .filter(
+            (s) => s.round > 0 && !s.reason && s.tool === tool && s.repo === old.repo && s.operation === old.operation,
+          )
+          .flatMap((s) => (key === 'peakBytes' ? (s.peakKiB ?? []) : (s.repositoryBytes ?? [])))
+      const [mine, its] = [figuresOf('vykar'), figuresOf('baseline')]
+      if (mine.length < 2 || its.length < 2) continue
+      const ratio = ratioOf(mine, its, benchmark.seed)
+      const text = `${where}: ${name} of the new build ÷ baseline ${ratioText(ratio)}`
+      if (ratio.low > 1 + threshold) found.objections.push(text)
+      else if (ratio.shown) found.notes.push(text)
+    }
   }
   if (!found.objections.length && !found.notes.length)
     found.objections.push('no operation was measured with both builds')

@@ -20,6 +20,14 @@ export function verdictOfAll(run: SuiteRun): Verdict {
   return fold(run.tasks.map((task) => task.result?.verdict ?? 'FAIL'))
 }
 
+/** Rows that were SKIPPED within scenarios that were not: what a PASS of the whole says nothing about. */
+export const skippedRows = (run: SuiteRun): string[] =>
+  run.tasks.flatMap((task) => {
+    if (task.result?.verdict === 'SKIPPED') return []
+    const rows = reportOf(task)?.rows.filter(({ verdict }) => verdict === 'SKIPPED') ?? []
+    return rows.map(({ repo, variant }) => [task.scenario, repo, variant].filter(Boolean).join(' '))
+  })
+
 /** JUnit of all cases: the suites of the reports, and one case for a task that has none. */
 export function junitOfAll(run: SuiteRun): string {
   const suites = run.tasks.map((task) => {

@@ -36,6 +36,8 @@ export interface SuiteRun {
   runId: string
   profile: string
   started: string
+  /** The program under test when it began: a run is not taken up with another. */
+  vykar?: { path: string; sha256: string } | undefined
   tasks: Task[]
   left: Choice['left']
 }

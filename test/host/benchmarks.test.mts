@@ -109,6 +109,26 @@ describe('report.mts compare', () => {
     assert.match(found.stdout, /^faster +local vykar +restore +0\.50/m)
     assert.equal(report('compare', before, fabricated('slower', 1.3), '--threshold', '0.5').status, 0)
   })
+  test('an operation that is missing, or failed, on one side counts as worse', () => {
+    const without = (name: string, change: (one: Benchmark['figures'][number]) => unknown) => {
+      const whole = readBenchmark(before)
+      const figures = whole.figures.filter((one) => change(one) !== false)
+      return fabricated(name, 1, { figures })
+    }
+    const gone = without('gone', ({ operation, tool }) => !(operation === 'check' && tool === 'vykar'))
+    const found = report('compare', before, gone)
+    assert.equal(found.status, 1, found.stderr)
+    assert.match(found.stdout, /^MISSING local vykar +check +measured → not measured$/m)
+    assert.match(found.stdout, /^FAIL 0 of 14 are slower .*, 1 that the first had are missing or failed$/m)
+    const failed = without('failed', (one) => {
+      if (one.operation === 'prune' && one.tool === 'vykar') one.failed = ['round 2: exit 1']
+    })
+    assert.match(
+      report('compare', before, failed).stdout,
+      /^MISSING local vykar +prune +measured → failed in round 2: exit 1$/m,
+    )
+    assert.equal(report('compare', failed, before).status, 0)
+  })
   test('bad input is one line and exit 2', () => {
     const cases: [RegExp, ...string[]][] = [
       [/no benchmark/, 'compare', before, '/no/such'],
@@ -195,6 +215,17 @@ describe('benchmarks', { skip }, () => {
       assert.equal(broken?.failed.length, 2)
       assert.equal(broken?.seconds.n, 0)
       assert.deepEqual(processesIn(box), [])
+    })
+
+  for (const [lie, reason] of [
+    ['prune-nothing', /vykar prune: .*there are not 1 snapshots/],
+    ['verify-unread', /vykar check data: .*has read \d+ bytes of a repository of \d+/],
+    ['restore-mode', /vykar restore: .*mode 0644 became 0646/],
+  ] as const)
+    test(`an operation that did not do what is timed is no figure: ${lie}`, async () => {
+      const ended = await run(sandbox(), 'benchmarks', [...args('--tools', 'borg'), '--sabotage', lie])
+      assert.equal(ended.code, 1, said(ended))
+      assert.match(ended.last, reason)
     })
 
   test('a tool that is missing is named; asked for by name it is FAIL', async () => {

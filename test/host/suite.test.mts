@@ -20,12 +20,13 @@ import { which } from '#lib/host.mts'
 import { markOurs } from '#lib/ours.mts'
 import type { RowReport, RunReport } from '#lib/report.mts'
 import type { Verdict } from '#lib/verdict.mts'
-import type { Benchmark } from '#scripts/benchmarks/summary.mts'
+import type { Sample } from '#scripts/benchmarks/measure.mts'
+import { type Benchmark, figuresOf } from '#scripts/benchmarks/summary.mts'
 import { collect, difference, merge, pruneRuns } from '#scripts/suite/collect.mts'
 import { judgeScenarios, judgeTimes, type Pair } from '#scripts/suite/judge.mts'
 import { pack } from '#scripts/suite/pack.mts'
 import { indexPage } from '#scripts/suite/page.mts'
-import { junitOfAll, verdictOfAll } from '#scripts/suite/results.mts'
+import { junitOfAll, skippedRows, verdictOfAll } from '#scripts/suite/results.mts'
 import { resultOf, runTask, type SuiteRun, type Task } from '#scripts/suite/runner.mts'
 import { callOf, choose, type Description, describeAll, profiles, scenarioNames } from '#scripts/suite/scenarios.mts'
 import {
@@ -140,14 +141,26 @@ describe('all.mts', { skip: tools }, () => {
   test('a failure: exit 1, how to run it again; --fail-fast stops there, --resume goes on', () => {
     const box = withCorpus(sandbox())
     const liar = join(box.dir, 'vykar')
-    const lie = `case "$*" in *' check '*) echo 'Error: broken' >&2; exit 1 ;; esac`
+    const lie = `test -e '${join(box.dir, 'honest')}' || case "$*" in *' check '*) echo 'Error: broken' >&2; exit 1 ;; esac`
     writeFileSync(liar, `#!/bin/sh\n${lie}\nexec '${standin()}' "$@"\n`, { mode: 0o755 })
     const done = tool(box, 'all', 'backends/local', 'backends/local-none', '--fail-fast', ...words(box, liar))
     assert.equal(done.code, 1, done.out)
     assert.match(done.out, /^FAIL +backends\/local .*broken/m)
     assert.match(done.out, /^again \.\/e2e backends\/local --runtime/m)
     assert.match(done.last, /^FAIL all 1 of 2 were not run; go on with --resume /)
+    const lying = readFileSync(liar)
     writeFileSync(liar, `#!/bin/sh\nexec '${standin()}' "$@"\n`, { mode: 0o755 })
+    for (const [args, message] of [
+      [[], /is another build than at its begin: begin anew/],
+      [['--seed', '4'], /--seed: --resume goes on with what the run was begun with/],
+      [['--vykar=/x'], /--vykar=\/x: --resume goes on/],
+    ] as const) {
+      const refused = tool(box, 'all', '--resume', 'latest', '--runtime', box.runtime, ...args)
+      assert.equal(refused.code, 2, refused.out)
+      assert.match(refused.out, message)
+    }
+    writeFileSync(liar, lying)
+    writeFileSync(join(box.dir, 'honest'), '')
     const more = tool(box, 'all', '--resume', 'latest', '--runtime', box.runtime)
     assert.equal(more.code, 1, more.out)
     assert.match(more.out, /^DEMO +backends\/local-none/m)
@@ -321,6 +334,13 @@ describe('what a script’s end means', () => {
       ],
     }
     assert.equal(verdictOfAll(run), 'FAIL')
+    const half = join(dir, 'half.md')
+    writeFileSync(
+      join(dir, 'half.json'),
+      JSON.stringify(report({}, [{}, { repo: 'sftp', variant: 'TERM', verdict: 'SKIPPED' }])),
+    )
+    const skipping = { ...run.tasks[0]!, result: { verdict: 'PASS', reason: '', seconds: 1, report: half } as const }
+    assert.deepEqual(skippedRows({ ...run, tasks: [skipping] }), ['backends/local sftp TERM'])
     assert.match(junitOfAll(run), /classname="backends\/rest" name="run"[^>]*><failure message="did not end"/)
     run.tasks[1]!.result = { verdict: 'BLOCKED', reason: 'exceeded <its> limit', seconds: 9, report: page }
     assert.match(junitOfAll(run), /<error message="exceeded &lt;its&gt; limit"/)
@@ -413,9 +433,38 @@ describe('report.mts', () => {
     const found = tool(sandbox(), 'report', 'merge', spaced, '--runtime', runtimeWith(), '--expected', expected)
     assert.equal(found.last, 'PASS merged 1 reports')
     // Nothing is missing, but what is there failed.
-    assert.equal(tool(sandbox(), 'report', 'merge', two, '--runtime', into).last, 'FAIL merged 0 reports')
+    assert.match(
+      tool(sandbox(), 'report', 'merge', two, '--runtime', into).last,
+      /^FAIL merged 0 reports; stress: FAIL; 1 SKIPPED: filesystems\/zfs$/,
+    )
     assert.equal(tool(sandbox(), 'report', 'merge', one, '--runtime', runtimeWith()).last, 'PASS merged 1 reports')
-    assert.equal(done.last, 'FAIL merged 3 reports; 2 of 3 have no result')
+    assert.match(done.last, /^FAIL merged 3 reports; 2 of 3 have no result; /)
+  })
+
+  test('merge: of equal calls the worst counts, other options are another call, and no prefix stands for the whole', () => {
+    const call = (runId: string, verdict: Verdict, ...argv: string[]) => report({ runId, verdict, reason: 'why', argv })
+    const last = (expected: string, ...runtimes: string[]) => {
+      const file = join(scratch, 'expected-calls')
+      writeFileSync(file, expected)
+      return tool(sandbox(), 'report', 'merge', ...runtimes, '--runtime', runtimeWith(), '--expected', file).last
+    }
+    const failed = runtimeWith(call('20260101T000000Z-aaaa', 'FAIL', '--repo', 'local', '--runtime', '/a'))
+    const passed = runtimeWith(call('20260102T000000Z-bbbb', 'PASS', '--repo', 'local', '--runtime', '/b'))
+    const line = 'backends/local --repo local\n'
+    assert.match(last(line, failed, passed), /^FAIL merged 2 reports; backends\/local --repo local: FAIL$/)
+    // On one host the newer run of a call stands for it.
+    const mended = runtimeWith(
+      call('20260101T000000Z-aaaa', 'FAIL', '--repo', 'local'),
+      call('20260102T000000Z-bbbb', 'PASS', '--repo', 'local'),
+    )
+    assert.equal(last(line, mended), 'PASS merged 2 reports')
+    const both = runtimeWith(
+      call('20260101T000000Z-aaaa', 'FAIL', '--repo', 'rest'),
+      call('20260102T000000Z-bbbb', 'PASS', '--repo', 'local'),
+    )
+    assert.match(last(line, both), /^FAIL merged 2 reports; backends\/local --repo rest: FAIL$/)
+    const longer = runtimeWith(call('20260101T000000Z-aaaa', 'PASS', '--repo', 'local', '--corpus-gib', '0.1'))
+    assert.match(last(line, longer), /^FAIL merged 1 reports; 1 of 1 have no result$/)
   })
 
   test('prune keeps what is young, the newest of each scenario, and what is not marked', async () => {
@@ -507,18 +556,81 @@ describe('the gate', () => {
       assert.match(objections[0]!, message)
     }
     assert.deepEqual(judgeScenarios([good, pair('FAIL', 'FAIL')]).objections, [])
+    assert.match(judgeScenarios([good, pair('BLOCKED', 'BLOCKED')]).objections[0]!, /nothing is known of it/)
     assert.deepEqual(judgeScenarios([good, pair('FAIL', 'PASS')]).objections, [])
     assert.match(judgeScenarios([pair('SKIPPED', 'SKIPPED')]).objections[0]!, /no scenario passed/)
   })
 
+  test('two failures are the same only where step and reason are; rows and findings count too', () => {
+    const failing = (name: string, reason: string): RunReport =>
+      report({ verdict: 'FAIL', reason }, [
+        { verdict: 'FAIL', reason, steps: [{ name, log: '', seconds: 1, verdict: 'FAIL', reason, commands: [] }] },
+      ])
+    const both = (a: RunReport, b: RunReport): Pair => ({
+      scenario: 'backends/local',
+      baseline: { verdict: a.verdict, reason: a.reason, seconds: 1, report: '' },
+      fresh: { verdict: b.verdict, reason: b.reason, seconds: 1, report: '' },
+      reports: [a, b],
+    })
+    const objections = (a: RunReport, b: RunReport) => judgeScenarios([good, both(a, b)]).objections
+    const old = failing('restore', 'restore: exit 1: chunk 0123abcd of run 20260101T000000Z-aaaa')
+    assert.deepEqual(
+      objections(old, failing('restore', 'restore: exit 1: chunk 9876fedc of run 20260102T000000Z-bbbb')),
+      [],
+    )
+    assert.match(objections(old, failing('check', 'check: exit 1'))[0]!, /the baseline failed otherwise/)
+    assert.match(
+      objections(old, failing('restore', 'restore: exit 1: wrong passphrase'))[0]!,
+      /the baseline failed otherwise/,
+    )
+    const rows = (...verdicts: Verdict[]) =>
+      report(
+        {},
+        verdicts.map((verdict, i) => ({ repo: `r${i}`, verdict, reason: 'why' })),
+      )
+    assert.match(objections(rows('PASS', 'BLOCKED'), rows('PASS', 'BLOCKED'))[0]!, /r1: BLOCKED with both builds/)
+    assert.match(objections(rows('PASS', 'PASS'), rows('PASS'))[0]!, /r1: PASS with the baseline, not run with the new/)
+    assert.deepEqual(objections(rows('PASS', 'SKIPPED'), rows('PASS', 'SKIPPED')), [])
+    const finding = (...ids: string[]) => report({}, [{ findings: ids.map((id) => ({ id, seen: 'x' })) }])
+    assert.match(objections(finding(), finding('wrong-data'))[0]!, /known finding wrong-data appeared/)
+    assert.match(objections(finding('wrong-data'), finding())[0]!, /known finding wrong-data vanished/)
+  })
+
+  test('objects to a larger repository, more memory, and what only the baseline could do', () => {
+    const operation = 'first backup' as const
+    const sample = (tool: string, round: number, more: Partial<Sample>): Sample => ({
+      repo: 'local',
+      tool,
+      round,
+      operation,
+      seconds: 1,
+      ...more,
+    })
+    const judged = (mine: Partial<Sample>, its: Partial<Sample>) => {
+      const samples = [1, 2, 3].flatMap((n) => [sample('vykar', n, mine), sample('baseline', n, its)])
+      return judgeTimes({ seed: 1, samples, figures: figuresOf(samples, 1e6, 1) } as unknown as Benchmark, 0.1)
+    }
+    const [small, large] = [
+      { repositoryBytes: 1e6, peakKiB: 1000 },
+      { repositoryBytes: 1e6, peakKiB: 1200 },
+    ]
+    assert.deepEqual(judged(small, small).objections, [])
+    assert.deepEqual(judged(small, large).objections, [])
+    assert.match(judged(large, small).objections[0]!, /peak memory of the new build ÷ baseline 1\.20/)
+    assert.match(judged({ ...small, repositoryBytes: 2e6 }, small).objections[0]!, /repository size .* 2\.00/)
+    assert.match(judged({ ...small, reason: 'exit 1' }, small).objections.join(), /only the baseline could do it/)
+  })
+
   const benchmark = (low: number, high: number, failed: string[] = []) =>
     ({
+      samples: [],
       figures: [
-        { repo: 'local', operation: 'backup', tool: 'vykar', failed },
+        { repo: 'local', operation: 'backup', tool: 'vykar', failed, seconds: { n: 2 } },
         {
           repo: 'local',
           operation: 'backup',
           tool: 'baseline',
+          seconds: { n: 2 },
           failed: [],
           toVykar: { ratio: (low + high) / 2, low, high, shown: low > 1 || high < 1 },
         },
@@ -531,7 +643,10 @@ describe('the gate', () => {
     assert.deepEqual(judgeTimes(benchmark(0.7, 0.95), 0.1).objections, [])
     assert.deepEqual(judgeTimes(benchmark(1.2, 1.4), 0.1).objections, [])
     assert.match(judgeTimes(benchmark(1, 1, ['round 2: exit 1']), 0.1).objections[0]!, /failed with vykar: round 2/)
-    assert.match(judgeTimes({ figures: [] } as unknown as Benchmark, 0.1).objections[0]!, /no operation was measured/)
+    assert.match(
+      judgeTimes({ samples: [], figures: [] } as unknown as Benchmark, 0.1).objections[0]!,
+      /no operation was measured/,
+    )
   })
 
   /** The gate on one scenario, without times. */

@@ -1,0 +1,213 @@
+// A proxy on loopback that brings faults into what passes through it: HTTP for REST and S3, any TCP for SFTP.
+//   e2e faults/proxy --listen PORT --to HOST:PORT --hits FILE [--tcp] RULE...
+// RULE is `METHOD PATTERN FROM+COUNT ACTION [VALUE]`, such as 'PUT ^/packs/ 2+1 status 503': the second request that fits, and none
+// after it. With --tcp a connection is what is counted: '* . 1+1 reset 65536'. Every hit is a line of FILE: time, action, request.
+// Actions: status CODE (the server sees nothing), reset BYTES (of what is sent on, then the connection is reset), cut BYTES (of the answer,
+// with the length of the whole), short BYTES (of the answer, with a length that fits), hole SECONDS (no answer), delay MS, twice (sent
+// twice, the second answer counts), unheard (done, and the connection is reset instead of the answer), late MS (answered with 503, and
+// done that much later), stale (the answer that was given to the same request before), outage MS (all connections are reset, and for so
+// long new ones are).
+import { appendFileSync } from 'node:fs'
+import {
+  Agent,
+  createServer,
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+  request,
+  type ServerResponse,
+} from 'node:http'
+import { connect, createServer as createTcpServer, type Socket } from 'node:net'
+import minimist from 'minimist'
+import { sleep } from 'zx'
+
+/** A rule, and how many requests have met its method and pattern. */
+interface Rule {
+  method: string
+  pattern: RegExp
+  from: number
+  count: number
+  action: string
+  value: number
+  met: number
+}
+const actions = ['status', 'reset', 'cut', 'short', 'hole', 'delay', 'twice', 'unheard', 'late', 'stale', 'outage']
+
+/** Reads a rule. Throws Error where it is none. */
+function parseRule(text: string): Rule {
+  const [, method, pattern, from, count, action, value = '0'] =
+    /^(\S+) (\S+) (\d+)\+(\d+) (\w+)(?: (\d+))?$/.exec(text) ?? []
+  if (!method || !action || !actions.includes(action))
+    throw new Error(
+      `proxy: ${text}: no rule; METHOD PATTERN FROM+COUNT ACTION [VALUE] is one, of ${actions.join(', ')}`,
+    )
+  return {
+    method,
+    pattern: new RegExp(pattern!),
+    from: Number(from),
+    count: Number(count),
+    action,
+    value: Number(value),
+    met: 0,
+  }
+}
+
+const {
+  listen,
+  to,
+  hits,
+  tcp,
+  _: words,
+} = minimist(process.argv.slice(2), { string: ['listen', 'to', 'hits'], boolean: ['tcp'] })
+const rules = words.map(parseRule)
+const [host, port] = [to.split(':')[0], Number(to.split(':')[1])]
+const open = new Set<Socket>()
+let deaf = 0
+
+/** The rule that a request meets, if any; it is put on record. */
+function ruleOf(method: string, path: string): Rule | undefined {
+  for (const rule of rules) {
+    if ((rule.method !== '*' && rule.method !== method) || !rule.pattern.test(path)) continue
+    rule.met++
+    if (rule.met < rule.from || rule.met >= rule.from + rule.count) continue
+    appendFileSync(hits, `${new Date().toISOString()} ${rule.action} ${method} ${path}\n`)
+    return rule
+  }
+  return undefined
+}
+
+/** A whole answer of the server. */
+interface Answer {
+  status: number
+  headers: IncomingHttpHeaders
+  body: Buffer
+}
+const agent = new Agent({ keepAlive: true })
+const answers = new Map<string, Answer>()
+
+/** Asks the server; after `most` bytes of the body the connection is reset. */
+function ask({ method, url, headers }: IncomingMessage, body: Buffer, most = Infinity): Promise<Answer> {
+  return new Promise((settle, reject) => {
+    const asked = request(
+      { host, port, method, path: url, headers, agent: most < Infinity ? false : agent },
+      (answer) => {
+        const parts: Buffer[] = []
+        answer.on('data', (part) => parts.push(part))
+        answer.on('end', () =>
+          settle({ status: answer.statusCode!, headers: answer.headers, body: Buffer.concat(parts) }),
+        )
+        answer.on('error', reject)
+      },
+    )
+    asked.on('error', reject)
+    if (most < body.length) asked.write(body.subarray(0, most), () => asked.destroy())
+    else asked.end(body)
+  })
+}
+
+/** Gives an answer on; `length` is what its header says, and the connection is reset where less is sent. */
+function give(res: ServerResponse, { status, headers, body }: Answer, length = body.length, sent = body.length): void {
+  // What is sent in one piece has a length and no chunks; HEAD has the length of what is not sent.
+  const { 'transfer-encoding': _, ...rest } = headers
+  res.writeHead(status, { ...rest, ...(body.length ? { 'content-length': String(length) } : {}) })
+  if (sent < length) res.write(body.subarray(0, sent), () => res.destroy())
+  else res.end(body.subarray(0, sent))
+}
+
+async function serve(req: IncomingMessage, res: ServerResponse, body: Buffer): Promise<void> {
+  const rule = ruleOf(req.method!, req.url!)
+  const key = `${req.method} ${req.url}`
+  const { action = '', value = 0 } = rule ?? {}
+  if (action === 'outage') {
+    deaf = Date.now() + value
+    for (const socket of open) socket.resetAndDestroy()
+    return
+  }
+  if (action === 'status') {
+    give(res, { status: value, headers: {}, body: Buffer.from(`proxy: ${value}\n`) })
+    return
+  }
+  if (action === 'hole') {
+    await sleep(value * 1000)
+    res.destroy()
+    return
+  }
+  if (action === 'late') {
+    give(res, { status: 503, headers: {}, body: Buffer.from('proxy: late\n') })
+    await sleep(value)
+    await ask(req, body)
+    return
+  }
+  if (action === 'delay') await sleep(value)
+  if (action === 'twice') await ask(req, body)
+  if (action === 'stale' && answers.has(key)) {
+    give(res, answers.get(key)!)
+    return
+  }
+  const upload = action === 'reset' && body.length > value
+  const answer = await ask(req, body, upload ? value : Infinity).catch((error) => {
+    if (!upload) throw error
+    return undefined
+  })
+  if (!answer || action === 'unheard') {
+    req.socket.resetAndDestroy()
+    return
+  }
+  if (/list/.test(req.url!)) answers.set(key, answer)
+  if (action === 'cut' || action === 'reset') give(res, answer, answer.body.length, Math.min(value, answer.body.length))
+  else if (action === 'short') give(res, { ...answer, body: answer.body.subarray(0, value) })
+  else give(res, answer)
+}
+
+const http = () =>
+  createServer((req, res) => {
+    const parts: Buffer[] = []
+    req.on('data', (part) => parts.push(part))
+    req.on('error', () => {})
+    req.on('end', () => serve(req, res, Buffer.concat(parts)).catch(() => req.socket.resetAndDestroy()))
+  })
+
+/** Bytes in both directions, and what a rule does to a connection. */
+const plain = () =>
+  createTcpServer((client) => {
+    const { action = '', value = 0 } = ruleOf('TCP', '.') ?? {}
+    const server = connect(port, host)
+    open.add(server)
+    const ends = () => {
+      client.destroy()
+      server.destroy()
+      open.delete(server)
+    }
+    for (const side of [client, server]) side.on('error', ends).on('close', ends)
+    let passed = 0
+    const pass = (from: Socket, into: Socket) =>
+      from.on('data', async (part) => {
+        passed += part.length
+        if (action === 'hole' && passed > value) return
+        if (action === 'reset' && passed > value) {
+          client.resetAndDestroy()
+          return
+        }
+        if (action === 'delay') {
+          from.pause()
+          await sleep(value)
+          from.resume()
+        }
+        into.write(part)
+      })
+    pass(client, server)
+    pass(server, client)
+  })
+
+const proxy = tcp ? plain() : http()
+proxy.on('connection', (socket: Socket) => {
+  if (Date.now() < deaf) {
+    socket.resetAndDestroy()
+    return
+  }
+  open.add(socket)
+  socket.on('close', () => open.delete(socket))
+})
+appendFileSync(hits, '')
+proxy.listen(Number(listen), '127.0.0.1', () =>
+  console.log(`proxy ${listen} → ${to}: ${words.join('; ') || 'no rules'}`),
+)

@@ -126,7 +126,7 @@ await scenario(import.meta, spec, async (run) => {
         const met = await $({
           limit: '20m',
           expect: 'any',
-        })`rm -rf lost && mkdir lost && HOME=$PWD/lost ${there} timeout -k 5 ${rule.includes('hole 600') ? 900 : 180} vykar --config proxied.yaml ${{ raw: words }} > met.out 2>&1`
+        })`rm -rf lost && mkdir lost && HOME=$PWD/lost ${there} timeout -k 5 ${rule.includes('hole 600') ? 900 : repo === 'sftp' ? 60 : 180} vykar --config proxied.yaml ${{ raw: words }} > met.out 2>&1`
         await proxy.end('TERM')
         await $`cat hits | wc -l > hits.count`
         if (read('hits.count') !== '0') fired++
@@ -134,7 +134,7 @@ await scenario(import.meta, spec, async (run) => {
           name,
           `${read('hits.count')} hits, exit ${met.code}${met.code ? `: ${lastOf('met.out').slice(0, 100)}` : ''}`,
         )
-        judge(name, verb, met, must)
+        judge(name, verb, met, must, repo === 'sftp' ? 'sftp-reset-hangs' : '')
         if (verb === 'restore' && met.code === 0) {
           const same = await $({
             expect: 'any',
@@ -314,9 +314,9 @@ await scenario(import.meta, spec, async (run) => {
 })
 
 /** What the fault itself must have led to. */
-function judge(name: string, verb: string, { code }: Output, must: Fault[3]): void {
+function judge(name: string, verb: string, { code }: Output, must: Fault[3], hangs = ''): void {
   if (code === 124 || code === 137)
-    return violated('7: everything ends', name, `${verb} did not end within its limit`, `vykar ${verb}`)
+    return violated('7: everything ends', name, `${verb} did not end within its limit`, `vykar ${verb}`, hangs)
   if (must === 'work' && code !== 0)
     violated(
       'a fault that goes away costs nothing',

@@ -93,7 +93,8 @@ for (const engine of ['docker', 'podman'] as const)
           assert.match(ended.stdout, new RegExp(`kept: ${kept}(\\w+-)?${ended.report!.runId}`))
           const had = [lines(engine, ...containers), lines(engine, ...volumes)]
           assert.ok(had.flat().some((name) => name.endsWith(ended.report!.runId)))
-          // What a failed run kept is in no other run's way, and stays.
+          // What a failed run kept is in no other run's way, and stays: seen once for each pattern.
+          if (!['container-not-started', 'source-changes', 'dump-empty'].includes(lie)) return
           const next = await run(sandbox(), `containers/${engine}`, args('--pattern', pattern))
           assert.equal(next.last, `PASS containers/${engine}`, said(next))
           assert.deepEqual([lines(engine, ...containers), lines(engine, ...volumes)], had)

@@ -195,6 +195,13 @@ export async function afterwards(
     )
 }
 
+/** Deletes what rounds have made beside the acknowledged snapshots, and gives its space back. */
+export async function clearOthers(repo: string, ids: readonly string[]): Promise<void> {
+  await $`cat ${ids.map((id) => `${id}.id`)} > acked && vykar --config config.yaml list -R ${repo} > all.list && { grep -oE '^ *[0-9a-f]{8} ' all.list | tr -d ' ' | grep -vxFf acked || true; } > others.ids`
+  await $`test ! -s others.ids || xargs vykar --config config.yaml snapshot delete -R ${repo} < others.ids`
+  await $`vykar --config config.yaml compact -R ${repo}`
+}
+
 /** Ends a row of faults: it is BLOCKED where no fault fired, and a FAIL where the oracle was violated. */
 export async function conclude(fired: number, rounds: number): Promise<void> {
   await check(`# ${rounds} rounds`, () => {

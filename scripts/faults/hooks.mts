@@ -8,7 +8,16 @@ import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, type Output, read, step } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { contents, fresh, serverWants } from '#scripts/common.mts'
-import { allThere, at, conclude, faultOptions, lastOf, restoredAs, violated } from '#scripts/faults/common.mts'
+import {
+  allThere,
+  at,
+  clearOthers,
+  conclude,
+  faultOptions,
+  lastOf,
+  restoredAs,
+  violated,
+} from '#scripts/faults/common.mts'
 import { parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -87,8 +96,7 @@ sources:
         },
       )
     }
-    const clear = () =>
-      $`vykar --config config.yaml list -R ${repo} > all.list && { grep -oE '^ *[0-9a-f]{8} ' all.list | tr -d ' ' | grep -vxFf ack-1.id || true; } > others.ids && { test ! -s others.ids || xargs vykar --config config.yaml snapshot delete -R ${repo} < others.ids; }`
+    const clear = () => clearOthers(repo, ['ack-1'])
 
     await run.row({ repo, variant: 'order' }, async () => {
       await begin()

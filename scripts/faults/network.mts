@@ -13,6 +13,7 @@ import {
   afterwards,
   allThere,
   at,
+  clearOthers,
   conclude,
   faultOptions,
   lastOf,
@@ -155,7 +156,7 @@ await scenario(import.meta, spec, async (run) => {
           here,
           verb === 'delete' ? [...ids, 'extra'] : ids,
         )
-        await others(repo, ids)
+        await clearOthers(repo, ids)
       }
       await $`rm -rf source corpus met-tree tree`
       await conclude(fired, tried)
@@ -208,7 +209,7 @@ await scenario(import.meta, spec, async (run) => {
             'vykar backup',
           )
         await afterwards(repo, ids, 'killed and restarted', undefined, here)
-        await others(repo, ids)
+        await clearOthers(repo, ids)
         await $`rm -f source/fresh`
       }
 
@@ -326,11 +327,4 @@ function judge(name: string, verb: string, { code }: Output, must: Fault[3], han
     )
   if (must === 'fail' && code === 0)
     violated('2: exit 0 means complete', name, `${verb} exits 0 although it could not be done`, `vykar ${verb}`)
-}
-
-/** Deletes what the rounds have made beside the acknowledged snapshots. */
-async function others(repo: string, ids: readonly string[]): Promise<void> {
-  await $`cat ${ids.map((id) => `${id}.id`)} > acked && vykar --config config.yaml list -R ${repo} > all.list && { grep -oE '^ *[0-9a-f]{8} ' all.list | tr -d ' ' | grep -vxFf acked || true; } > others.ids`
-  await $`test ! -s others.ids || xargs vykar --config config.yaml snapshot delete -R ${repo} < others.ids`
-  await $`vykar --config config.yaml compact -R ${repo}`
 }

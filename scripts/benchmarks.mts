@@ -3,16 +3,16 @@
 // check with data, prune. Rounds in shuffled order, cold caches, sync inside the clock, every restore compared.
 // Passes when no command failed and every restored tree equals its source. It says who was faster, and where no difference
 // is shown; that is no matter of passing. Results: ~/runtime/benchmarks/<time>/reports/index.html.
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { seeded } from '#data-gen/random.mts'
 import { ask } from '#lib/ask.mts'
 import { diskUsage } from '#lib/cleanup.mts'
 import { identifyVykar, which } from '#lib/host.mts'
 import { type ScenarioRun, scenario } from '#lib/scenario.mts'
-import { $, fact, note, rowScope, seconds, step, undo } from '#lib/sh.mts'
+import { $, fact, note, rowScope, seconds, step } from '#lib/sh.mts'
 import { quote } from '#lib/transcript.mts'
-import { Mismatch, Skipped, UsageError } from '#lib/verdict.mts'
+import { Mismatch, UsageError } from '#lib/verdict.mts'
 import { bringSource, type Method, roundOf, type Sample, timed } from '#scripts/benchmarks/measure.mts'
 import { writeBenchmark } from '#scripts/benchmarks/pages.mts'
 import { shuffled, summary } from '#scripts/benchmarks/stats.mts'
@@ -21,6 +21,7 @@ import { type Backend, type Compression, tools } from '#scripts/benchmarks/tools
 import { ownServer } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import { corpus, sourceOptions } from '#scripts/corpus.mts'
+import { memoryCgroup } from '#scripts/memory.mts'
 import { parseS3 } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
 import { needSpace } from '#scripts/space.mts'
@@ -58,7 +59,9 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
   const missing: Record<string, string> = {}
   const programs = await installed(run, missing)
   await servers()
-  const cgroup = run.options['memory-limit'] ? await memoryCgroup(run.options['memory-limit']) : undefined
+  const cgroup = run.options['memory-limit']
+    ? await memoryCgroup(run.options['memory-limit'], '--memory-limit')
+    : undefined
   const method: Method = { cache: asRoot && run.options.cache === 'cold' ? 'cold' : 'warm', limit, cgroup, states }
 
   const samples: Sample[] = []
@@ -136,23 +139,6 @@ async function installed(run: BenchmarkRun, missing: Record<string, string>): Pr
   }
   if (programs.size < 2) note('no other tool is measured: vykar is alone')
   return programs
-}
-
-/**
- * A cgroup with a memory limit, of version 1 or 2 as the host has it; it goes with the run.
- * @param mib the limit in MiB
- * @returns its directory, as bash
- */
-async function memoryCgroup(mib: number): Promise<string> {
-  const unified = existsSync('/sys/fs/cgroup/cgroup.controllers')
-  const dir = `/sys/fs/cgroup${unified ? '' : '/memory'}/vykar-e2e-$VYKAR_E2E_RUN`
-  const limit = unified ? 'memory.max' : 'memory.limit_in_bytes'
-  undo`rmdir ${{ raw: dir }} 2> /dev/null || true`
-  if (unified) await $({ expect: 'any' })`echo +memory > /sys/fs/cgroup/cgroup.subtree_control`
-  await $({
-    otherwise: Skipped,
-  })`mkdir ${{ raw: dir }} && echo ${Math.round(mib * 2 ** 20)} > ${{ raw: dir }}/${limit} || { echo '--memory-limit: no cgroup can be made: run as root, with the memory controller' >&2; exit 1; }`
-  return dir
 }
 
 /** The backend as every tool is told of it. Throws Skipped for a server that is not the run's own. */

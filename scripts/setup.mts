@@ -30,8 +30,10 @@ const areas: Record<string, readonly ToolName[]> = {
   containers: [...backends, 'docker', 'dockerd', 'podman', 'debootstrap'],
   filesystems: [...backends, 'mkfs.btrfs', 'guestmount', 'qemu-img', 'qemu', 'socat', 'debootstrap'],
   benchmarks: [...backends, 'borg'],
+  faults: [...backends, 'faketime', 'mkfs.btrfs'],
   test: [
     ...backends,
+    'faketime',
     ...clients,
     'mkfs.btrfs',
     'borg',

@@ -126,6 +126,12 @@ export const profiles: Record<string, Fixed[]> = {
     ['faults/crash', 15],
     ['faults/disk-full', 10],
     ['faults/targets', 5],
+    ['faults/network', 30],
+    ['faults/concurrency', 15],
+    ['faults/hooks', 10],
+    ['faults/churn', 10],
+    ['faults/clock', 10],
+    ['faults/limits', 15, [], quick],
   ],
   soak: [
     ['backends/local', 60],

@@ -1,12 +1,30 @@
 // The families of faults: each passes with the real vykar, and its oracle catches a lie about the rule that it is for.
 import assert from 'node:assert/strict'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
-import { lacking, noReal, real, run, sandbox } from '../helpers.mts'
+import { lacking, noReal, real, run, type Sandbox, sandbox } from '../helpers.mts'
 
-const tools = noReal || lacking('rsync', 'setfattr', 'setfacl', 'setcap', 'flock')
+const tools =
+  noReal || lacking('faketime', 'vykar-server', 'sshd', 'curl', 'rsync', 'setfattr', 'setfacl', 'setcap', 'flock')
 const skip = tools || (process.getuid?.() === 0 ? false : 'mounting small file systems needs root')
+
+/** A sandbox with repositories on servers, too. */
+function served(): Sandbox {
+  const box = sandbox()
+  const http = 'allow_insecure_http: true'
+  writeFileSync(
+    box.sample,
+    `repositories:
+  - {label: local, url: ${box.dir}/repos}
+  - {label: rest, url: http://127.0.0.1:8585, ${http}, access_token: x}
+  - {label: s3, url: s3+http://127.0.0.1:9000/vykar-stress, ${http}}
+  - {label: sftp, url: sftp://127.0.0.1:2222/x}
+`,
+  )
+  return box
+}
+const managed = (options: readonly string[]) => (options.includes('--repo') ? [] : ['--repo', 'local'])
 
 describe('faults', { skip, concurrency: 2 }, () => {
   for (const [family, ...options] of [
@@ -14,9 +32,28 @@ describe('faults', { skip, concurrency: 2 }, () => {
     ['crash', '--round', 'backup 1'],
     ['disk-full', '--round', 'tmpfs repository bytes'],
     ['targets'],
+    ['network', '--repo', 'rest', '--round', 'backup: pack stored, answer lost'],
+    ['network', '--repo', 'sftp', '--round', 'restore: reset once'],
+    ['network', '--repo', 'rest', '--round', 'disk of the server full'],
+    ['concurrency', '--repo', 'local', '--round', 'compact during backup'],
+    ['concurrency', '--repo', 'local', '--round', 'live lock'],
+    ['hooks'],
+    ['churn', '--rounds', '1', '--round', 'replaced 0'],
+    ['clock', '--snapshots', '12', '--round', 'keep_weekly 5'],
+    ['limits', '--files', '2000', '--links', '2000'],
+    ['versions', '--repo', 'local', '--baseline', real!],
   ] as const)
-    test(`${family} passes`, async () => {
-      const ended = await run(sandbox(), `faults/${family}`, ['--vykar', real!, '--corpus-mib', '12', ...options])
+    test(`${[family, ...options].join(' ')} passes`, async () => {
+      const ended = await run(served(), `faults/${family}`, [
+        '--vykar',
+        real!,
+        '--services',
+        'managed',
+        '--corpus-mib',
+        '12',
+        ...managed(options),
+        ...options,
+      ])
       assert.equal(ended.code, 0, ended.stdout + ended.stderr)
     })
 
@@ -42,14 +79,76 @@ describe('faults', { skip, concurrency: 2 }, () => {
       '--round',
       'tmpfs repository bytes',
     ],
+    [
+      'network',
+      'backup-silent-once-full',
+      /exits 0 although it could not be done/,
+      '--repo',
+      'rest',
+      '--round',
+      'backup: 403 from the third pack',
+    ],
+    [
+      'network',
+      'restore-flips-byte',
+      /restore exits 0 with wrong data/,
+      '--repo',
+      'rest',
+      '--round',
+      'restore: 503 once',
+    ],
+    // Mutual exclusion: a lock and a session of others are ignored.
+    [
+      'concurrency',
+      'maintenance-forces',
+      /compact was let in beside a live lock/,
+      '--repo',
+      'local',
+      '--round',
+      'live lock',
+    ],
+    [
+      'concurrency',
+      'maintenance-forces',
+      /compact was let in beside a live session/,
+      '--repo',
+      'local',
+      '--round',
+      'live session',
+    ],
+    ['hooks', 'dump-failure-ignored', /exit 0: /, '--round', 'dump exits 1 after 8 MB'],
+    ['churn', 'exit-3-as-0', /exit 0 although odd\/two cannot be read|is not there, exit 0/],
+    [
+      'clock',
+      'prune-deletes-retained',
+      /1 snapshots are gone that must be kept/,
+      '--snapshots',
+      '12',
+      '--round',
+      'keep_last 7',
+    ],
+    ['clock', 'prune-nothing', /are kept that no rule keeps/, '--snapshots', '12', '--round', 'keep_yearly 3'],
+    [
+      'limits',
+      'restore-loses-links',
+      /2000 hard links came back as 3 files/,
+      '--links',
+      '2000',
+      '--round',
+      'hard links',
+    ],
+    ['versions', 'restore-flips-byte', /restored by the new build is another/, '--repo', 'local', '--baseline', real!],
     // Rule 7: something is left for ever.
     ['crash', 'lock-left', /left behind after the crash|compact after the crash exits/, '--round', 'restore 0'],
   ] as const)
     test(`${family}: ${lie} breaks a rule`, async () => {
-      const box = sandbox()
+      const box = served()
       const ended = await run(box, `faults/${family}`, [
         '--vykar',
         real!,
+        '--services',
+        'managed',
+        ...managed(options),
         '--corpus-mib',
         '12',
         '--sabotage',

@@ -1,0 +1,211 @@
+#!/usr/bin/env -S npx tsx
+// Churn: files that are appended to, cut, renamed, replaced, memory-mapped or deleted while a backup reads them, an edit that keeps size and
+// time, a directory that becomes a symlink during the walk, files that cannot be read (mode, EIO), and file caches that are cold or moved.
+// Passes when each file in the snapshot is one that the source held at some moment (old, new, or named as left out with exit 3), nothing
+// outside of the source has been read, the rest is complete, and every acknowledged snapshot is still restored to what it was.
+import { background } from '#lib/background.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, check, fact, note, type Output, read, step, undo } from '#lib/sh.mts'
+import { standardNeeds } from '#scripts/checks.mts'
+import { contents, serverWants } from '#scripts/common.mts'
+import {
+  acknowledged,
+  afterwards,
+  at,
+  clearOthers,
+  conclude,
+  faultOptions,
+  lastOf,
+  restoredAs,
+  violated,
+} from '#scripts/faults/common.mts'
+import { servers } from '#scripts/servers.mts'
+
+/**
+ * What happens to a file while it is read, as bash that is run again and again: `$n` counts, each state of a file is one letter all
+ * through, so that a mixture shows.
+ */
+const changes: Record<string, string> = {
+  appended: 'head -c 200K /dev/zero | tr "\\\\0" a >> churning/hot/appended',
+  truncated: 'truncate -s 1M churning/hot/truncated; head -c 24M /dev/zero | tr "\\\\0" t >> churning/hot/truncated',
+  renamed:
+    'mv churning/hot/renamed churning/hot/renamed-2 2> /dev/null || mv churning/hot/renamed-2 churning/hot/renamed',
+  replaced:
+    'head -c 24M /dev/zero | tr "\\\\0" "$(printf "\\\\$(printf %o $((97 + n % 26)))")" > churning.new && mv churning.new churning/hot/replaced',
+  deleted:
+    'rm -f churning/hot/deleted; head -c 24M /dev/zero | tr "\\\\0" d > churning.new && mv churning.new churning/hot/deleted',
+  'swapped for a symlink':
+    'mv churning/hot/dir churning/dir-away 2> /dev/null && ln -s "$PWD"/outside churning/hot/dir; rm -f churning/hot/dir; mv churning/dir-away churning/hot/dir',
+}
+
+const spec = { needs: standardNeeds, wants: serverWants, repos: ['local'], options: faultOptions } as const
+
+await scenario(import.meta, spec, async (run) => {
+  const { rounds: asked, round: only, 'corpus-mib': mib } = run.options
+  const rounds = asked || 3
+  await servers()
+  for (const repo of run.repos) {
+    const here = at(repo, `"$REPO_${repo.toUpperCase()}"`)
+    await run.row({ repo, variant: 'changing' }, async () => {
+      const ids = await acknowledged(repo, 1, Math.min(mib, 8))
+      await $`sed 's|path: source|path: churning|; s|label: faults|label: churning|' config.yaml > churn.yaml`
+      await $`mkdir outside && echo 'not to be read' > outside/secret && mkdir calm && head -c 1M /dev/urandom > calm/one && echo two > calm/two`
+      let [fired, tried] = [0, 0]
+      for (const [what, line] of Object.entries(changes))
+        for (let n = 0; n < rounds; n++) {
+          const name = `${what} ${n}`
+          if (only && only !== name) continue
+          tried++
+          step(name)
+          await $`rm -rf churning churning.new && mkdir -p churning/hot/dir && cp -a calm churning/ && echo inside > churning/hot/dir/file && for f in appended truncated renamed replaced deleted; do head -c 24M /dev/zero | tr '\0' "\${f:0:1}" > churning/hot/$f; done; rm -rf cache`
+          await $`printf '%s\n' 'n=0; while :; do n=$((n + 1)); ${{ raw: line }}; echo $n > churn.count; done' > churn.sh`
+          const churn = await background('churn')`bash churn.sh`
+          await $`until test -s churn.count; do sleep 0.01; done; cp churn.count churn.begin`
+          const met = await $({
+            limit: '5m',
+            expect: [0, 3],
+          })`vykar --config churn.yaml backup -R ${repo} > met.out 2> met.err`
+          await $`cp churn.count churn.end`
+          await churn.end('KILL')
+          await $`rm -f churn.count; sed -n 's/^Snapshot created: //p' met.out > churning.id; rm -rf lost tree && mkdir lost tree`
+          await $`HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<churning.id) tree > restored.out 2>&1`
+          // Letters that each file holds, and what is there; 24 MiB of one letter is whole.
+          await $`(cd tree/hot 2> /dev/null && for f in *; do test ! -f "$f" || printf '%s %s %s\n' "$f" "$(stat -c %s "$f")" "$(tr -d '\n' < "$f" | fold -w 1M | cut -c1 | sort -u | tr -d '\n')"; done) > letters; diff -r calm tree/calm > calm.diff || true; grep -rl 'not to be read' tree > leaked || true`
+          await check('# every file is one that there was', () => {
+            const times = Number(read('churn.end')) - Number(read('churn.begin'))
+            if (times > 0) fired++
+            fact(name, `changed ${times} times meanwhile, exit ${met.code}`)
+            judge(what, name, met)
+          })
+          await clearOthers(repo, ids)
+        }
+      await $`rm -rf churning outside calm`
+      await afterwards(repo, ids, 'all', undefined, here)
+      await conclude(fired, tried)
+    })
+
+    await run.row({ repo, variant: 'unreadable' }, async () => {
+      const ids = await acknowledged(repo, 1, Math.min(mib, 8))
+      let tried = 0
+      /** A backup of `odd` that must exit 3, name exactly `left`, and hold the rest. */
+      const partly = async (name: string, before: string, left: string) => {
+        tried++
+        const met = await $({
+          limit: '5m',
+          expect: 'any',
+        })`rm -rf cache; ${{ raw: before }} vykar --config odd.yaml backup -R ${repo} > odd.out 2> odd.err`
+        await $`sed -n 's/^Snapshot created: //p' odd.out > odd.id; grep -oE 'odd/[a-z-]+(/[a-z-]+)*' odd.err | sort -u > named || true`
+        fact(name, `exit ${met.code}, named: ${read('named').replaceAll('\n', ', ') || 'nothing'}`)
+        if (met.code !== 3) violated('2: exit 3 means that exactly the announced files are missing', name, `exit ${met.code} although ${left} cannot be read: ${lastOf('odd.err')}`, 'vykar backup') // biome-ignore format: one line
+        if (!read('named').includes(left)) violated('what is left out is named', name, `${left} is not named`, 'vykar backup') // biome-ignore format: one line
+        if (!read('odd.id')) return
+        const how = await restoredAs(repo, 'odd', here)
+        if (how !== 'right') violated('2: exit 3 means that exactly the announced files are missing', name, `the rest is ${how} when it is restored`, 'vykar backup; vykar restore') // biome-ignore format: one line
+      }
+      await $`sed 's|path: source|path: odd|; s|label: faults|label: odd|' config.yaml > odd.yaml`
+      if (process.getuid?.() === 0) {
+        step('mode')
+        await $`mkdir -p odd/sub && for n in one two three; do head -c 300K /dev/urandom > odd/$n; done && echo sub > odd/sub/file && chmod 600 odd/two`
+        await $`rm -rf rest && cp -a odd rest && rm rest/two`
+        await contents('rest', 'odd')
+        if (repo === 'local') {
+          undo`chown -R "$(id -u)" "$REPO_LOCAL" || true`
+          await $`chown -R 65534:65534 odd && chown 0:0 odd/two && chown -R 65534:65534 "$REPO_LOCAL" && chmod a+rwx . && chmod a+r odd.yaml`
+          const nobody = { raw: 'setpriv --reuid 65534 --regid 65534 --clear-groups' }
+          const able = await $({ expect: 'any' })`${nobody} test -r "$PWD"/odd/one -a -w "$REPO_LOCAL"`
+          // Below a home that others may not enter nobody else can run anything.
+          if (able.code) note('a file of another user was not tried: the runtime directory cannot be entered by others')
+          else await partly('a file of another user', nobody.raw, 'odd/two')
+          await $`chmod 755 . && chown -R "$(id -u)" "$REPO_LOCAL" && rm -rf odd rest cache`
+        }
+        step('EIO')
+        // btrfs refuses to give a block whose checksum is wrong; the device is damaged below it.
+        const made = await $({
+          expect: [0, 127],
+        })`command -v mkfs.btrfs > /dev/null && mkdir -p odd && truncate -s 200M eio.img && mkfs.btrfs -q -m single -d single eio.img && mount -o loop eio.img odd || exit 127`
+        if (made.code) note('EIO was not tried: btrfs-progs is missing')
+        else {
+          undo`! mountpoint -q odd || umount odd`
+          await $`for n in one three; do head -c 300K /dev/urandom > odd/$n; done; (printf 'vykar-e2e-marker'; head -c 300K /dev/urandom) > odd/two; cp -a odd rest && rm rest/two && sync && umount odd`
+          await contents('rest', 'odd')
+          await $`o=$(grep -obaF -m 1 vykar-e2e-marker eio.img | head -n 1 | cut -d: -f1) && printf X | dd of=eio.img bs=1 seek=$((o + 4)) conv=notrunc status=none && mount -o loop eio.img odd`
+          const damaged = await $({ expect: 'any' })`cat odd/two > /dev/null 2>&1`
+          if (damaged.code) await partly('a file whose read fails with EIO', '', 'odd/two')
+          else note('EIO was not tried: the damaged block can be read')
+          await $`umount odd && rm -rf odd rest eio.img`
+        }
+      }
+      await clearOthers(repo, ids)
+      await afterwards(repo, ids, 'all', undefined, here)
+      await conclude(tried, tried)
+    })
+
+    await run.row({ repo, variant: 'caches' }, async () => {
+      const ids = await acknowledged(repo, 1, Math.min(mib, 8))
+      const cases: [name: string, line: string][] = [
+        [
+          'edit that keeps size and time',
+          'f=source/edited; t=$(stat -c %y $f); head -c 200K /dev/zero | tr "\\\\0" e | dd of=$f conv=notrunc status=none; touch -d "$t" $f',
+        ],
+        [
+          'file replaced by one of the same size and time',
+          'f=source/edited; head -c 200K /dev/zero | tr "\\\\0" r > source/other && touch -r $f source/other && mv source/other $f',
+        ],
+        ['two files swapped', 'mv source/edited source/x && mv source/twin source/edited && mv source/x source/twin'],
+        [
+          'moved to other inodes',
+          'cp -a source moved && rm -rf source && mv moved source && head -c 200K /dev/zero | tr "\\\\0" m | dd of=source/edited conv=notrunc status=none',
+        ],
+        [
+          'clock set back',
+          'head -c 200K /dev/zero | tr "\\\\0" c > source/edited && touch -d "1990-01-01" source/edited',
+        ],
+      ]
+      await $`for n in edited twin; do head -c 200K /dev/zero | tr '\0' \${n:0:1} > source/$n; done; touch -r source/edited source/twin; vykar --config config.yaml backup -R ${repo} > warm.out`
+      let tried = 0
+      for (const [name, line] of cases) {
+        if (only && only !== name) continue
+        tried++
+        step(name)
+        await $`sleep 0.1; ${{ raw: line.replaceAll('\\\\0', '\\0') }}`
+        await contents('source', 'edit')
+        await $`vykar --config config.yaml backup -R ${repo} > edit.out && sed -n 's/^Snapshot created: //p' edit.out > edit.id`
+        const how = await restoredAs(repo, 'edit', here)
+        if (how !== 'right')
+          violated(
+            '2: exit 0 means complete',
+            name,
+            `the file cache hides a change: the snapshot is ${how}`,
+            'vykar backup; vykar restore',
+          )
+      }
+      await clearOthers(repo, ids)
+      await afterwards(repo, ids, 'all', undefined, here)
+      await conclude(tried, tried)
+    })
+  }
+})
+
+/** What the restored tree holds of the file that was changed, and of what was not. */
+function judge(what: string, name: string, { code }: Output): void {
+  const broken = (seen: string) =>
+    violated('2: what is there is one that there was', name, seen, 'vykar backup; vykar restore')
+  if (read('calm.diff')) broken(`files that nobody touched are wrong: ${read('calm.diff').split('\n')[0]}`)
+  if (read('leaked')) broken(`a file outside of the source was read: ${read('leaked')}`)
+  const files = new Map(read('letters').split('\n').filter(Boolean).map((line) => [line.split(' ')[0]!, line.split(' ')])) // biome-ignore format: one line
+  const size = 24 * 2 ** 20
+  for (const file of ['appended', 'truncated', 'renamed', 'replaced', 'deleted']) {
+    const [, bytes, letters = ''] = files.get(file) ?? (file === 'renamed' ? (files.get('renamed-2') ?? []) : [])
+    const hot = file === what
+    const named = read('met.err').includes(`hot/${file}`)
+    if (bytes === undefined) {
+      if (!hot || (code === 0 && what === 'appended')) broken(`${file} is not there (exit ${code})`)
+      else if (!named && code === 0 && (what === 'replaced' || what === 'truncated'))
+        broken(`${file} is not there, exit 0`)
+      continue
+    }
+    if (letters.length > 1) broken(`${file} is a mixture of several of its states (${letters})`)
+    if (!hot && Number(bytes) !== size) broken(`${file}, which nobody touched, has ${bytes} bytes`)
+    if (hot && what === 'replaced' && Number(bytes) !== size) broken(`${file} has ${bytes} bytes, which it never had`)
+  }
+}

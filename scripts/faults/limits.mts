@@ -1,0 +1,247 @@
+#!/usr/bin/env -S npx tsx
+// Limits: many small files at n, 2n and 4n, many hard links, few file descriptors, little memory, a repository and a cache that are read-only.
+// Passes when all of it is backed up and restored to what it was, time, memory and bytes read grow no faster than the number of files, and
+// what cannot be done is said; the smallest memory that still works is a figure.
+import { scenario } from '#lib/scenario.mts'
+import { $, check, fact, note, type Output, read, step, undo } from '#lib/sh.mts'
+import { standardNeeds } from '#scripts/checks.mts'
+import { contents, serverWants } from '#scripts/common.mts'
+import {
+  acknowledged,
+  allThere,
+  at,
+  clearOthers,
+  conclude,
+  faultOptions,
+  lastOf,
+  restoredAs,
+  violated,
+} from '#scripts/faults/common.mts'
+import { memoryCgroup } from '#scripts/memory.mts'
+import { servers } from '#scripts/servers.mts'
+
+/** Growth from n to 4n beyond which it is no longer linear: four times, and half as much again for noise and what n has of fixed costs. */
+const linear = 6
+/** Memory limits in MiB, the largest first. */
+const limits = [512, 384, 256, 192, 128, 112, 96, 80, 64]
+
+const options = {
+  ...faultOptions,
+  files: { kind: 'number', help: 'the largest number of small files', default: 100_000, min: 400 },
+  links: { kind: 'number', help: 'hard links to one file', default: 100_000, min: 2000 },
+  long: { kind: 'flag', help: 'a million files' },
+} as const
+const spec = { needs: standardNeeds, wants: serverWants, repos: ['local'], options } as const
+
+await scenario(import.meta, spec, async (run) => {
+  const { round: only, links, long, 'corpus-mib': mib } = run.options
+  const files = long ? 1_000_000 : run.options.files
+  await servers()
+  for (const repo of run.repos) {
+    const variable = `REPO_${repo.toUpperCase()}`
+    const here = at(repo, `"$${variable}"`)
+    let tried = 0
+    const chosen = (name: string) => {
+      if (only && only !== name) return false
+      step(name)
+      tried++
+      return true
+    }
+
+    await run.row({ repo, variant: 'many' }, async () => {
+      await acknowledged(repo, 1, 1)
+      await $`rm -rf source && mkdir source`
+      const costs: Record<string, Output['cost'][]> = { 'first backup': [], 'unchanged backup': [], restore: [] }
+      const all = [files / 4, files / 2, files].map(Math.round)
+      for (const [i, n] of all.entries()) {
+        if (!chosen(`${n} files`)) continue
+        // A thousand in each directory; each has content of its own.
+        await $({
+          limit: '1h',
+        })`seq ${i ? all[i - 1]! + 1 : 1} ${n} | awk '{d = "source/" int($1 / 1000); if (d != last) {system("mkdir -p " d); last = d} f = d "/" $1; print "content of file " $1 > f; close(f)}'`
+        await contents('source', 'many')
+        await $`rm -rf cache lost tree && mkdir lost tree`
+        const first = await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > many.out`
+        const again = await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > unchanged.out`
+        await $`sed -n 's/^Snapshot created: //p' many.out > many.id`
+        const restored = await $({
+          limit: '1h',
+        })`HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<many.id) tree > many.restored`
+        await $({
+          limit: '1h',
+        })`(cd tree && sha256sum --check --quiet --strict ../many.sha256) && test "$(find tree -type f -printf x | wc -c)" = ${n}`
+        for (const [what, { cost }] of Object.entries({
+          'first backup': first,
+          'unchanged backup': again,
+          restore: restored,
+        })) {
+          costs[what]!.push(cost)
+          fact(`${n} files, ${what}`, `${cost.seconds.toFixed(1)} s, ${Math.round((cost.peakKiB ?? 0) / 1024)} MiB`)
+        }
+        await clearOthers(repo, ['ack-1'])
+      }
+      await check('# no more than linear from n to 4n', () => {
+        for (const [what, [least, , most]] of Object.entries(costs)) {
+          if (!least || !most) continue
+          const grown = {
+            time: most.seconds / Math.max(least.seconds, 0.5),
+            memory: (most.peakKiB ?? 1) / (least.peakKiB ?? 1),
+          }
+          for (const [name, ratio] of Object.entries(grown))
+            if (ratio > linear)
+              violated(
+                'cost is no more than linear',
+                what,
+                `${what}: ${name} grows ${ratio.toFixed(1)} times from ${all[0]} to ${all[2]} files`,
+                `vykar ${what.split(' ').at(-1)}`,
+              )
+        }
+      })
+      await $`rm -rf source tree`
+      await conclude(tried, tried)
+    })
+    tried = 0
+
+    await run.row({ repo, variant: 'links' }, async () => {
+      await acknowledged(repo, 1, 1)
+      if (chosen('hard links')) {
+        // ext4 takes 65,000 names of one file: two files, a thousand names in each directory.
+        await $({
+          limit: '30m',
+        })`rm -rf source && mkdir -p source/0 && echo linked > source/0/1 && echo other > source/0/2 && for n in $(seq 3 1000); do ln source/0/$((n % 2 + 1)) source/0/$n; done && for d in $(seq ${Math.round(links / 1000) - 1}); do cp -al source/0 source/$d; done`
+        await contents('source', 'linked')
+        await $({
+          limit: '1h',
+        })`vykar --config config.yaml backup -R ${repo} > linked.out && sed -n 's/^Snapshot created: //p' linked.out > linked.id`
+        const how = await restoredAs(repo, 'linked', here)
+        await $`find tree -type f -printf '%i\n' | sort -u | wc -l > inodes`
+        fact('hard links', `${links} names, ${read('inodes')} inodes after restore`)
+        if (how !== 'right' || read('inodes') !== '2')
+          violated(
+            '2: exit 0 means complete',
+            'hard links',
+            `${links} hard links came back as ${read('inodes')} files (${how})`,
+            'vykar backup; vykar restore',
+          )
+        await $`rm -rf source tree`
+      }
+      await conclude(tried, tried)
+    })
+    tried = 0
+
+    await run.row({ repo, variant: 'little' }, async () => {
+      const ids = await acknowledged(repo, 1, Math.max(mib, 20))
+      await $`for n in $(seq 3000); do echo $n > source/small-$n; done`
+      if (chosen('64 file descriptors')) {
+        await contents('source', 'few')
+        const met = await $({
+          expect: 'any',
+        })`(ulimit -n 64 && vykar --config config.yaml backup -R ${repo} > few.out 2>&1)`
+        await $`sed -n 's/^Snapshot created: //p' few.out > few.id`
+        fact('64 file descriptors', `backup exits ${met.code}${met.code ? `: ${lastOf('few.out').slice(0, 100)}` : ''}`)
+        if (met.code === 0 && (await restoredAs(repo, 'few', here)) !== 'right')
+          violated(
+            '2: exit 0 means complete',
+            '64 file descriptors',
+            'the snapshot is not complete',
+            'ulimit -n 64; vykar backup',
+          )
+        if (met.code === 3)
+          violated(
+            'what cannot be done is said',
+            '64 file descriptors',
+            `files are left out: ${lastOf('few.out')}`,
+            'ulimit -n 64; vykar backup',
+          )
+        for (const words of [`check -R ${repo} --verify-data`, `restore -R ${repo} $(<ack-1.id) tree`]) {
+          await $`rm -rf tree && mkdir tree`
+          const one = await $({
+            expect: 'any',
+          })`(ulimit -n 64 && vykar --config config.yaml ${{ raw: words }} > few.out 2>&1)`
+          fact(`64 file descriptors, ${words.split(' ')[0]}`, `exit ${one.code}`)
+          if (one.code)
+            violated(
+              'few descriptors are enough',
+              '64 file descriptors',
+              `${words.split(' ')[0]} exits ${one.code}: ${lastOf('few.out')}`,
+              `ulimit -n 64; vykar ${words.split(' ')[0]}`,
+            )
+        }
+      }
+      if (chosen('memory')) {
+        const group = run.dry ? '/sys/fs/cgroup/memory' : await memoryCgroup(limits[0]!, 'memory')
+        const file = group.includes('/memory/') || run.dry ? 'memory.limit_in_bytes' : 'memory.max'
+        const within = (limit: number, line: string) =>
+          $({
+            limit: '5m',
+            expect: 'any',
+          })`echo $((${limit} << 20)) > ${{ raw: `${group}/${file}` }} && rm -rf cache && (echo $BASHPID > ${{ raw: group }}/cgroup.procs; ${{ raw: line }})`
+        // A limit counts once something was killed by it: writes into a directory that is no control group succeed too.
+        const control = await within(64, 'head -c 512M /dev/zero | tail -c 400M | tail -c 1 > /dev/null')
+        if (control.code === 0 && !run.dry) note('memory was not tried: the limit does not hold here')
+        else {
+          let least = 0
+          for (const limit of limits) {
+            const met = await within(limit, `vykar --config config.yaml backup -R ${repo} > little.out 2>&1`)
+            if (met.code) {
+              fact('memory', `works with ${least} MiB; with ${limit} MiB backup exits ${met.code}`)
+              break
+            }
+            least = limit
+          }
+          if (least === limits.at(-1)) fact('memory', `works with ${least} MiB, the least that was tried`)
+          if (!least && !run.dry)
+            violated(
+              'a small machine is enough',
+              'memory',
+              `backup does not work with ${limits[0]} MiB`,
+              'vykar backup',
+            )
+          await $`find ${{ raw: `"$${variable}"` }} -name '.tmp*' -delete 2> /dev/null; vykar --config config.yaml break-lock -R ${repo} > locks.out`
+        }
+      }
+      if (repo === 'local' && process.getuid?.() === 0 && chosen('read-only')) {
+        await $`mkdir ro && mount --bind "$REPO_LOCAL" ro && mount -o remount,ro,bind ro`
+        undo`! mountpoint -q ro || umount ro`
+        const ro = at(repo, '$PWD/ro')
+        for (const words of [
+          `list -R ${repo}`,
+          `check -R ${repo}`,
+          `restore -R ${repo} $(<ack-1.id) tree`,
+          `backup -R ${repo}`,
+        ]) {
+          await $`rm -rf tree lost && mkdir tree lost`
+          const met = await $({
+            expect: 'any',
+          })`${ro} HOME=$PWD/lost timeout -k 5 120 vykar --config lost.yaml ${{ raw: words }} > ro.out 2>&1`
+          fact(
+            `read-only repository, ${words.split(' ')[0]}`,
+            `exit ${met.code}${met.code ? `: ${lastOf('ro.out').slice(0, 100)}` : ''}`,
+          )
+          if (met.code && !words.startsWith('backup'))
+            violated(
+              '1: acknowledged snapshots restore',
+              'read-only',
+              `${words.split(' ')[0]} exits ${met.code} on a read-only repository: ${lastOf('ro.out')}`,
+              `vykar ${words.split(' ')[0]}`,
+              'read-only-repository-refused',
+            )
+          if (met.code === 124)
+            violated('7: everything ends', 'read-only', `${words.split(' ')[0]} did not end`, `vykar ${words}`)
+          if (met.code === 0 && words.startsWith('backup'))
+            violated(
+              '2: exit 0 means complete',
+              'read-only',
+              'backup exits 0 on a read-only repository',
+              'vykar backup',
+            )
+        }
+        await $`umount ro`
+      }
+      await clearOthers(repo, ids)
+      await allThere(repo, ids, 'all', here)
+      await conclude(tried, tried)
+    })
+    tried = 0
+  }
+})

@@ -79,7 +79,9 @@ export function processesOf(runId: string, withServices = false): Process[] {
     const environ = read(`/proc/${pid}/environ`).split('\0')
     if (environ.includes(`VYKAR_E2E_RUN=${runId}`))
       return environ.some((entry) => entry.startsWith('VYKAR_E2E_SERVICE=')) ? 'service' : 'own'
-    return !grouped ? undefined : pid > 1 ? kindOf(parentOf(pid), true) : 'own'
+    // What watches a container of podman's, and what runs in it, is undone with the container.
+    if (!grouped || read(`/proc/${pid}/comm`) === 'conmon\n') return undefined
+    return pid > 1 ? kindOf(parentOf(pid), true) : 'own'
   }
   for (const name of readdirSync('/proc')) if (/^\d+$/.test(name)) kinds.set(Number(name), kindOf(Number(name), false))
   for (const pid of members(runId)) kinds.set(pid, kindOf(pid, true))

@@ -2,8 +2,9 @@
 // The release gate: may this build of vykar be shipped?
 //   npm run gate -- --vykar NEW --baseline OLD [SCENARIO or folder...]
 // Runs a profile with both builds, scenario by scenario in shuffled order, then times both in the same rounds, on the
-// same corpus with the same seed. It ships unless there is a new FAIL, a scenario that only the baseline passed, a known
-// gap that vanished or appeared, or an operation that is slower than the baseline with an interval beyond the threshold.
+// same corpus with the same seed. It ships unless there is a new FAIL (or one for another reason), a scenario or row that only the
+// baseline passed or that is BLOCKED with both, a known gap or finding that vanished or appeared, or an operation that takes more
+// time, memory or space than the baseline with an interval beyond the threshold, or that only the baseline could do.
 // Writes report.md, junit.xml and results.tar.gz (at most 20 MiB) to ~/runtime/reports/gate/<run>/ and, where
 // $GITHUB_STEP_SUMMARY is set, the report there too. The last line is SHIP or DO NOT SHIP; exit 0 or 1.
 import { appendFileSync, mkdirSync } from 'node:fs'

@@ -9,7 +9,6 @@ import { background } from '#lib/background.mts'
 import { identifyVykar } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, fact, type Output, step } from '#lib/sh.mts'
-import { quote } from '#lib/transcript.mts'
 import { Skipped } from '#lib/verdict.mts'
 import { ownServer, standardNeeds } from '#scripts/checks.mts'
 import { contents, serverWants } from '#scripts/common.mts'
@@ -27,53 +26,57 @@ await scenario(import.meta, spec, async (run) => {
   await servers()
   for (const repo of run.repos)
     await run.row({ repo }, async () => {
-      if (!baseline) throw new Skipped('versions: --baseline OLD names the other build')
+      if (!baseline && !run.dry) throw new Skipped('versions: --baseline OLD names the other build')
       if (repo !== 'local') ownServer()
-      const builds = { new: 'vykar', old: quote(old?.path ?? baseline) }
       const here = at(repo, `"$REPO_${repo.toUpperCase()}"`)
       const ids = await acknowledged(repo, 1, Math.min(mib, 8))
+      // Each build is `vykar` in a directory of its own, and has a cache of its own.
+      await $`mkdir bin-new bin-old && ln -s "$(command -v vykar)" bin-new/vykar && ln -s ${old?.path ?? 'OLD'} bin-old/vykar`
+      for (const build of ['new', 'old'])
+        await $`sed 's|^cache_dir: .*|cache_dir: cache-${{ raw: build }}|' config.yaml > ${build}.yaml`
+      const as = (build: string) => ({ raw: `PATH=$PWD/bin-${build}:$PATH` })
       let tried = 0
-      /** One command by one build, with a cache of its own. */
-      const by = (build: 'new' | 'old', words: string, there = here): Promise<Output> => {
-        tried++
-        return $({
-          limit: '10m',
-          expect: 'any',
-        })`sed 's|^cache_dir: .*|cache_dir: cache-${{ raw: build }}|' config.yaml > ${build}.yaml && ${there} ${{ raw: builds[build] }} --config ${build}.yaml ${{ raw: words }} > met.out 2>&1`
-      }
+      /** What a build did must have worked. */
       const must = (build: string, what: string, { code }: Output) => {
+        tried++
         fact(`${build} ${what}`, `exit ${code}${code ? `: ${lastOf('met.out').slice(0, 100)}` : ''}`)
         if (code) violated('the builds understand each other', `${build} ${what}`, `the ${build} build: ${what} exits ${code}: ${lastOf('met.out')}`, `${build} vykar ${what}`) // biome-ignore format: one line
       }
+      const any = { limit: '10m', expect: 'any' } as const
       for (let turn = 1; turn <= 4; turn++) {
-        const build = turn % 2 ? 'old' : 'new'
-        const other = turn % 2 ? 'new' : 'old'
+        const [build, other] = turn % 2 ? ['old', 'new'] : ['new', 'old']
         step(`turn ${turn}: ${build}`)
         const id = `turn-${turn}`
         await $`e2e data-gen/change --dir source --percent 10 --each --seed ${run.common.seed + turn} > change.out`
         await contents('source', id)
-        const made = await by(build, `backup -R ${repo}`)
+        const made = await $(any)`${as(build)} vykar --config ${build}.yaml backup -R ${repo} > met.out 2>&1`
         must(build, `backup ${turn}`, made)
         if (made.code) continue
         await $`sed -n 's/^Snapshot created: //p' met.out > ${id}.id`
         ids.push(id)
-        for (const reader of [build, other] as const) {
-          must(reader, `list after ${build} backup ${turn}`, await by(reader, `list -R ${repo}`))
-          must(reader, `check after ${build} backup ${turn}`, await by(reader, `check -R ${repo} --verify-data`))
+        for (const reader of [build, other]) {
+          const after = `after turn ${turn}`
+          const listing = await $(any)`${as(reader)} vykar --config ${reader}.yaml list -R ${repo} > met.out 2>&1`
+          must(reader, `list ${after}`, listing)
+          const checked = await $(
+            any,
+          )`${as(reader)} vykar --config ${reader}.yaml check -R ${repo} --verify-data > met.out 2>&1`
+          must(reader, `check ${after}`, checked)
           for (const one of ids) {
-            await $`rm -rf tree && mkdir tree`
-            must(
-              reader,
-              `restore of ${one} after turn ${turn}`,
-              await by(reader, `restore -R ${repo} $(<${one}.id) tree`),
-            )
+            const restored = await $(
+              any,
+            )`rm -rf tree && mkdir tree && ${as(reader)} vykar --config ${reader}.yaml restore -R ${repo} $(<${{ raw: one }}.id) tree > met.out 2>&1`
+            must(reader, `restore of ${one} ${after}`, restored)
             const same = await $({
               expect: 'any',
             })`(cd tree && sha256sum --check --quiet --strict ../${one}.sha256 > ../wrong.out 2>&1)`
             if (same.code) violated('1: acknowledged snapshots restore', `turn ${turn}`, `${one} restored by the ${reader} build is another: ${lastOf('wrong.out')}`, 'vykar restore') // biome-ignore format: one line
           }
         }
-        must(other, `compact after ${build} backup ${turn}`, await by(other, `compact -R ${repo} --threshold 0`))
+        const compacted = await $(
+          any,
+        )`${as(other)} vykar --config ${other}.yaml compact -R ${repo} --threshold 0 > met.out 2>&1`
+        must(other, `compact after turn ${turn}`, compacted)
       }
       const server = old && join(dirname(old.path), 'vykar-server')
       if (repo === 'rest' && server && existsSync(server)) {
@@ -84,8 +87,10 @@ await scenario(import.meta, spec, async (run) => {
         )`env VYKAR_TOKEN=$VYKAR_E2E_REST_TOKEN ${server} --listen 127.0.0.1:${port} --data-dir "$FILES_REST"`
         await $({ limit: '30s' })`until curl -fs -o /dev/null http://127.0.0.1:${port}/health; do sleep 0.05; done`
         const there = at(repo, `http://127.0.0.1:${port}`)
-        must('new', 'check --verify-data on the old server', await by('new', `check -R ${repo} --verify-data`, there))
-        must('new', 'compact on the old server', await by('new', `compact -R ${repo} --threshold 0`, there))
+        const checked = await $(any)`${there} vykar --config new.yaml check -R ${repo} --verify-data > met.out 2>&1`
+        must('new', 'check --verify-data on the old server', checked)
+        const compacted = await $(any)`${there} vykar --config new.yaml compact -R ${repo} --threshold 0 > met.out 2>&1`
+        must('new', 'compact on the old server', compacted)
         await allThere(repo, ids, 'old server', there)
         await task.end('TERM')
       }

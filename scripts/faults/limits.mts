@@ -4,7 +4,7 @@
 // what cannot be done is said; the smallest memory that still works is a figure.
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, note, type Output, read, step, undo } from '#lib/sh.mts'
-import { standardNeeds } from '#scripts/checks.mts'
+import { standardNeeds, torn } from '#scripts/checks.mts'
 import { contents, serverWants } from '#scripts/common.mts'
 import {
   acknowledged,
@@ -197,7 +197,9 @@ await scenario(import.meta, spec, async (run) => {
               `backup does not work with ${limits[0]} MiB`,
               'vykar backup',
             )
-          await $`find ${{ raw: `"$${variable}"` }} -name '.tmp*' -delete 2> /dev/null; vykar --config config.yaml break-lock -R ${repo} > locks.out`
+          // What memory has run out for was killed in the middle of its work.
+          await torn()
+          await $`vykar --config config.yaml break-lock -R ${repo} > locks.out`
         }
       }
       if (repo === 'local' && process.getuid?.() === 0 && chosen('read-only')) {

@@ -158,6 +158,34 @@ await scenario(import.meta, spec, async (run) => {
         )
         await clearOthers(repo, ids)
       }
+      const name = 'compact: stale LIST'
+      if (repo !== 'sftp' && (!only || only === name)) {
+        tried++
+        step(name)
+        // Every listing is answered as it was the first time: a snapshot that has been made since is in none.
+        await $`rm -f hits`
+        const proxy = await background(
+          'proxy',
+        )`e2e faults/proxy --listen ${port} --to ${host}:${up} --hits hits 'GET list 1+99999 stale'`
+        await $({ limit: '30s' })`until grep -q → proxy.out; do sleep 0.05; done`
+        await $`rm -rf lost && mkdir lost && HOME=$PWD/lost ${there} vykar --config proxied.yaml list -R ${repo} > stale.list && head -c 4M /dev/urandom > source/stale`
+        await contents('source', 'stale')
+        await $`vykar --config config.yaml backup -R ${repo} > stale.out && sed -n 's/^Snapshot created: //p' stale.out > stale.id`
+        const met = await $({
+          limit: '5m',
+          expect: 'any',
+        })`HOME=$PWD/lost ${there} timeout -k 5 180 vykar --config proxied.yaml compact -R ${repo} --threshold 0 > met.out 2>&1`
+        await proxy.end('TERM')
+        await $`grep -c snapshots hits > hits.count || true`
+        if (Number(read('hits.count')) > 1) fired++
+        fact(
+          name,
+          `${read('hits.count')} stale listings of snapshots, exit ${met.code}${met.code ? `: ${lastOf('met.out').slice(0, 100)}` : ''}`,
+        )
+        judge(name, 'compact', met, 'any')
+        await afterwards(repo, [...ids, 'stale'], name, undefined, here)
+        await clearOthers(repo, ids)
+      }
       await $`rm -rf source corpus met-tree tree`
       await conclude(fired, tried)
     })

@@ -2,7 +2,7 @@
 // special to them, and leave no server, port, key or directory behind.
 import assert from 'node:assert/strict'
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
@@ -239,10 +239,15 @@ describe('whose server it is', { concurrency: 2 }, () => {
         return copy
       })
       .join(':')
-    const skipped = await run(where, 'backends/rest', args(), { PATH })
+    // Nor is one beside the program.
+    const alone = join(where.dir, 'alone')
+    mkdirSync(alone)
+    symlinkSync(real!, join(alone, 'vykar'))
+    const without = (...more: string[]) => ['--vykar', join(alone, 'vykar'), '--source', smallCorpus(), ...more]
+    const skipped = await run(where, 'backends/rest', without(), { PATH })
     assert.equal(skipped.code, 77, skipped.stdout)
     assert.match(skipped.last, /^SKIPPED backends\/rest rest: vykar-server is missing/)
-    const named = await run(where, 'backends/rest', args('--repo', 'rest'), { PATH })
+    const named = await run(where, 'backends/rest', without('--repo', 'rest'), { PATH })
     assert.equal(named.code, 1)
     assert.match(named.last, /required, but skipped/)
   })

@@ -134,7 +134,7 @@ test('every lie that the saboteur lists has its test', () => {
     .trim()
     .split('\n')
     .map((line) => line.split(' ')[0]!)
-  const proven = ['lies', 'backends', 'databases', 'containers', 'faults', 'filesystems', 'stress']
+  const proven = ['lies', 'backends', 'benchmarks', 'databases', 'containers', 'faults', 'filesystems', 'stress']
     .map((name) => readFileSync(join(root, `test/host/${name}.test.mts`), 'utf8'))
     .join('')
   assert.deepEqual(

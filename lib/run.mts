@@ -273,12 +273,13 @@ export class Run {
       notes.push(...(await clearDeadRuns(this.runtime)))
       notes.push(...(await capKept(this.runtime, keptCap)).map((dir) => `removed to stay under the cap: ${dir}`))
       await Promise.race([within(this.top, body), this.aborted])
+      const told = this.env.SABOTEUR_TOLD
+      if (told && !existsSync(told) && this.report.rows.every(({ verdict }) => /^(PASS|DEMO)$/.test(verdict)))
+        throw new Blocked(`the lie ${this.common.sabotage} was never told: nothing is proven`)
       endStep(this.top)
     } catch (error) {
-      ended =
-        (error as NodeJS.ErrnoException)?.code === 'ENOSPC'
-          ? new Blocked(`no space is left: ${messageOf(error)}`)
-          : error
+      const full = (error as NodeJS.ErrnoException)?.code === 'ENOSPC'
+      ended = full ? new Blocked(`no space is left: ${messageOf(error)}`) : error
       endStep(this.top, ended)
     }
     await Promise.all(this.running)

@@ -30,6 +30,9 @@ async function until(what: string, condition: () => boolean): Promise<void> {
 }
 const files = (dir: string): string[] => (existsSync(dir) ? readdirSync(dir) : [])
 
+/** The shortest scenario, for what is not about backends/local's own steps. */
+const simple = join(import.meta.dirname, 'fixtures/one-row.mts')
+
 describe('rows and verdict', { concurrency: 2, skip }, () => {
   test('a failure ends its row and not the run; the report tells all four', async () => {
     const box = sandbox()
@@ -72,12 +75,19 @@ describe('rows and verdict', { concurrency: 2, skip }, () => {
       assert.equal(ended.code, 0, ended.stdout + ended.stderr)
     })
 
+  test('a lie that was never told proves nothing: BLOCKED', async () => {
+    const args = ['--vykar', standin(), '--source', smallCorpus(), '--sabotage', 'guest-not-frozen']
+    const ended = await run(sandbox(), 'backends/local', args)
+    assert.match(ended.last, /^BLOCKED backends\/local the lie guest-not-frozen was never told/)
+    assert.equal(ended.code, 75)
+  })
+
   test('--keep leaves repository and directory on PASS', async () => {
     const box = sandbox()
-    const ended = await run(box, 'backends/local', ['--vykar', standin(), '--source', smallCorpus(), '--keep'])
+    const ended = await run(box, simple, ['--vykar', standin(), '--source', smallCorpus(), '--keep'])
     assert.equal(ended.code, 0, ended.stdout + ended.stderr)
-    assert.ok(existsSync(join(box.dir, 'repos/local/config')))
-    const config = join(box.runtime, 'configs/config.local.yaml')
+    assert.ok(existsSync(join(box.dir, 'repos/one-row/config')))
+    const config = join(box.runtime, 'configs/config.one-row.yaml')
     const list = spawnSync(standin(), ['--config', config, 'list', '-R', 'local'], {
       encoding: 'utf8',
       env: { ...process.env, VYKAR_PASSPHRASE: '123' },
@@ -132,7 +142,7 @@ describe('interruption', { concurrency: 2, skip }, () => {
   test('kill -9: the next run ends what was left and passes', async () => {
     const box = sandbox()
     const args = ['--vykar', standin(), '--source', smallCorpus()]
-    const { child, ended } = start(box, 'backends/local', [...args, '--sabotage', 'hang-backup'])
+    const { child, ended } = start(box, simple, [...args, '--sabotage', 'hang-backup'])
     await until(
       'hang',
       () =>
@@ -142,11 +152,11 @@ describe('interruption', { concurrency: 2, skip }, () => {
     await ended
     const [runId] = files(join(box.runtime, 'work'))
     assert.ok(processesIn(box).length > 0, 'nothing was left, so this proves nothing')
-    const report = JSON.parse(readFileSync(join(box.runtime, 'reports/local', runId!, 'report.json'), 'utf8'))
+    const report = JSON.parse(readFileSync(join(box.runtime, 'reports/one-row', runId!, 'report.json'), 'utf8'))
     assert.equal(report.verdict, 'FAIL')
-    const next = await run(box, 'backends/local', args)
+    const next = await run(box, simple, args)
     assert.equal(next.code, 0, next.stdout + next.stderr)
-    assert.match(next.stdout, new RegExp(`cleared what backends/local ${runId} had left`))
+    assert.match(next.stdout, new RegExp(`cleared what one-row ${runId} had left`))
     assert.deepEqual(processesIn(box), [])
     assert.deepEqual(files(join(box.runtime, 'work')), [])
   })
@@ -159,7 +169,7 @@ describe('never someone’s backups', { skip }, () => {
   ] as const)
     test(`a repository that is not the suite's is refused (${name})`, { skip: lack }, async () => {
       const box = sandbox()
-      const repository = join(box.dir, 'repos/local')
+      const repository = join(box.dir, 'repos/one-row')
       const config = join(box.dir, 'theirs.yaml')
       mkdirSync(join(box.dir, 'data'))
       writeFileSync(join(box.dir, 'data/precious'), 'x')
@@ -176,20 +186,20 @@ describe('never someone’s backups', { skip }, () => {
       theirs('init')
       theirs('backup')
       const args = ['--vykar', vykar(), '--source', smallCorpus()]
-      const refused = await run(box, 'backends/local', args)
+      const refused = await run(box, simple, args)
       assert.equal(refused.code, 2, refused.stdout)
       assert.match(refused.last, /refused to delete .*: snapshot [0-9a-f]{8} is of host accounting/)
       assert.match(theirs('list'), /accounting/)
-      const unreadable = await run(box, 'backends/local', args, { VYKAR_PASSPHRASE: 'not theirs' })
+      const unreadable = await run(box, simple, args, { VYKAR_PASSPHRASE: 'not theirs' })
       assert.equal(unreadable.code, 2, unreadable.stdout)
       assert.match(unreadable.last, /refused to delete .*it cannot be read/)
       assert.match(theirs('list'), /accounting/)
       writeFileSync(box.sample, `repositories:\n  - label: local\n    url: ${repository}\n`)
-      const nested = await run(box, 'backends/local', args)
+      const nested = await run(box, simple, args)
       assert.equal(nested.code, 2, nested.stdout)
       assert.match(nested.last, /is itself a repository/)
       writeFileSync(box.sample, `repositories:\n  - label: local\n    url: ${box.dir}/repos\n`)
-      const named = await run(box, 'backends/local', [...args, '--wipe-repo', 'local'])
+      const named = await run(box, simple, [...args, '--wipe-repo', 'local'])
       assert.equal(named.code, 0, named.stdout)
     })
 })

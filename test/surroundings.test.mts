@@ -35,6 +35,8 @@ import {
 } from './helpers.mts'
 
 const skip = lacking('rsync', 'setfattr', 'setfacl', 'setcap', 'flock')
+/** The shortest scenario: what it is told with costs little. */
+const simple = join(import.meta.dirname, 'fixtures/one-row.mts')
 const rootOnly = process.getuid?.() === 0 ? false : 'needs root'
 const args = (...more: string[]) => ['--vykar', standin(), '--source', smallCorpus(), ...more]
 const tree = (dir: string) =>
@@ -47,8 +49,8 @@ const e2e = (box: Sandbox, script: string, ...words: string[]) =>
     timeout: 120_000,
   })
 /** Words of a run through `"$@"` in a script of bash. */
-const local = (box: Sandbox, ...more: string[]) => [
-  'backends/local',
+const words = (box: Sandbox, script: string, ...more: string[]) => [
+  script,
   '--runtime',
   box.runtime,
   '--sample',
@@ -64,7 +66,7 @@ describe('nothing is taken for ours that is not', { skip, concurrency: 2 }, () =
       mkdirSync(join(mine, 'snapshot-1'), { recursive: true })
       for (const name of names) writeFileSync(join(mine, name), '{"complete": false}')
       const before = tree(mine)
-      const ended = await run(box, 'backends/local', ['--vykar', standin(), '--source', mine])
+      const ended = await run(box, simple, ['--vykar', standin(), '--source', mine])
       assert.equal(ended.code, 0, ended.stdout + ended.stderr)
       assert.deepEqual(tree(mine), before)
     })
@@ -74,7 +76,7 @@ describe('nothing is taken for ours that is not', { skip, concurrency: 2 }, () =
     const theirs = join(box.dir, 'corpus-local')
     mkdirSync(theirs)
     writeFileSync(join(theirs, 'corpus.json'), '{"complete": false}')
-    const ended = await run(box, 'backends/local', ['--vykar', standin()])
+    const ended = await run(box, simple, ['--vykar', standin()])
     assert.equal(ended.code, 2, ended.stdout)
     assert.match(ended.last, /is no whole corpus, and not known to be this suite's: move it away/)
     assert.deepEqual(readdirSync(theirs), ['corpus.json'])
@@ -172,7 +174,7 @@ describe('two readers of one text', { skip, concurrency: 2 }, () => {
     test(`a passphrase written as ${name} is in no file of the run`, async () => {
       const box = sandbox()
       writeFileSync(box.sample, `repositories:\n  - label: local\n    url: ${box.dir}/repos\n    ${entry}\n`)
-      const ended = await run(box, 'backends/local', args())
+      const ended = await run(box, simple, args())
       assert.equal(ended.code, 0, ended.stdout + ended.stderr)
       const leaked = spawnSync('grep', [
         '-rlE',
@@ -188,7 +190,7 @@ describe('two readers of one text', { skip, concurrency: 2 }, () => {
     const source = join(box.dir, 'correct-horse')
     mkdirSync(source)
     writeFileSync(join(source, 'file-1'), 'x')
-    const ended = await run(box, 'backends/local', ['--vykar', standin(), '--source', source], {
+    const ended = await run(box, simple, ['--vykar', standin(), '--source', source], {
       VYKAR_PASSPHRASE: 'correct-horse',
     })
     assert.equal(ended.code, 1, ended.stdout)
@@ -235,14 +237,14 @@ describe('the surroundings', { skip, concurrency: 2 }, () => {
     writeFileSync(join(box.dir, 'noise.sh'), 'echo noise\n')
     const bent = `umask 077; export BASH_ENV=${box.dir}/noise.sh CDPATH=/ RSYNC_RSH=no GREP_OPTIONS=-v VYKAR_REPOSITORY=/x
 exec "$@"`
-    const ended = e2e(box, bent, ...local(box))
+    const ended = e2e(box, bent, ...words(box, 'backends/local'))
     assert.equal(ended.status, 0, ended.stdout + ended.stderr)
   })
 
   test('a source that is a symlink is what it points to', async () => {
     const box = sandbox()
     symlinkSync(smallCorpus(), join(box.dir, 'link'))
-    const ended = await run(box, 'backends/local', ['--vykar', standin(), '--source', join(box.dir, 'link')])
+    const ended = await run(box, simple, ['--vykar', standin(), '--source', join(box.dir, 'link')])
     assert.equal(ended.code, 0, ended.stdout + ended.stderr)
   })
 
@@ -252,12 +254,12 @@ exec "$@"`
     for (const dir of [holes, deep]) mkdirSync(dir)
     writeFileSync(join(holes, 'file'), 'x')
     truncateSync(join(holes, 'file'), 2 ** 43)
-    const large = await run(box, 'backends/local', ['--vykar', standin(), '--source', holes])
+    const large = await run(box, simple, ['--vykar', standin(), '--source', holes])
     assert.equal(large.code, 2, large.stdout)
     assert.match(large.last, /free, [\d.]+ TiB are needed for a source of 8\.00 TiB, holes filled/)
     const path = 'd'.repeat(200)
     execFileSync('bash', ['-c', `cd ${deep}; for i in $(seq 20); do mkdir ${path}; cd ${path}; done`])
-    const long = await run(box, 'backends/local', ['--vykar', standin(), '--source', deep])
+    const long = await run(box, simple, ['--vykar', standin(), '--source', deep])
     assert.equal(long.code, 2, long.stdout)
     assert.match(
       long.last,
@@ -281,7 +283,7 @@ exec "$@"`
   test('too few inodes: refused with the figures', { skip: rootOnly }, async () => {
     const box = sandbox()
     await mounted(box, 'mount -t tmpfs -o size=600m,nr_inodes=80 tmpfs AT', async () => {
-      const ended = await run(box, 'backends/local', args())
+      const ended = await run(box, simple, args())
       assert.equal(ended.code, 2, ended.stdout + ended.stderr)
       assert.match(ended.last, /has \d+ files, and .* has \d+ inodes free/)
     })
@@ -309,14 +311,14 @@ exec "$@"`
     mkdirSync(source)
     for (const name of ['app.log', 'file-1', 'file-2']) writeFileSync(join(source, name), name)
     // It grows at the end, when everything is compared: without a look at the source that would be a PASS.
-    const going = start(box, 'backends/local', ['--vykar', standin(), '--source', source])
+    const going = start(box, simple, ['--vykar', standin(), '--source', source])
     while (!going.printed().includes('compare')) await sleep(10)
     writeFileSync(join(source, 'app.log'), 'one more line\n', { flag: 'a' })
     const ended = await going.ended
     assert.equal(ended.code, 75, ended.stdout)
     assert.match(ended.last, /^BLOCKED .* the source changed while it was tested: .*\/app\.log/)
     // And where vykar's copy is then another, it is not vykar's fault.
-    const early = start(box, 'backends/local', ['--vykar', standin(), '--source', source])
+    const early = start(box, simple, ['--vykar', standin(), '--source', source])
     while (!early.printed().includes(' list ')) await sleep(5)
     rmSync(join(source, 'file-1'))
     const blamed = await early.ended
@@ -328,14 +330,14 @@ exec "$@"`
   }, async () => {
     const box = sandbox()
     await mounted(box, 'mount -t tmpfs -o size=300m tmpfs AT', async () => {
-      const going = start(box, 'backends/local', args())
+      const going = start(box, simple, args())
       while (!going.printed().includes('snapshot list')) await sleep(5)
       spawnSync('dd', ['if=/dev/zero', `of=${box.runtime}/filler`, 'bs=1M'])
       const ended = await going.ended
       rmSync(join(box.runtime, 'filler'))
       assert.equal(ended.code, 75, ended.stdout + ended.stderr)
-      assert.match(ended.last, /^BLOCKED backends\/local .*(run full|no space (is )?left|cannot be written)/i)
-      const next = await run(box, 'backends/local', args())
+      assert.match(ended.last, /^BLOCKED one-row .*(run full|no space (is )?left|cannot be written)/i)
+      const next = await run(box, simple, args())
       assert.equal(next.code, 0, next.stdout + next.stderr)
       assert.deepEqual(readdirSync(join(box.runtime, 'work')), [])
     })
@@ -347,7 +349,7 @@ exec "$@"`
     mkdirSync(source)
     for (const name of ['file-1', 'file-2', 'with space']) writeFileSync(join(source, name), name)
     const set = spawnSync('chattr', ['+d', join(source, 'file-1'), join(source, 'with space')])
-    const ended = await run(box, 'backends/local', ['--vykar', standin(), '--source', source])
+    const ended = await run(box, simple, ['--vykar', standin(), '--source', source])
     assert.equal(ended.code, 0, ended.stdout)
     const gap = ended.report!.rows[0]!.gaps.find(({ id }) => id === 'inode-flags')
     assert.deepEqual(set.status === 0 ? [gap?.state, gap?.count] : [], set.status === 0 ? ['seen', 2] : [])
@@ -361,10 +363,10 @@ describe('what a process inherits', { skip, concurrency: 2 }, () => {
       ['set -o pipefail; "$@" | head -n 1; exit ${PIPESTATUS[0]}', 0],
       ['"$@" > /dev/full', 0],
     ] as const) {
-      rmSync(join(box.runtime, 'reports/local'), { recursive: true, force: true })
-      const ended = e2e(box, script, ...local(box))
+      rmSync(join(box.runtime, 'reports/one-row'), { recursive: true, force: true })
+      const ended = e2e(box, script, ...words(box, simple))
       assert.equal(ended.status, code, ended.stdout + ended.stderr)
-      const report = JSON.parse(readFileSync(join(box.runtime, 'reports/local/latest/report.json'), 'utf8'))
+      const report = JSON.parse(readFileSync(join(box.runtime, 'reports/one-row/latest/report.json'), 'utf8'))
       assert.equal(report.verdict, 'DEMO')
     }
     assert.deepEqual(processesIn(box), [])
@@ -372,7 +374,7 @@ describe('what a process inherits', { skip, concurrency: 2 }, () => {
 
   test('a hangup that was ignored at the start stays so', async () => {
     const box = sandbox()
-    const child = spawn('bash', ['-c', `trap '' HUP; exec "$@"`, 'bash', join(root, 'e2e'), ...local(box)], {
+    const child = spawn('bash', ['-c', `trap '' HUP; exec "$@"`, 'bash', join(root, 'e2e'), ...words(box, simple)], {
       cwd: box.dir,
       env: cleanEnv(box),
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -387,18 +389,15 @@ describe('what a process inherits', { skip, concurrency: 2 }, () => {
     // The process group, as a terminal that closes does it.
     process.kill(-child.pid!, 'SIGHUP')
     assert.equal(await ended, 0, printed)
-    assert.match(printed, /^DEMO backends\/local/m)
+    assert.match(printed, /^DEMO one-row/m)
   })
 
   test('too few open files, a removed working directory: one line, exit 2', () => {
     const box = sandbox()
-    const few = e2e(box, 'ulimit -n 40; exec "$@"', ...local(box))
+    const few = e2e(box, 'ulimit -n 40; exec "$@"', ...words(box, simple))
     assert.equal(few.status, 2, JSON.stringify(few))
-    assert.match(
-      few.stderr,
-      /^backends\/local: only 40 files may be open \(ulimit -n\): 256 are needed, ulimit -n 1024\n$/,
-    )
-    const gone = e2e(box, 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', ...local(box))
+    assert.match(few.stderr, /^one-row: only 40 files may be open \(ulimit -n\): 256 are needed, ulimit -n 1024\n$/)
+    const gone = e2e(box, 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', ...words(box, simple))
     assert.equal(gone.status, 2, JSON.stringify(gone))
     // dash itself says a line before.
     assert.match(gone.stderr, /(^|\n)e2e: the working directory has been removed: cd to another one\n$/)
@@ -427,13 +426,13 @@ describe('what a process inherits', { skip, concurrency: 2 }, () => {
 
   test('torn files: the next run, report index and all --resume say so and go on', async () => {
     const box = sandbox()
-    const first = await run(box, 'backends/local', args())
+    const first = await run(box, simple, args())
     assert.equal(first.code, 0, first.stdout)
-    const torn = join(box.runtime, 'reports/local/20200101T000000Z-torn')
+    const torn = join(box.runtime, 'reports/one-row/20200101T000000Z-torn')
     mkdirSync(torn)
     writeFileSync(join(torn, 'report.json'), '{"schema": ')
     writeFileSync(join(box.runtime, 'state/20200101T000000Z-torn.json'), '')
-    const next = await run(box, 'backends/local', args())
+    const next = await run(box, simple, args())
     assert.equal(next.code, 0, next.stdout)
     assert.match(
       next.stdout,

@@ -116,7 +116,7 @@ describe('faults', { skip, concurrency: 2 }, () => {
       '--round',
       'live session',
     ],
-    ['hooks', 'dump-failure-ignored', /exit 0: /, '--round', 'dump exits 1 after 8 MB'],
+    ['hooks', 'failed-dump-ignored', /exit 0: /, '--round', 'dump exits 1 after 8 MB'],
     ['churn', 'exit-3-as-0', /exit 0 although odd\/two cannot be read|is not there, exit 0/],
     [
       'clock',

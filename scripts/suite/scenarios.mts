@@ -36,6 +36,7 @@ const order = [
   'filesystems/zfs',
   'filesystems/',
   'benchmarks',
+  'fidelity',
   'stress',
   'faults/',
 ]
@@ -119,6 +120,7 @@ export const profiles: Record<string, Fixed[]> = {
     ['filesystems/btrfs', 15, ['--strict-gaps']],
     ['filesystems/zfs', 15, ['--strict-gaps']],
     ['filesystems/vm-image', 30, ['--image-gib', '3', '--packages', 'htop jq,git python3', '--strict-gaps'], quick],
+    ['fidelity', 10, ['--strict-gaps'], quick],
     ['stress', 15, ['--duration', '10m', '--strict-gaps'], quick],
   ],
   faults: [

@@ -1,0 +1,147 @@
+#!/usr/bin/env -S npx tsx
+// What is kept: the awkward corpus through vykar, restic, rustic, borg and kopia, whichever are installed, each called as its documentation
+// begins, as root; then a table of attributes and names by tool: kept, lost and said, lost in silence, refused.
+// Passes when what vykar loses is what configs/known-gaps.yaml and known-findings.yaml say, no more and no less. It is a comparison, and no
+// verdict on the others. The table: fidelity.md, .json and .html beside the report.
+import { lstatSync } from 'node:fs'
+import { join } from 'node:path'
+import { ask } from '#lib/ask.mts'
+import { config } from '#lib/config.mts'
+import { gapsOf } from '#lib/gaps.mts'
+import { which } from '#lib/host.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, check, fact, note, read, rowScope, step } from '#lib/sh.mts'
+import { Mismatch, UsageError } from '#lib/verdict.mts'
+import { type Place, tools } from '#scripts/benchmarks/tools.mts'
+import { standardNeeds } from '#scripts/checks.mts'
+import { fresh } from '#scripts/common.mts'
+import { classes } from '#scripts/fidelity/classes.mts'
+import { type Fate, fateOf, writeFidelity } from '#scripts/fidelity/table.mts'
+import { finding } from '#scripts/findings.mts'
+
+const names = ['vykar', 'restic', 'rustic', 'borg', 'kopia'] as const
+const options = {
+  tools: { kind: 'list', help: 'tools to compare; default those installed', choices: names },
+  'corpus-mib': { kind: 'number', help: 'plain files beside the awkward ones, in MiB', default: 5, above: true },
+} as const
+const needs = [...standardNeeds, 'setfattr', 'getfattr', 'setfacl', 'setcap'] as const
+/** Not every file system has inode flags. */
+const optional = ['inode flags (chattr)']
+
+await scenario(import.meta, { needs, repos: ['local'], options }, async (run) => {
+  if (process.getuid?.() !== 0 && !run.dry) throw new UsageError('only root can give owners, devices and capabilities')
+  const { tools: chosen, 'corpus-mib': mib } = run.options
+  const absent = chosen.filter((name) => name !== 'vykar' && !which(name))
+  if (absent.length) throw new UsageError(`named in --tools, but not installed: ${absent.join(', ')}`)
+  const able = names.filter((name) => name === 'vykar' || ((!chosen.length || chosen.includes(name)) && which(name)))
+  step('source')
+  await $({ limit: '10m' })`e2e data-gen/corpus --out corpus --gib ${mib / 1024} --churn 0 --seed ${run.common.seed}`
+  // The corpus has no name that is not UTF-8, since vykar ends with exit 3 for one.
+  await $`mv corpus/snapshot-1 source && printf x > source/awkward/$'latin-\xe9' && touch source/awkward/flag`
+  await $`touch -d '2001-02-03 04:05:06.789 UTC' source`
+  await $`cat > classes.sh <<'EOF'
+${{ raw: classes.map(({ shows }, n) => `class_${n}() { ${shows}; }`).join('\n') }}
+EOF`
+  const last = { raw: String(classes.length - 1) }
+
+  const fates: Record<string, Fate>[] = classes.map(() => ({}))
+  for (const tool of able)
+    await run.row({ repo: 'local', variant: tool }, async () => {
+      step('source')
+      await $`cp -a ../source source && { chattr +d source/awkward/flag || true; }`
+      await $({
+        limit: '30m',
+      })`mkdir before after && . ../classes.sh && cd source && for n in {0..${last}}; do class_$n | LC_ALL=C sort > ../before/$n; done`
+      await check('! find before -type f -empty | grep .  # each class has a bearer', () => {
+        for (const [n, { name }] of classes.entries())
+          if (!read(`before/${n}`) && !optional.includes(name)) throw new Mismatch(`nothing in the source has ${name}`)
+      })
+      let restored = 'restored'
+      if (tool === 'vykar') {
+        step('init')
+        await config`
+sources:
+  - path: source
+    label: fidelity
+`
+        await fresh('local')
+        step('backup')
+        await $({
+          limit: '1h',
+          expect: [0, 3],
+        })`vykar --config config.yaml backup -R local > backup.out 2>&1`
+        await $`sed -n 's/^Snapshot created: //p' backup.out | grep . > snapshot.id`
+        step('restore')
+        await $({
+          limit: '1h',
+        })`mkdir restored && vykar --config config.yaml restore -R local $(<snapshot.id) restored > restore.out 2>&1`
+      } else {
+        const { env, init, commands, restored: inside, version } = tools[tool]!
+        const place: Place = { program: tool, name: 'own', backend: { kind: 'local' }, compression: 'zstd' }
+        if (!run.dry) {
+          const asked = await ask([which(tool)!, ...version])
+          run.report.versions[tool] = /\d+(\.\d+)+\S*/.exec(`${asked.stdout}${asked.stderr}`)?.[0] ?? 'unknown'
+        }
+        step('init')
+        await $`mkdir -p own/restored repositories && cat > own/env.sh <<'EOF'
+${{
+  raw: Object.entries(env(place))
+    .map(([key, value]) => `export ${key}=${value}`)
+    .join('\n'),
+}}
+EOF`
+        await $({ limit: '1h' })`. own/env.sh; ${{ raw: init(place) }} > init.out 2>&1`
+        step('backup')
+        const words = commands(place)
+        const backup = await $({
+          limit: '1h',
+          expect: 'any',
+        })`. own/env.sh; ${{ raw: words['first backup'] }} > backup.out 2>&1`
+        step('restore')
+        const back = await $({ limit: '1h', expect: 'any' })`. own/env.sh; ${{ raw: words.restore }} > restore.out 2>&1`
+        fact('exit codes', `backup ${backup.code}, restore ${back.code}`)
+        restored = inside(place)
+      }
+      step('compare')
+      await $({
+        limit: '30m',
+      })`. ../classes.sh && out=$PWD/after && cd ${{ raw: restored }} && for n in {0..${last}}; do class_$n | LC_ALL=C sort > $out/$n; done`
+      await check('# diff -r before after: what each class has lost', () => {
+        const top = join(rowScope().dir, restored.replace('"$PWD"', rowScope().dir))
+        const lines = (file: string) => read(file).split('\n').filter(Boolean)
+        const said = `${read('backup.out')}\n${read('restore.out')}`
+        const there = (path: string) => lstatSync(join(top, path), { throwIfNoEntry: false }) !== undefined
+        for (const n of classes.keys()) fates[n]![tool] = fateOf(lines(`before/${n}`), lines(`after/${n}`), said, there)
+        const kept = fates.filter((fate) => fate[tool]?.word === 'kept').length
+        fact('kept', `${kept} of ${classes.length} classes`)
+        if (tool === 'vykar') agrees(fates)
+      })
+    })
+  if (run.dry) return
+  const versions: Record<string, string> = { ...run.report.versions, vykar: run.plan.vykar.version }
+  const page = writeFidelity(run.dirs.reports, {
+    schema: 'vykar-e2e/fidelity/1',
+    started: run.report.started,
+    versions: Object.fromEntries(able.map((tool) => [tool, versions[tool]!])),
+    classes: classes.map(({ name }, n) => ({ name, fates: fates[n]! })),
+  })
+  note(`table: ${page}`)
+})
+
+/** What vykar loses is on record as a gap or a finding, and what is on record is lost. Throws Mismatch where it is not so. */
+function agrees(fates: Record<string, Fate>[]): void {
+  const { run, report } = rowScope()
+  const gaps = gapsOf(run.plan.vykar.version)
+  const odd: string[] = []
+  for (const [n, { name, known }] of classes.entries()) {
+    const { word, lost, example } = fates[n]!.vykar!
+    const gap = gaps.find(({ id }) => id === known)
+    const seen = word !== 'kept'
+    if (gap) report.gaps.push({ id: gap.id, state: seen ? 'seen' : 'fixed', count: lost, why: gap.why })
+    else if (known) finding(known, seen ? `${name}: ${word}` : undefined)
+    else if (seen) odd.push(`${name}: ${word}: ${example}`)
+    if (gap && !seen && run.common['strict-gaps'])
+      odd.push(`${name} is kept: remove ${gap.id} from configs/known-gaps.yaml`)
+  }
+  if (odd.length) throw new Mismatch(`vykar, and no known gap says so: ${odd.join('; ')}`)
+}

@@ -1,0 +1,118 @@
+// The classes of what a file system holds, and the line that shows each: bash, run at the top of a tree, that prints a line for each
+// bearer: its path, a tab, and the value. What a tool has kept prints the same line at the top of what it has restored.
+
+/** A class of attributes or names. */
+export interface Class {
+  name: string
+  shows: string
+  /** The known gap or finding of vykar that says it is not kept. */
+  known?: string
+}
+
+/** Names may hold newlines: a line ends with NUL until then. */
+const lines = "tr '\\n\\0' '?\\n'"
+/** Prints path and SHA-256 of the files that find's words select. */
+const content = (words: string) =>
+  `find . -type f \\( ${words} \\) -print0 | xargs -0 -r sha256sum --zero | sed -z 's/^\\([0-9a-f]*\\)  \\(.*\\)/\\2\\t\\1/' | ${lines}`
+/** Prints path and what find's format says of it. */
+const found = (words: string, format: string, depth = '-mindepth 1') =>
+  `find . ${depth} \\( ${words} \\) -printf '%p\\t${format}\\0' | ${lines}`
+/** Prints path and what a line of bash says of `$f`, where it says anything. */
+const each = (words: string, line: string, depth = '-mindepth 1') =>
+  `find . ${depth} ! -path '*/crowd/*' \\( ${words} \\) -print0 | while IFS= read -rd '' f; do a=$(${line}) || true; [[ ! $a ]] || printf '%s\\t%s\\n' "$f" "$a"; done`
+const xattr = (words: string, pattern: string, depth?: string) =>
+  each(
+    words,
+    `getfattr -h -d -e hex -m '${pattern}' -- "$f" 2> /dev/null | sed 1d | LC_ALL=C sort | tr '\\n' ' '`,
+    depth,
+  )
+const acl = (words: string, kind: string) =>
+  each(words, `getfacl -cpn -- "$f" 2> /dev/null | grep -E '${kind}' | tr '\\n' ' '`)
+
+const odd = [
+  '* *',
+  "*'*",
+  '*"*',
+  '*[*]*',
+  '*[?]*',
+  '*[[]*',
+  '*{*',
+  '*$*',
+  '*`*',
+  '*[\\\\]*',
+  '-*',
+  '#*',
+  '~*',
+  '!*',
+  '%*',
+]
+  .map((pattern) => `-name ${pattern.includes("'") ? `"${pattern}"` : `'${pattern}'`}`)
+  .join(' -o ')
+
+/** All classes, in the order of the table. */
+export const classes: Class[] = [
+  { name: 'content of files', shows: content("-name 'file-*'") },
+  { name: 'empty files', shows: found('-type f -empty', '%s') },
+  { name: 'empty directories', shows: found("-type d -empty -name '*empty*'", '%y') },
+  { name: 'dot files and directories', shows: found("-path '*/.*'", '%y') },
+  { name: 'names with space, quote, glob character, backslash', shows: content(odd) },
+  { name: 'names with tab, CR, ESC, newline', shows: content("-name '*[[:cntrl:]]*' -o -path '*newline/*'") },
+  { name: 'names in NFC and in NFD, in upper and lower case', shows: content("-name 'nf[cd]-*' -o -iname caseonly") },
+  { name: 'names that are not UTF-8', shows: content("-name 'latin-*'"), known: 'names-not-utf8-skipped' },
+  { name: 'names of 255 bytes', shows: content("-name 'nnnnn*'") },
+  { name: 'paths of 3,400 bytes', shows: content("-path './awkward/longest/*'") },
+  { name: 'permission bits', shows: found("! -type l -path './awkward/*' ! -perm 644 ! -perm 755", '%m') },
+  { name: 'setuid, setgid, sticky', shows: found('-perm /7000', '%m') },
+  { name: 'owner and group', shows: found('! -type l \\( ! -uid 0 -o ! -gid 0 \\)', '%U %G') },
+  { name: 'owner and group of a symlink', shows: found('-type l \\( ! -uid 0 -o ! -gid 0 \\)', '%U %G') },
+  { name: 'ACL', shows: acl('! -type l', '^(user|group):[0-9]') },
+  { name: 'default ACL of a directory', shows: acl('-type d', '^default:') },
+  { name: 'xattr user.* of a file', shows: xattr("-type f ! -name 'xattr-name*'", '^user\\.') },
+  { name: 'xattr user.* of a directory', shows: xattr('-type d', '^user\\.') },
+  {
+    name: 'xattr whose name is not UTF-8',
+    shows: xattr("-name 'xattr-name*'", '^user\\.'),
+    known: 'xattr-name-not-utf8',
+  },
+  { name: 'xattr trusted.*', shows: xattr('-type f', '^trusted\\.') },
+  { name: 'xattr of a symlink', shows: xattr('-type l', '^trusted\\.') },
+  { name: 'capabilities', shows: xattr('-type f', '^security\\.capability') },
+  { name: 'targets of symlinks', shows: found('-type l', '%l') },
+  {
+    name: 'hard links',
+    shows: `find . -type f -links +1 -printf '%D:%i\\t%p\\n' | LC_ALL=C sort -k2 | awk -F'\\t' '{if (!($1 in first)) first[$1] = $2; print $2 "\\t" first[$1]}'`,
+  },
+  { name: 'hard links of a symlink', shows: found('-type l -links +1', '%n'), known: 'hardlinked-symlinks' },
+  { name: 'FIFO', shows: found('-type p', '%m'), known: 'special-files' },
+  { name: 'socket', shows: found('-type s', '%m'), known: 'special-files' },
+  { name: 'device', shows: found('-type c', '%m'), known: 'special-files' },
+  {
+    name: 'holes',
+    shows: `find . -type f -size +1M -printf '%p\\t%s\\t%b\\n' | awk -F'\\t' '$2 > 2 * $3 * 512 {print $1 "\\tsparse"}'`,
+    known: 'sparse-allocated',
+  },
+  { name: 'mtime: nanoseconds', shows: found('-name mtime-ns', '%T@') },
+  { name: 'mtime of a symlink', shows: found('-type l', '%T@') },
+  { name: 'mtime of a directory', shows: found('-type d', '%T@') },
+  { name: 'mtime 1970-01-01', shows: found('-name mtime-1970', '%T@') },
+  { name: 'mtime 1969', shows: found("-name 'mtime*-1969'", '%T@') },
+  { name: 'mtime 1901', shows: found('-name mtime-1901', '%T@') },
+  { name: 'mtime 2040 to 2261', shows: found("-name mtime-2038 -o -name 'mtime-dir-2040' -o -name mtime-2261", '%T@') },
+  { name: 'mtime 2300', shows: found('-name mtime-2300', '%T@'), known: 'mtime-after-2262' },
+  {
+    name: 'top directory: mode, owner',
+    shows: found('-type d', '%m %U %G', '-maxdepth 0'),
+    known: 'top-directory-attributes',
+  },
+  {
+    name: 'top directory: xattr',
+    shows: xattr('-type d', '^user\\.', '-maxdepth 0'),
+    known: 'top-directory-attributes',
+  },
+  { name: 'top directory: mtime', shows: found('-type d', '%T@', '-maxdepth 0'), known: 'top-directory-mtime' },
+  {
+    name: 'inode flags (chattr)',
+    shows: `find . -name 'flag*' -print0 | xargs -0 -r lsattr -d 2> /dev/null | awk '{gsub(/[-eIN]/, "", $1); if ($1) print $2 "\\t" $1}'`,
+    known: 'inode-flags',
+  },
+]

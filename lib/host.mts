@@ -72,6 +72,7 @@ export const tools = {
   qemu: { program: 'qemu-system-x86_64', why: 'boots VM images', apt: 'qemu-system-x86', version: ['--version'] },
   socat: { program: 'socat', why: 'talks to the guest agent', apt: 'socat', version: ['-V'] },
   borg: { program: 'borg', why: 'compared in the benchmarks', apt: 'borgbackup', version: ['--version'] },
+  restic: { program: 'restic', why: 'compared in the benchmarks', apt: 'restic', version: ['version'] },
   faketime: { program: 'faketime', why: 'a client whose clock is off', apt: 'faketime', version: ['--version'] },
   debootstrap: { program: 'debootstrap', why: 'builds images from Debian packages', apt: 'debootstrap' },
   'vykar-server': {

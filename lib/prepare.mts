@@ -194,6 +194,17 @@ async function checkLie(lie: string | undefined): Promise<void> {
     )
 }
 
+/** What a script says of itself. */
+export type Description = ReturnType<typeof describe>
+/** What a script is: its name, its header, what it needs and would like, the repositories that it runs on. */
+export const describe = (file: string, spec: ScenarioSpec<OptionSpecs>) => ({
+  scenario: scenarioName(file),
+  header: headerOf(file),
+  needs: spec.needs,
+  wants: spec.wants ?? [],
+  repos: spec.repos ?? matrixOrder,
+})
+
 /**
  * Options → host check → sample → repositories → paths. Nothing is made or deleted.
  * @returns the plan, or undefined when `--help` or `--describe` was answered
@@ -210,17 +221,7 @@ export async function prepare<O extends OptionSpecs>(
   const common = options as Values<typeof commonOptions>
   const allowed = spec.repos ?? matrixOrder
   if (common.help) console.log(help(file, spec as ScenarioSpec<OptionSpecs>))
-  if (common.describe)
-    console.log(
-      JSON.stringify({
-        scenario,
-        header: headerOf(file),
-        needs: spec.needs,
-        wants: spec.wants ?? [],
-        repos: allowed,
-        options: specs,
-      }),
-    )
+  if (common.describe) console.log(JSON.stringify({ ...describe(file, spec), options: specs }))
   if (common.help || common.describe) return
 
   const notes: string[] = []

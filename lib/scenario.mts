@@ -2,13 +2,16 @@
 
 import { hangupIgnored, needProcess } from './environment.mts'
 import type { OptionSpecs, Values } from './options.mts'
-import { type commonOptions, prepare, type ScenarioSpec, scenarioName } from './prepare.mts'
+import { type commonOptions, type Description, describe, prepare, type ScenarioSpec, scenarioName } from './prepare.mts'
 import { Run } from './run.mts'
 import { allowLostOutput } from './terminal.mts'
 import { Blocked, exitCodes, Mismatch, messageOf, Refused, Skipped, UsageError, verdictOf } from './verdict.mts'
 
 /** A run as the script sees it, with its own options typed. */
 export type ScenarioRun<O extends OptionSpecs> = Run & { options: Values<typeof commonOptions & O> }
+
+/** Scripts that are imported while `into` is there say what they are and do not run: all are asked in one process. */
+export const asked: { into?: Description[] } = {}
 
 /** What a user's signal makes of the exit code: 128 and its number. */
 const signalCodes: Partial<Record<NodeJS.Signals, number>> = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }
@@ -51,6 +54,7 @@ export async function scenario<const O extends OptionSpecs = Record<never, never
   spec: ScenarioSpec<O>,
   body: (run: ScenarioRun<O>) => Promise<void>,
 ): Promise<void> {
+  if (asked.into) return void asked.into.push(describe(meta.filename, spec))
   const name = scenarioName(meta.filename)
   let ended = false
   allowLostOutput()

@@ -1,6 +1,6 @@
 #!/usr/bin/env -S npx tsx
 // Turns a fresh Debian or Ubuntu machine into the sandbox: packages for the chosen areas (all when none is named),
-// container images (pulled, or built from Debian packages), the two corpora, ~/vykar.sample.yaml with random
+// docker's daemon, container images (pulled, or built from Debian packages), an S3 server, the two corpora, ~/vykar.sample.yaml with random
 // credentials, ~/runtime, and vykar through its own installer where there is none. What is there already stays as it
 // is, so that it can be run again; a step that fails does not stop the others.
 //   setup.mts                                 everything
@@ -9,15 +9,17 @@
 // Exits 0 when nothing is missing afterwards, 1 when a step failed, 77 when something has to be brought by hand.
 import { randomBytes } from 'node:crypto'
 import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
-import { homedir } from 'node:os'
+import { homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ask, lastLine } from '#lib/ask.mts'
 import { readJson } from '#lib/files.mts'
 import { aptInstall, aptLine, canSudo, find, type ToolName, tools, vykarInstall, which } from '#lib/host.mts'
 import { nearest, optionHelp, parseOptions, type Values } from '#lib/options.mts'
 import { headerOf, root, tsxWords } from '#lib/prepare.mts'
-import { allowLostOutput } from '#lib/terminal.mts'
+import { allowLostOutput, duration } from '#lib/terminal.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
+import { dockerDaemon, type Outcome, s3Server } from '#scripts/suite/machine.mts'
+import { readiness } from '#scripts/suite/ready.mts'
 
 /** Areas and the tools they need; `test` is what the test suite needs to skip nothing that packages could bring. */
 const base = ['diff', 'rsync', 'timeout', 'time', 'flock', 'setfattr', 'setfacl', 'setcap'] as const
@@ -29,7 +31,7 @@ const areas: Record<string, readonly ToolName[]> = {
   databases: [...backends, ...clients, 'docker', 'dockerd', 'podman', 'debootstrap'],
   containers: [...backends, 'docker', 'dockerd', 'podman', 'debootstrap'],
   filesystems: [...backends, 'mkfs.btrfs', 'guestmount', 'qemu-img', 'qemu', 'socat', 'debootstrap'],
-  benchmarks: [...backends, 'borg'],
+  benchmarks: [...backends, 'borg', 'restic'],
   faults: [...backends, 'faketime', 'mkfs.btrfs'],
   test: [
     ...backends,
@@ -60,8 +62,8 @@ const specs = {
 } as const
 type Options = Values<typeof specs>
 
-/** What became of a step: done or there already (0), failed (1), or to be done by hand (77). */
-type Outcome = [code: 0 | 1 | 77, said: string]
+/** What apt-get said, for who wants to know. */
+const aptLog = join(tmpdir(), `vykar-e2e-setup-${process.getuid?.() ?? 0}.log`)
 
 async function packages(chosen: string[], dry: boolean): Promise<Outcome> {
   const wanted = [...new Set(chosen.flatMap((area) => areas[area]!))]
@@ -74,12 +76,12 @@ async function packages(chosen: string[], dry: boolean): Promise<Outcome> {
     return [77, `${what}: neither root nor passwordless sudo: run that as root; what needs it is skipped until then`]
   const names = [...new Set(missing.map((tool) => (tools[tool.name as ToolName] as { apt?: string }).apt ?? tool.name))]
   try {
-    await aptInstall(names)
+    writeFileSync(aptLog, await aptInstall(names))
   } catch {
     // One package that cannot be had must not keep the others away.
     for (const name of names)
       try {
-        await aptInstall([name])
+        writeFileSync(aptLog, await aptInstall([name]), { flag: 'a' })
       } catch (error) {
         console.error(`setup: ${name}: ${messageOf(error)}`)
       }
@@ -89,7 +91,7 @@ async function packages(chosen: string[], dry: boolean): Promise<Outcome> {
   const left = (await Promise.all(missing.map((tool) => find(tool.name as ToolName)))).filter((tool) => !tool.path)
   const gone = left.map((tool) => tool.name)
   const installed = missing.map((tool) => tool.name).filter((name) => !gone.includes(name))
-  return left.length ? [1, `still missing: ${gone.join(', ')}`] : [0, `installed ${installed.join(', ')}`]
+  return left.length ? [1, `still missing: ${gone.join(', ')}`] : [0, `installed ${installed.join(', ')} (${aptLog})`]
 }
 
 /** Images that the scripts start containers from, and what scripts/images/build makes where they cannot be pulled. */
@@ -116,7 +118,7 @@ async function imagesOf(dry: boolean): Promise<Outcome> {
   for (const name of ['docker', 'podman'] as const) {
     if (!(await find(name)).path) continue
     if ((await ask([name, 'info'])).code === 0) able.push(name)
-    else all.push([77, `${name} does not answer: start its daemon and run this again`])
+    else all.push([77, `${name} does not answer`])
   }
   if (dry) return [0, `would pull or build ${Object.keys(images).join(', ')} for ${able.join(' and ') || 'no engine'}`]
   for (const engine of able)
@@ -188,7 +190,13 @@ async function setup(chosen: string[], options: Options): Promise<number> {
   if (!options['packages-only'])
     steps.push(
       ...(chosen.some((area) => area === 'databases' || area === 'containers')
-        ? [['images', () => imagesOf(dry)] as [string, () => Promise<Outcome>]]
+        ? ([
+            ['docker', () => dockerDaemon(dry)],
+            ['images', () => imagesOf(dry)],
+          ] as typeof steps)
+        : []),
+      ...(chosen.some((area) => areas[area]!.includes('rclone'))
+        ? ([['S3 server', () => s3Server(dry)]] as typeof steps)
         : []),
       ['sample', () => sample(dry)],
       ['runtime', () => runtime(dry)],
@@ -199,14 +207,23 @@ async function setup(chosen: string[], options: Options): Promise<number> {
   const codes: Outcome[0][] = []
   for (const [name, step] of steps) {
     let outcome: Outcome
+    const start = performance.now()
     try {
       outcome = await step()
     } catch (error) {
       outcome = [1, messageOf(error)]
     }
     const word = { 0: 'ok', 1: 'FAILED', 77: 'by hand' }[outcome[0]]
-    console.log(`setup: ${name.padEnd(13)} ${word.padEnd(7)} ${outcome[1]}`)
+    const time = duration((performance.now() - start) / 1000)
+    console.log(`setup: ${name.padEnd(13)} ${word.padEnd(7)} ${time.padStart(6)}  ${outcome[1]}`)
     codes.push(outcome[0])
+  }
+  if (!options['packages-only'] && !dry) {
+    const scripts = await readiness()
+    const not = scripts.filter(({ word }) => word === 'lacks')
+    console.log(`\n./e2e all would run ${scripts.length - not.length} of ${scripts.length} scripts`)
+    for (const { scenario, word, without } of scripts)
+      if (word !== 'ready') console.log(`${word === 'lacks' ? 'not' : 'partly'} ${scenario}: without ${without}`)
   }
   return codes.includes(1) ? 1 : Math.max(...codes)
 }

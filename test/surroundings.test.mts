@@ -21,6 +21,7 @@ import { sleep } from 'zx'
 import { capKept, clearDeadRuns } from '#lib/cleanup.mts'
 import { isFree, lock } from '#lib/lock.mts'
 import { markOurs } from '#lib/ours.mts'
+import { scenarioNames } from '#scripts/suite/scenarios.mts'
 import {
   cleanEnv,
   lacking,
@@ -455,8 +456,10 @@ describe('what a process inherits', { skip, concurrency: 2 }, () => {
     const env = 'export PATH=$PWD/bin:$PATH; exec "$@"'
     const doctor = e2e(box, env, 'doctor')
     assert.equal(doctor.status, 77, doctor.stdout)
-    assert.match(doctor.stdout, /lacks {2}backends\/local\n/)
-    assert.match(doctor.stdout, /vykar .*does not work: exit 1\d\d/)
+    assert.match(doctor.stdout, /^lacks {3}backends\/local +without vykar \(.*does not work: exit 1\d\d/m)
+    const one = (text: string) => text.split('\n').filter((line) => /^(ready|partly|lacks)\b/.test(line)).length
+    assert.equal(one(doctor.stdout), scenarioNames().length)
+    assert.match(e2e(box, env, 'doctor', '--verbose').stdout, /^ +rsync +\d+\.\d+/m)
     const setup = e2e(box, env, 'setup', 'local', '--dry-run')
     assert.match(setup.stdout, /setup: vykar +FAILED .*does not work/)
   })

@@ -1,23 +1,12 @@
 // The scenario scripts as they describe themselves, in matrix order, and the fixed lists of them.
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { ask, lastLine } from '#lib/ask.mts'
 import { matrixOrder } from '#lib/config.mts'
-import type { ToolName } from '#lib/host.mts'
 import { nearest } from '#lib/options.mts'
-import { root, tsxWords } from '#lib/prepare.mts'
+import { type Description, root } from '#lib/prepare.mts'
+import { asked } from '#lib/scenario.mts'
 import { quote } from '#lib/transcript.mts'
-import { UsageError } from '#lib/verdict.mts'
-
-/** What `--describe` prints. */
-export interface Description {
-  scenario: string
-  header: string
-  needs: ToolName[]
-  wants: ToolName[]
-  /** Labels it can run on. */
-  repos: string[]
-}
+import { messageOf, UsageError } from '#lib/verdict.mts'
 
 /** Folders and scripts in the order in which they are run; what is not named comes last. */
 const order = [
@@ -58,14 +47,21 @@ export function scenarioNames(): string[] {
 }
 
 /** Asks scripts what they are. Throws Error where one does not answer. */
-export function describeAll(names = scenarioNames()): Promise<Description[]> {
-  return Promise.all(
-    names.map(async (name) => {
-      const asked = await ask([...tsxWords(`scripts/${name}`), '--describe'])
-      if (asked.code !== 0) throw new Error(`${name} --describe: exit ${asked.code}: ${lastLine(asked.stderr)}`)
-      return JSON.parse(asked.stdout) as Description
-    }),
-  )
+export async function describeAll(names = scenarioNames()): Promise<Description[]> {
+  const described: Description[] = []
+  asked.into = described
+  try {
+    for (const name of names) {
+      const before = described.length
+      await import(join(root, `scripts/${name}.mts`))
+      if (described.length !== before + 1) throw new Error('it does not say what it is')
+    }
+  } catch (error) {
+    throw new Error(`${names[described.length]}: ${messageOf(error)}`)
+  } finally {
+    asked.into = undefined
+  }
+  return described
 }
 
 /** One call of a script: how `e2e` is given it, and after how many seconds it is ended. */

@@ -18,17 +18,19 @@ import { describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { which } from '#lib/host.mts'
 import { markOurs } from '#lib/ours.mts'
+import type { Description } from '#lib/prepare.mts'
 import type { RowReport, RunReport } from '#lib/report.mts'
 import type { Verdict } from '#lib/verdict.mts'
 import type { Sample } from '#scripts/benchmarks/measure.mts'
 import { type Benchmark, figuresOf } from '#scripts/benchmarks/summary.mts'
 import { collect, difference, merge, pruneRuns } from '#scripts/suite/collect.mts'
 import { judgeScenarios, judgeTimes, type Pair } from '#scripts/suite/judge.mts'
+import { dockerDaemon, s3Server } from '#scripts/suite/machine.mts'
 import { pack } from '#scripts/suite/pack.mts'
 import { indexPage } from '#scripts/suite/page.mts'
 import { junitOfAll, skippedRows, verdictOfAll } from '#scripts/suite/results.mts'
 import { resultOf, runTask, type SuiteRun, type Task } from '#scripts/suite/runner.mts'
-import { callOf, choose, type Description, describeAll, profiles, scenarioNames } from '#scripts/suite/scenarios.mts'
+import { callOf, choose, describeAll, profiles, scenarioNames } from '#scripts/suite/scenarios.mts'
 import {
   cleanEnv,
   lacking,
@@ -698,6 +700,61 @@ describe('the gate', () => {
   })
 })
 
+/** Runs with these programs, each a line of bash, before all others on PATH. */
+async function withPrograms<T>(programs: Record<string, string>, fn: (dir: string) => Promise<T>): Promise<T> {
+  const { dir } = sandbox()
+  const bin = join(dir, 'bin')
+  mkdirSync(bin)
+  for (const [name, line] of Object.entries(programs))
+    writeFileSync(join(bin, name), `#!/bin/bash\ncd ${dir}\n${line}\n`, { mode: 0o755 })
+  for (const name of ['bash', 'setsid', 'nohup', 'touch', 'timeout']) symlinkSync(which(name)!, join(bin, name))
+  const before = process.env.PATH
+  process.env.PATH = bin
+  try {
+    return await fn(dir)
+  } finally {
+    process.env.PATH = before
+  }
+}
+
+describe('what setup does to the machine', () => {
+  const rootOnly = process.getuid?.() === 0 ? false : 'needs root'
+  // No real daemon is to be met: every way of starting one is a program of the test's.
+  const programs = {
+    docker: '[[ $1 == info ]] || { echo Docker version 20.10; exit; }\n[ -e up ]',
+    systemctl: 'exit 1',
+    service: 'exit 1',
+    dockerd: 'touch up',
+  }
+  const started = (more: Record<string, string>) => withPrograms({ ...programs, ...more }, () => dockerDaemon(false))
+
+  test("docker's daemon is started as it can be, and it is said how", { skip: rootOnly }, async () => {
+    assert.match((await started({})).join(), /^0,docker's daemon was started: dockerd in the background/)
+    assert.match((await started({ service: 'touch up' })).join(), /^0,docker's daemon was started: its init script/)
+    assert.match((await started({ docker: 'echo Docker version 20.10' })).join(), /^0,docker's daemon answers/)
+    const dry = await withPrograms(programs, async (dir) => [await dockerDaemon(true), existsSync(join(dir, 'up'))])
+    assert.deepEqual(dry, [[0, "would start docker's daemon"], false])
+  })
+
+  test('an S3 server: what the Go at hand can build, else the line that helps', async () => {
+    const engines = { podman: 'exit 1', docker: 'exit 1' }
+    const go = (version: string) => ({ ...engines, go: `echo go version go${version} linux/amd64` })
+    const dry = (version: string) => withPrograms(go(version), () => s3Server(true))
+    assert.deepEqual(await dry('1.24.4'), [0, 'would build versitygw v1.2.0'])
+    assert.deepEqual(await dry('1.22.1'), [0, 'would build versitygw v1.0.10'])
+    assert.match((await dry('1.19.8'))[1], /^would copy versitygw out of .* by no engine$/)
+    const none = await withPrograms(go('1.19.8'), () => s3Server(false))
+    assert.match(none.join(), /^77,no S3 server \(Go 1\.19 is too old, 1\.21 is needed\): put minio or versitygw into /)
+    const broken = { ...engines, go: '[[ $1 == version ]] && echo go1.24 || { echo no route >&2; exit 1; }' }
+    assert.match(
+      (await withPrograms(broken, () => s3Server(false))).join(),
+      /^77,no S3 server \(go install: no route\)/,
+    )
+    const there = await withPrograms({ minio: 'echo minio version 1.2' }, () => s3Server(false))
+    assert.match(there.join(), /^0,.*\/minio is there$/)
+  })
+})
+
 describe('setup.mts', () => {
   test('the sandbox is made once, with credentials of its own; a dry run makes nothing', { skip: tools }, () => {
     const box = sandbox()
@@ -705,7 +762,7 @@ describe('setup.mts', () => {
     assert.match(dry.out, /would write .*vykar\.sample\.yaml/)
     assert.ok(!existsSync(join(box.dir, 'vykar.sample.yaml')) && !existsSync(join(box.dir, 'corpus-local')))
     const made = tool(box, 'setup', 'local', '--corpus-gib', '0.01')
-    assert.match(made.out, /^setup: corpus-remote +ok +made/m)
+    assert.match(made.out, /^setup: corpus-remote +ok +[\d.]+ s +made/m)
     const sample = join(box.dir, 'vykar.sample.yaml')
     assert.equal(statSync(sample).mode & 0o777, 0o600)
     assert.doesNotMatch(readFileSync(sample, 'utf8'), /minioadmin|:-vykar-e2e\}/)
@@ -714,7 +771,7 @@ describe('setup.mts', () => {
     const old = readFileSync(sample, 'utf8')
     utimesSync(sample, 1, 1)
     const again = tool(box, 'setup', 'local', '--corpus-gib', '0.01')
-    assert.match(again.out, /^setup: sample +ok .* is there$/m)
+    assert.match(again.out, /^setup: sample +ok +[\d.]+ s +.* is there$/m)
     assert.equal(readFileSync(sample, 'utf8'), old)
   })
 
@@ -723,8 +780,8 @@ describe('setup.mts', () => {
     writeFileSync(join(box.dir, 'corpus-local'), 'a file')
     const done = tool(box, 'setup', 'local', '--corpus-gib', '0.01')
     assert.equal(done.code, 1, done.out)
-    assert.match(done.out, /^setup: corpus-local +FAILED .*not a directory/m)
-    assert.match(done.out, /^setup: corpus-remote +ok +made/m)
+    assert.match(done.out, /^setup: corpus-local +FAILED +[\d.]+ s +.*not a directory/m)
+    assert.match(done.out, /^setup: corpus-remote +ok +[\d.]+ s +made/m)
   })
 
   test('a package that cannot be had keeps no other away, and is named', () => {
@@ -743,7 +800,7 @@ describe('setup.mts', () => {
       env: { ...cleanEnv(box), PATH: bin },
     })
     assert.equal(done.status, 1, done.stdout + done.stderr)
-    assert.match(done.stdout, /^setup: packages +FAILED +still missing: (?!.*rsync).*setfattr/m)
+    assert.match(done.stdout, /^setup: packages +FAILED +[\d.]+ s +still missing: (?!.*rsync).*setfattr/m)
   })
 
   test('a version that is not there is named; an unknown area too', { skip: tools }, () => {

@@ -1,0 +1,81 @@
+// What setup.mts does to a machine beside installing packages: starts docker's daemon, and brings an S3 server.
+import { mkdirSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { join } from 'node:path'
+import { ask, lastLine } from '#lib/ask.mts'
+import { find, which } from '#lib/host.mts'
+
+/** What became of a step: done or there already (0), failed (1), or to be done by hand (77). */
+export type Outcome = [code: 0 | 1 | 77, said: string]
+
+/** How a daemon is started, the usual way first: an init script fails where limits cannot be raised, as in a container. */
+const dockerStarts: [string, string][] = [
+  ['systemd', '[ -d /run/systemd/system ] && systemctl start docker'],
+  ['its init script', 'service docker start'],
+  [
+    'dockerd in the background, /var/log/dockerd.log',
+    'setsid nohup dockerd --pidfile /run/docker.pid >> /var/log/dockerd.log 2>&1 < /dev/null &',
+  ],
+]
+
+/** Docker's daemon answers, where docker is installed. */
+export async function dockerDaemon(dry: boolean): Promise<Outcome> {
+  const answers = async () => (await ask(['docker', 'info'], { seconds: 20 })).code === 0
+  if (!(await find('docker')).path) return [0, 'docker is not installed']
+  if (await answers()) return [0, "docker's daemon answers"]
+  if (!which('dockerd')) return [77, "docker's daemon does not answer, and is not on this host: see DOCKER_HOST"]
+  if (dry) return [0, "would start docker's daemon"]
+  if (process.getuid?.() !== 0) return [77, "docker's daemon does not run: sudo systemctl start docker"]
+  for (const [how, line] of dockerStarts) {
+    if ((await ask(['bash', '-c', line], { seconds: 90 })).code !== 0) continue
+    for (let tries = 0; tries < 30; tries++) {
+      if (await answers()) return [0, `docker's daemon was started: ${how}`]
+      await new Promise((settle) => setTimeout(settle, 500))
+    }
+  }
+  return [1, "docker's daemon cannot be started: see /var/log/dockerd.log"]
+}
+
+/** Versions of versitygw by the Go that builds them (`go` line of their go.mod), the newest first. */
+const versitygw: [go: number, version: string][] = [
+  [1.24, 'v1.2.0'],
+  [1.21, 'v1.0.10'],
+]
+const image = 'docker.io/versity/versitygw:v1.2.0'
+
+/** An S3 server: there, built by Go at the version that this Go can build, or copied out of its image. */
+export async function s3Server(dry: boolean): Promise<Outcome> {
+  const found = await find('s3-server')
+  if (found.path) return [0, `${found.path} is there`]
+  const go = which('go')
+  const own = Number(/go(\d+\.\d+)/.exec(go ? (await ask([go, 'version'])).stdout : '')?.[1] ?? 0)
+  const version = versitygw.find(([least]) => own >= least)?.[1]
+  const engines: string[] = []
+  for (const name of ['podman', 'docker'] as const)
+    if ((await find(name)).path && (await ask([name, 'info'], { seconds: 20 })).code === 0) engines.push(name)
+  if (dry)
+    return [
+      0,
+      version
+        ? `would build versitygw ${version}`
+        : `would copy versitygw out of ${image} by ${engines.join(' or ') || 'no engine'}`,
+    ]
+  const dir = process.getuid?.() === 0 ? '/usr/local/bin' : join(homedir(), '.local/bin')
+  mkdirSync(dir, { recursive: true })
+  const tried: string[] = []
+  if (version) {
+    const module = `github.com/versity/versitygw/cmd/versitygw@${version}`
+    const env = { ...process.env, GOBIN: dir, CGO_ENABLED: '0', GOFLAGS: '-buildvcs=false' }
+    const built = await ask([go!, 'install', module], { seconds: 1800, env })
+    if (built.code === 0) return [0, `built versitygw ${version} into ${dir}`]
+    tried.push(`go install: ${lastLine(built.stderr)}`)
+  } else tried.push(go ? `Go ${own} is too old, 1.21 is needed` : 'no Go')
+  for (const engine of engines) {
+    const line = `set -eo pipefail; ${engine} image inspect ${image} > /dev/null 2>&1 || ${engine} pull -q ${image} > /dev/null
+id=$(${engine} create --label vykar-e2e.setup ${image}); trap '${engine} rm "$id" > /dev/null' EXIT; ${engine} cp "$id":/app/versitygw ${dir}/versitygw`
+    const copied = await ask(['bash', '-c', line], { seconds: 900 })
+    if (copied.code === 0 && (await find('s3-server')).path) return [0, `copied versitygw out of ${image} into ${dir}`]
+    tried.push(`${engine}: ${lastLine(copied.stderr)}`)
+  }
+  return [77, `no S3 server (${tried.join('; ')}): put minio or versitygw into ${dir}; S3 is SKIPPED until then`]
+}

@@ -121,8 +121,8 @@ export async function reclaimed(
   const there = { raw: `REPO_${repo.toUpperCase().replace(/\W/g, '_')}=reclaimed HOME=$PWD/lost` }
   for (const id of ids) {
     await $`rm -rf reclaimed reclaimed-tree lost && cp -al copy reclaimed && mkdir lost reclaimed-tree`
-    for (const other of ids.filter((name) => name !== id))
-      await $`${there} vykar --config lost.yaml snapshot delete -R ${repo} $(<${{ raw: other }}.id)`
+    const others = { raw: ids.flatMap((name) => (name === id ? [] : [`$(<${name}.id)`])).join(' ') }
+    if (ids.length > 1) await $`${there} vykar --config lost.yaml snapshot delete -R ${repo} ${others}`
     await $({
       limit: '1h',
     })`${there} vykar --config lost.yaml compact -R ${repo} --threshold 0 > reclaimed.out`

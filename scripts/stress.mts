@@ -7,15 +7,17 @@
 import { readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Background, background } from '#lib/background.mts'
+import { diskUsage } from '#lib/cleanup.mts'
 import { config, localDir } from '#lib/config.mts'
 import { root } from '#lib/prepare.mts'
 import { busySeconds } from '#lib/report.mts'
 import { type ScenarioRun, scenario } from '#lib/scenario.mts'
 import { $, type CommandRecord, check, endStep, inside, read, rowScope, seconds, step, within } from '#lib/sh.mts'
 import { bytes, duration } from '#lib/terminal.mts'
-import { Mismatch, UsageError } from '#lib/verdict.mts'
+import { Blocked, Mismatch, UsageError } from '#lib/verdict.mts'
 import { nothingHeld, packBytes, says, sound, standardNeeds } from '#scripts/checks.mts'
 import { fresh, serverWants } from '#scripts/common.mts'
+import { copyOf, reclaimed } from '#scripts/damage.mts'
 import { parseBackup, parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
 import { needSpace } from '#scripts/space.mts'
@@ -27,6 +29,7 @@ import {
   beginTrace,
   described,
   isMaintenance,
+  overlap,
   parseWeights,
   plan,
   readTrace,
@@ -50,6 +53,9 @@ const options = {
   concurrency: { kind: 'number', help: 'clients on one repository, each with its own source', default: 1, min: 1 },
   weights: { kind: 'list', help: 'how often an action is drawn: backup=6,restore=5,...; 0 leaves one out' },
   'corpus-gib': { kind: 'number', help: 'size of each client’s source', default: 0.1, above: true },
+  source: { kind: 'dir', help: 'tree of yours: each client walks on a copy of it' },
+  mode: { kind: 'string', help: 'encryption of the repository', choices: ['auto', 'none'], default: 'auto' },
+  'time-v': { kind: 'flag', help: 'figures of each vykar command, in stress.REPO.commands.csv' },
   replay: { kind: 'file', help: 'repeat the walk that this trace records' },
 } as const
 type Stress = ScenarioRun<typeof options>
@@ -71,6 +77,8 @@ interface Walk {
   series: Series
   spent: Spent
   counts: Record<string, number>
+  /** Serials of snapshots that have been restored and compared. */
+  restored: Set<string>
 }
 
 /** What was done, or happened, once more. */
@@ -147,17 +155,24 @@ function deed(walk: Walk, action: Action, serial: string): Deed {
         for (const part of ['sha256', 'tree', 'xattr'])
           await $({ limit: '1h' })`diff -a ../model/${target!}.${part} restored.${part}`
         await $({ limit: '1h' })`rm -rf restored/`
+        walk.restored.add(target!)
       },
     })
   if (kind === 'list') return vykar(`list -R ${repo} --last 5`, '10m')
   if (kind === 'delete')
     return vykar(`snapshot delete -R ${repo} $(<../model/${target}.id)`, '30m', {
+      before: () => proven(walk, client, [target!]),
       after: forget(walk.model.filter((kept) => kept.serial !== target)),
     })
   if (kind === 'prune') {
     const rules = Object.entries(policy!).map(([name, n]) => `  ${name}: ${n}`)
     return vykar(`prune -R ${repo}`, '30m', {
-      before: () => $`{ cat config.yaml; printf '%s\n' retention: ${rules}; } > prune.yaml`,
+      before: async () => {
+        const left = survivors(walk.model, policy!)
+        const going = walk.model.filter((kept) => !left.includes(kept))
+        await proven(walk, client, going.map(({ serial }) => serial))
+        await $`{ cat config.yaml; printf '%s\n' retention: ${rules}; } > prune.yaml`
+      },
       after: () => forget(survivors(walk.model, policy!))(),
     }, 'prune.yaml') // biome-ignore format: one call
   }
@@ -180,6 +195,17 @@ function deed(walk: Walk, action: Action, serial: string): Deed {
   })
 }
 
+/** A snapshot that goes has been restored and compared before: those of the serials that were not yet are, in the client's directory. */
+async function proven(walk: Walk, client: number, serials: readonly string[]): Promise<void> {
+  for (const target of serials.filter((serial) => !walk.restored.has(serial))) {
+    const { line, limit, before, after } = deed(walk, { kind: 'restore', client, target }, '')
+    await before?.()
+    await $({ limit })`${line} > restore.out`
+    await after?.()
+    count(walk, 'restored before it went')
+  }
+}
+
 /** TERM at some moment of a backup, which is then made again. An interrupt that came late has made a whole snapshot, which goes. */
 async function interrupt(walk: Walk, { client, moment = 0.5 }: Action, serial: string): Promise<void> {
   const { repo } = walk
@@ -188,7 +214,8 @@ async function interrupt(walk: Walk, { client, moment = 0.5 }: Action, serial: s
   await $`sleep ${wait}`
   const { code, by } = await begun.end('TERM')
   await $`vykar --config config.yaml list -R ${repo} > late.list`
-  await $`sed -nE 's/^ *([0-9a-f]{8}) .*/\1/p' late.list | grep -vxFf <(cat ../model/*.id) > late.ids || true`
+  // Another client's, made meanwhile, are none of this one's.
+  await $`sed -nE 's/^ *([0-9a-f]{8}) .*/\1/p' late.list | grep -vxFf <(cat ../model/*.id; sed -n 's/^Snapshot created: //p' ../client-*/backup.out) > late.ids || true`
   await check(`[[ $rc == 130 || $rc == 143 || -s late.ids ]]`, () => {
     if (by === 'KILL') throw new Mismatch('TERM did not end the backup within 60 s, KILL was needed')
     // A program that has not yet begun to listen for TERM ends as every program does: 128 + 15.
@@ -240,19 +267,24 @@ async function act(walk: Walk, n: number, actions: readonly Action[]): Promise<v
     return
   }
   const excluded = todo.some(({ kind }) => isMaintenance(kind))
-  const going: { action: Action; doing: Deed; task: Background }[] = []
+  const going: { action: Action; doing: Deed; task: Background; at: number }[] = []
   for (const action of todo.filter(({ kind }) => kind !== 'interrupt'))
     await at(action, async () => {
       const doing = deed(walk, action, serialOf(action))
       await doing.before?.()
-      going.push({ action, doing, task: await background(doing.out)`${doing.line}` })
+      going.push({ action, doing, at: performance.now(), task: await background(doing.out)`${doing.line}` })
     })
   for (const action of todo.filter(({ kind }) => kind === 'interrupt'))
     await at(action, () => interrupt(walk, action, serialOf(action)))
   const again: Action[] = []
   const done = []
-  for (const { action, doing, task } of going)
-    done.push(await at(action, () => task.done(excluded ? [0, 1] : [0]).then((ended) => ({ action, doing, ended }))))
+  const spans: [from: number, to: number][] = []
+  for (const { action, doing, task, at: from } of going) {
+    const ended = await at(action, () => task.done(excluded ? [0, 1] : [0]))
+    spans.push([from, from + ended.seconds * 1000])
+    done.push({ action, doing, ended })
+  }
+  if (overlap(spans)) count(walk, 'clients overlapped')
   for (const { action, doing, ended } of done)
     await at(action, async () => {
       if (ended.code === 0) {
@@ -351,6 +383,7 @@ async function goOn(walk: Walk, trace: Trace | undefined): Promise<void> {
       if (run.dry) continue
       // A collection takes a moment: one in ten steps is enough to see what grows.
       if (n % 10 === 1) live = liveKiB()
+      if (run.options['time-v']) series.addCommands(n, commands)
       const vykarKiB = Math.max(0, ...commands.filter((c) => c.command.startsWith('vykar ')).map((c) => c.peakKiB ?? 0))
       series.add({
         step: n,
@@ -378,7 +411,25 @@ async function goOn(walk: Walk, trace: Trace | undefined): Promise<void> {
 }
 
 /** The last snapshots go, and with them every byte in the packs: what a walk has leaked is left over now. */
-async function drain({ repo, model, run }: Walk): Promise<void> {
+async function drain(walk: Walk): Promise<void> {
+  const { repo, model, run } = walk
+  await inside('client-1', () =>
+    proven(
+      walk,
+      1,
+      model.map(({ serial }) => serial),
+    ),
+  )
+  // Space that is reclaimed harms no snapshot: each that the walk holds, in a copy in which it is the only one left.
+  if (model.length && (await copyOf(repo))) {
+    await reclaimed(
+      repo,
+      model.map(({ serial }) => `model/${serial}`),
+      async () => {},
+    )
+    await $`rm -r copy`
+  }
+  step('drain')
   const ids = { raw: model.map((kept) => `$(<model/${kept.serial}.id)`).join(' ') }
   if (model.length) await $({ limit: '30m' })`vykar --config config.yaml snapshot delete -R ${repo} ${ids}`
   await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} --threshold 1`
@@ -413,16 +464,20 @@ await scenario(import.meta, { needs: [...standardNeeds, 'getfattr'], wants: serv
     concurrency: o.concurrency,
     corpusGib: o['corpus-gib'],
     weights: parseWeights(o.weights),
+    mode: o.mode,
+    ...(o.source ? { source: o.source } : {}),
   }
   if (trace && !run.repos.includes(trace.repo))
     throw new UsageError(`--replay: the walk was on ${trace.repo}, which --repo leaves out`)
-  const { concurrency, corpusGib, seed } = walkOptions
+  const { concurrency, seed, mode } = walkOptions
+  const theirs = walkOptions.source
+  const corpusGib = theirs && !run.dry ? (await diskUsage(theirs, true)) / 2 ** 30 : walkOptions.corpusGib
   // The sources, what they change by, what has not been compacted yet, and a restored tree for each client.
   const places = [run.runtime, ...run.repos.map((label) => localDir(run.plan.sample.repository(label).url))]
   const needs = places
     .filter((dir) => dir !== undefined)
     .map((dir) => ({ dir, bytes: concurrency * corpusGib * 2 ** 32 }))
-  if (!run.dry) needSpace(needs, `${concurrency} sources of ${corpusGib} GiB`, 'take a smaller --corpus-gib')
+  if (!run.dry) needSpace(needs, `${concurrency} sources of ${corpusGib.toFixed(3)} GiB`, 'take a smaller source')
   await servers()
 
   for (const repo of trace ? [trace.repo] : run.repos)
@@ -436,6 +491,8 @@ await scenario(import.meta, { needs: [...standardNeeds, 'getfattr'], wants: serv
 sources:
   - path: ${source}
     label: ${label}
+encryption:
+  mode: ${mode ?? 'auto'}
 compression:
   algorithm: none
 repositories:
@@ -448,11 +505,19 @@ repositories:
           await written(`client-${n}`)
           // Keys lie beside the row's directory, which is one level up from here.
           await $`sed -i 's|: \.\./server|: ../../server|' config.yaml`
-          await $({ limit: '1h' })`e2e data-gen/corpus --out corpus --gib ${corpusGib} --seed ${seed + n} --churn 0`
-          // What vykar is known not to keep, which the model does not excuse.
-          await $`(cd ${source}/awkward && rm -f special/* mtime-2300 links/hard-symlink-2 xattr-name-not-utf8)`
-          // Holes are content for sha256sum and nothing for a repository.
-          await $`rm ${source}/awkward/sparse`
+          if (theirs) {
+            // Without what vykar is known not to keep, which the model does not excuse.
+            await $({ limit: '2h' })`mkdir corpus && cp -a --sparse=never ${theirs} ${source}`
+            await $`find ${source} \( -type p -o -type s -o -type b -o -type c -o -type l -links +1 \) -delete`
+            await $`(cd ${source} && find . -depth -print0 | { grep -zaxv '.*' || true; } | xargs -0 -r rm -rf)  # names that are not UTF-8`
+          } else {
+            await $({ limit: '1h' })`e2e data-gen/corpus --out corpus --gib ${corpusGib} --seed ${seed + n} --churn 0`
+            await $`(cd ${source}/awkward && rm -f special/* mtime-2300 links/hard-symlink-2 xattr-name-not-utf8)`
+            // Holes are content for sha256sum and nothing for a repository.
+            await $`rm ${source}/awkward/sparse`
+            // Clients share content, in other places.
+            if (n > 1) await $`cp -a ../client-1/${source}/awkward ${source}/shared`
+          }
           sizes.push(Math.round(corpusGib * 2 ** 30))
         })
 
@@ -468,6 +533,7 @@ repositories:
         series: new Series(run, repo),
         spent: { wall: 0, busy: 0, vykar: 0 },
         counts: {},
+        restored: new Set(),
       }
       try {
         step('walk')
@@ -479,7 +545,9 @@ repositories:
         }
       }
 
-      step('drain')
+      step('restore what was not yet')
       await drain(walk)
+      if (concurrency > 1 && walk.series.steps >= 20 && !walk.counts['clients overlapped'])
+        throw new Blocked('no two clients were at work at the same moment: give a larger --corpus-gib')
     })
 })

@@ -1,8 +1,9 @@
 // The figures of a walk, step by step: a CSV that grows with the walk, and its charts.
-import { appendFileSync, writeFileSync } from 'node:fs'
+import { appendFileSync, existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { stringify } from 'csv-stringify/sync'
 import type { Run } from '#lib/run.mts'
+import type { CommandRecord } from '#lib/sh.mts'
 import { bytes, duration } from '#lib/terminal.mts'
 
 /** What the steps of a walk took together, in seconds. */
@@ -40,6 +41,9 @@ const columns = [
   'harnessKiB',
 ] as const
 
+/** What is measured of a command; nothing of one that ran beside others. */
+const costs = ['seconds', 'cpuSeconds', 'systemSeconds', 'peakKiB', 'readBytes', 'writtenBytes'] as const
+
 /** More marks than this are no chart. */
 const mostMarks = 1500
 
@@ -69,6 +73,16 @@ export class Series {
       this.samples = this.samples.filter((held, i) => i % 2 === 0 || held.explainedBytes !== undefined)
     const cells = columns.map((column) => sample[column] ?? '')
     appendFileSync(join(this.dir, `${this.name}.csv`), stringify([cells]))
+  }
+
+  /** Puts the figures of a step's vykar commands on record: what `time -v` says of each. */
+  addCommands(step: number, commands: readonly CommandRecord[]): void {
+    const file = join(this.dir, `${this.name}.commands.csv`)
+    if (!existsSync(file)) writeFileSync(file, stringify([['step', 'command', 'exit', ...costs]]))
+    const rows = commands
+      .filter(({ command }) => command.startsWith('vykar '))
+      .map((record) => [step, record.command, record.code, ...costs.map((cost) => record[cost] ?? '')])
+    if (rows.length) appendFileSync(file, stringify(rows))
   }
 
   /** Draws repository size, step times and memory over the steps; the report shows the chart. */

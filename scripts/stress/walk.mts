@@ -47,6 +47,10 @@ export interface WalkOptions {
   concurrency: number
   corpusGib: number
   weights: Record<Kind, number>
+  /** Encryption of the repository; traces of older walks have none. */
+  mode?: string
+  /** The user's tree of which each client has a copy. */
+  source?: string
 }
 
 /** Parses `--weights backup=3,restore=10`: kinds that are not named keep their default, 0 leaves one out. */
@@ -70,6 +74,19 @@ function draw(kinds: readonly Kind[], weights: Record<Kind, number>, random: () 
     if (at < 0) return kind
   }
   return kinds.find((kind) => weights[kind] > 0) ?? 'backup'
+}
+
+/** Steps that have a kind of their own, so that a short walk has each at least once. */
+const tour: Record<number, Kind> = {
+  2: 'interrupt',
+  5: 'change',
+  6: 'restore',
+  8: 'delete',
+  11: 'prune',
+  14: 'compact',
+  17: 'verify',
+  19: 'check',
+  22: 'list',
 }
 
 /**
@@ -99,7 +116,9 @@ export function plan(step: number, snapshots: readonly Kept[], options: WalkOpti
     return { kind: 'prune', client, policy: pick(policies) }
   }
   const full = snapshots.length >= retain
-  const kind = draw([...clientKinds, ...maintenanceKinds], weights, random)
+  const drawn = draw([...clientKinds, ...maintenanceKinds], weights, random)
+  const due = tour[step]
+  const kind = due && weights[due] > 0 ? due : drawn
   if (full && (kind === 'backup' || kind === 'interrupt' || snapshots.length > retain)) return [remove()]
   if (!isMaintenance(kind)) {
     const room = retain - snapshots.length
@@ -141,6 +160,10 @@ function clientAction(kind: Kind, client: number, target: string, random: () => 
 
 /** Whether an action is one that vykar may refuse while another client is at work. */
 export const isMaintenance = (kind: Kind): boolean => (maintenanceKinds as readonly string[]).includes(kind)
+
+/** Whether two of these spans of time have a moment in common. */
+export const overlap = (spans: readonly (readonly [from: number, to: number])[]): boolean =>
+  spans.some(([from, to], i) => spans.slice(i + 1).some(([other, end]) => other < to && from < end))
 
 /** An action in a line of progress: `2 restore 17.1`. */
 export function described({ kind, client, target, policy, threshold }: Action): string {

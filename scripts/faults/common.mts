@@ -14,6 +14,21 @@ export const faultOptions = {
   'corpus-mib': { kind: 'number', help: 'size of the source in MiB', default: 20, above: true },
 } as const
 
+/**
+ * The rounds of a row: `chosen` says whether a round is the one that --round names (or none is named), marks its step, and puts its name
+ * into \`tried\`.
+ */
+export function roundsOf(only: string | undefined): { chosen: (name: string) => boolean; tried: string[] } {
+  const tried: string[] = []
+  const chosen = (name: string) => {
+    if (only && only !== name) return false
+    step(name)
+    tried.push(name)
+    return true
+  }
+  return { chosen, tried }
+}
+
 /** Where the row's repository is, for lines that look at another one: a copy, a proxy. */
 export const at = (repo: string, url: string) => ({ raw: `REPO_${repo.toUpperCase().replace(/\W/g, '_')}=${url}` })
 
@@ -200,6 +215,26 @@ export async function clearOthers(repo: string, ids: readonly string[]): Promise
   await $`cat ${ids.map((id) => `${id}.id`)} > acked && vykar --config config.yaml list -R ${repo} > all.list && { grep -oE '^ *[0-9a-f]{8} ' all.list | tr -d ' ' | grep -vxFf acked || true; } > others.ids`
   await $`test ! -s others.ids || xargs vykar --config config.yaml snapshot delete -R ${repo} < others.ids`
   await $`vykar --config config.yaml compact -R ${repo}`
+}
+
+/**
+ * What a fault must have led to.
+ * @param verb what ran into it; it printed into met.out
+ * @param must whether it must come through, must fail, or may do either
+ * @param hangs of its entry in known-findings.yaml, where it is known not to end
+ */
+export function judge(name: string, verb: string, { code }: Output, must: 'work' | 'fail' | 'any', hangs = ''): void {
+  if (code === 124 || code === 137)
+    return violated('7: everything ends', name, `${verb} did not end within its limit`, `vykar ${verb}`, hangs)
+  if (must === 'work' && code !== 0)
+    violated(
+      'a fault that goes away costs nothing',
+      name,
+      `${verb} exits ${code}: ${lastOf('met.out')}`,
+      `vykar ${verb}`,
+    )
+  if (must === 'fail' && code === 0)
+    violated('2: exit 0 means complete', name, `${verb} exits 0 although it could not be done`, `vykar ${verb}`)
 }
 
 /** Ends a row of faults: it is BLOCKED where no fault fired, and a FAIL where the oracle was violated. */

@@ -5,7 +5,7 @@
 // may go on together succeeds, whatever is stale is cleared, and every acknowledged snapshot is still restored to what it was.
 import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
-import { $, check, fact, type Output, read, step } from '#lib/sh.mts'
+import { $, check, fact, type Output, read } from '#lib/sh.mts'
 import { ownServer, standardNeeds } from '#scripts/checks.mts'
 import { contents, serverWants } from '#scripts/common.mts'
 import {
@@ -17,6 +17,7 @@ import {
   conclude,
   faultOptions,
   lastOf,
+  roundsOf,
   violated,
 } from '#scripts/faults/common.mts'
 import { servers } from '#scripts/servers.mts'
@@ -32,13 +33,8 @@ await scenario(import.meta, spec, async (run) => {
     const { seen = variable } = run.endpoint(repo)
     /** The repository's own directory, in which locks and sessions are looked at and planted. */
     const files = { raw: `"$${seen}"` }
-    let [fired, tried] = [0, 0]
-    const chosen = (name: string) => {
-      if (only && only !== name) return false
-      step(name)
-      tried++
-      return true
-    }
+    let fired = 0
+    const { chosen, tried } = roundsOf(only)
     const vykar = (words: string, client = 'config.yaml'): Promise<Output> =>
       $({
         limit: '5m',
@@ -170,9 +166,9 @@ await scenario(import.meta, spec, async (run) => {
         await clearOthers(repo, ['ack-1', 'ack-2'])
       }
       await $`rm -rf source corpus tree slow-tree client-?`
-      await conclude(fired, tried)
+      await conclude(fired, tried.length)
     })
-    ;[fired, tried] = [0, 0]
+    fired = tried.length = 0
 
     await run.row({ repo, variant: 'other-hosts' }, async () => {
       if (repo !== 'local') ownServer()
@@ -258,7 +254,7 @@ await scenario(import.meta, spec, async (run) => {
         await clearOthers(repo, ids)
       }
       await $`rm -rf source corpus tree`
-      await conclude(fired, tried)
+      await conclude(fired, tried.length)
     })
   }
 })

@@ -16,6 +16,7 @@ import {
   faultOptions,
   lastOf,
   restoredAs,
+  roundsOf,
   violated,
 } from '#scripts/faults/common.mts'
 import { parseList } from '#scripts/printed.mts'
@@ -54,13 +55,7 @@ sources:
       await contents('source', 'ack-1')
       await $`vykar --config config.yaml backup -R ${repo} > ack-1.out && sed -n 's/^Snapshot created: //p' ack-1.out > ack-1.id`
     }
-    const tried: string[] = []
-    const chosen = (name: string) => {
-      if (only && only !== name) return false
-      step(name)
-      tried.push(name)
-      return true
-    }
+    const { chosen, tried } = roundsOf(only)
     /** Runs a command with case.yaml; what it printed is in met.out. */
     const meet = async (words: string, limit = 120): Promise<Output> => {
       const met = await $({

@@ -3,7 +3,7 @@
 // Passes when all of it is backed up and restored to what it was, time, memory and bytes read grow no faster than the number of files, and
 // what cannot be done is said; the smallest memory that still works is a figure.
 import { scenario } from '#lib/scenario.mts'
-import { $, check, fact, note, type Output, read, step, undo } from '#lib/sh.mts'
+import { $, check, fact, note, type Output, read, undo } from '#lib/sh.mts'
 import { standardNeeds, torn } from '#scripts/checks.mts'
 import { contents, serverWants } from '#scripts/common.mts'
 import {
@@ -15,6 +15,7 @@ import {
   faultOptions,
   lastOf,
   restoredAs,
+  roundsOf,
   violated,
 } from '#scripts/faults/common.mts'
 import { memoryCgroup } from '#scripts/memory.mts'
@@ -40,13 +41,7 @@ await scenario(import.meta, spec, async (run) => {
   for (const repo of run.repos) {
     const variable = `REPO_${repo.toUpperCase()}`
     const here = at(repo, `"$${variable}"`)
-    let tried = 0
-    const chosen = (name: string) => {
-      if (only && only !== name) return false
-      step(name)
-      tried++
-      return true
-    }
+    const { chosen, tried } = roundsOf(only)
 
     await run.row({ repo, variant: 'many' }, async () => {
       await acknowledged(repo, 1, 1)
@@ -98,9 +93,9 @@ await scenario(import.meta, spec, async (run) => {
         }
       })
       await $`rm -rf source tree`
-      await conclude(tried, tried)
+      await conclude(tried.length, tried.length)
     })
-    tried = 0
+    tried.length = 0
 
     await run.row({ repo, variant: 'links' }, async () => {
       await acknowledged(repo, 1, 1)
@@ -125,9 +120,9 @@ await scenario(import.meta, spec, async (run) => {
           )
         await $`rm -rf source tree`
       }
-      await conclude(tried, tried)
+      await conclude(tried.length, tried.length)
     })
-    tried = 0
+    tried.length = 0
 
     await run.row({ repo, variant: 'little' }, async () => {
       const ids = await acknowledged(repo, 1, Math.max(mib, 20))
@@ -242,8 +237,8 @@ await scenario(import.meta, spec, async (run) => {
       }
       await clearOthers(repo, ids)
       await allThere(repo, ids, 'all', here)
-      await conclude(tried, tried)
+      await conclude(tried.length, tried.length)
     })
-    tried = 0
+    tried.length = 0
   }
 })

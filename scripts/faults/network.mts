@@ -1,23 +1,22 @@
 #!/usr/bin/env -S npx tsx
 // Network: a proxy on loopback (scripts/faults/proxy.mts) in front of REST, S3 and SFTP resets connections, answers 401 to 507, delays, loses,
-// doubles, shortens and withholds; a server is killed and restarted in the middle of an upload, runs full, or takes no deletes.
+// doubles, shortens and withholds.
 // Passes when a fault that goes away costs nothing, one that stays is said with an exit code within the limit, every acknowledged snapshot
 // is still restored to what it was, and all works again.
 import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
-import { $, fact, type Output, read, step, undo } from '#lib/sh.mts'
+import { $, fact, read, step } from '#lib/sh.mts'
 import { ownServer, standardNeeds } from '#scripts/checks.mts'
 import { contents, serverWants } from '#scripts/common.mts'
 import {
   acknowledged,
   afterwards,
-  allThere,
   at,
   clearOthers,
   conclude,
   faultOptions,
+  judge,
   lastOf,
-  restoredAs,
   violated,
 } from '#scripts/faults/common.mts'
 import { addressOf, freePort } from '#scripts/provide.mts'
@@ -189,170 +188,5 @@ await scenario(import.meta, spec, async (run) => {
       await $`rm -rf source corpus met-tree tree`
       await conclude(fired, tried)
     })
-    if (repo === 'rest') await ofServer(repo, Math.min(mib, 12))
-  }
-
-  /** What a server itself does: it is killed and comes back, runs full, has a quota, takes no deletes. */
-  async function ofServer(repo: string, mib: number): Promise<void> {
-    await run.row({ repo, variant: 'server' }, async () => {
-      ownServer()
-      const ids = await acknowledged(repo, 2, mib)
-      const port = run.dry ? 18587 : await freePort(0)
-      const [here, second] = [at(repo, '"$REPO_REST"'), at(repo, `http://127.0.0.1:${port}`)]
-      const start = async (name: string, words: string) => {
-        const server = await background(
-          name,
-        )`env VYKAR_TOKEN=$VYKAR_E2E_REST_TOKEN vykar-server --listen 127.0.0.1:${port} ${{ raw: words }}`
-        await $({ limit: '30s' })`until curl -fs -o /dev/null http://127.0.0.1:${port}/health; do sleep 0.05; done`
-        return server
-      }
-      const tried: string[] = []
-      const chosen = (name: string) => {
-        if (only && only !== name) return false
-        step(name)
-        tried.push(name)
-        return true
-      }
-      let fired = 0
-
-      if (chosen('killed and restarted')) {
-        await $`head -c 48M /dev/urandom > source/fresh`
-        const first = await start('first-server', '--data-dir "$FILES_REST"')
-        await $`sed 's|^\( *\)max_pack_size:.*|&\n\1retry: {max_retries: 5, retry_delay_ms: 500}|' config.yaml > retry.yaml`
-        await $`find "$FILES_REST"/packs -type f | wc -l > packs.before`
-        const going = await background('going')`env ${second} vykar --config retry.yaml backup -R ${repo}`
-        await $`until (($(find "$FILES_REST"/packs -type f | wc -l) > $(<packs.before) + 2)) || ! kill -0 $(<going.pid) 2> /dev/null; do sleep 0.01; done`
-        if (going.running()) fired++
-        await first.end('KILL')
-        await $`sleep 0.5`
-        const again = await start('again-server', '--data-dir "$FILES_REST"')
-        const ended = await going.done([0, 1])
-        await again.end('TERM')
-        fact('killed and restarted', `backup ended with exit ${ended.code}`)
-        if (ended.code)
-          violated(
-            'a fault that goes away costs nothing',
-            'killed and restarted',
-            `the server was away for a second, the backup ended with exit ${ended.code}`,
-            'vykar backup',
-          )
-        await afterwards(repo, ids, 'killed and restarted', undefined, here)
-        await clearOthers(repo, ids)
-        await $`rm -f source/fresh`
-      }
-
-      if (chosen('disk of the server full')) {
-        await $`mkdir small`
-        undo`! mountpoint -q small || umount small`
-        // The server keeps 50 MiB of its file system free.
-        await $`mount -t tmpfs -o size=100m tmpfs small && cp -a "$FILES_REST" small/data && head -c 64M /dev/urandom > source/fresh`
-        const server = await start('full-server', '--data-dir small/data')
-        const met = await $({
-          limit: '5m',
-          expect: 'any',
-        })`${second} vykar --config config.yaml backup -R ${repo} > full.out 2>&1`
-        if (met.code) fired++
-        fact('disk of the server full', `exit ${met.code}: ${lastOf('full.out').slice(0, 100)}`)
-        judge('disk of the server full', 'backup', met, 'fail')
-        await server.end('TERM')
-        await $`dd if=/dev/zero of=small/filler bs=64k status=none 2> /dev/null || true`
-        const fuller = await start('fuller-server', '--data-dir small/data')
-        const how = await restoredAs(repo, 'ack-1', second)
-        fact('restore from a full server', how)
-        if (how !== 'right')
-          violated(
-            '1: acknowledged snapshots restore',
-            'disk of the server full',
-            `while the server's disk is full a restore is ${how}: ${lastOf('restore.out')}`,
-            'vykar restore',
-            'full-server-refuses-restore',
-          )
-        await fuller.end('TERM')
-        await $`rm small/filler && mount -o remount,size=400m small`
-        const roomy = await start('roomy-server', '--data-dir small/data')
-        await afterwards(repo, ids, 'disk of the server full', met, second)
-        await roomy.end('TERM')
-        await $`umount small && rm -f source/fresh`
-      }
-
-      if (chosen('quota')) {
-        await $`rm -rf data && cp -a "$FILES_REST" data && head -c 48M /dev/urandom > source/fresh`
-        const server = await start('quota-server', '--data-dir data --quota 40M')
-        const met = await $({
-          limit: '5m',
-          expect: 'any',
-        })`${second} vykar --config config.yaml backup -R ${repo} > quota.out 2>&1`
-        await $`du -sm data | cut -f1 > data.size`
-        if (met.code) fired++
-        fact('quota', `exit ${met.code}: ${lastOf('quota.out').slice(0, 100)}; ${read('data.size')} MiB of 40`)
-        judge('quota', 'backup', met, 'fail')
-        if (Number(read('data.size')) > 44)
-          violated(
-            'a quota holds',
-            'quota',
-            `${read('data.size')} MiB are in a repository with a quota of 40M`,
-            'vykar-server --quota 40M',
-          )
-        await server.end('TERM')
-        const free = await start('free-server', '--data-dir data')
-        await $`rm -f source/fresh`
-        await afterwards(repo, ids, 'quota', met, second)
-        await free.end('TERM')
-      }
-
-      if (chosen('a week on an append-only server')) {
-        await $`rm -rf data && cp -a "$FILES_REST" data`
-        const server = await start('append-server', '--data-dir data --append-only')
-        const week = [...ids]
-        for (let day = 1; day <= 7; day++) {
-          const id = `day-${day}`
-          await $`head -c 300K /dev/urandom > source/${id}`
-          await contents('source', id)
-          await $`${second} vykar --config config.yaml backup -R ${repo} > ${id}.out && sed -n 's/^Snapshot created: //p' ${id}.out > ${id}.id`
-          week.push(id)
-        }
-        const refused = await $({
-          expect: 'any',
-        })`${second} vykar --config config.yaml snapshot delete -R ${repo} $(<day-1.id) > append.out 2>&1`
-        fired++
-        fact('delete on an append-only server', `exit ${refused.code}: ${lastOf('append.out').slice(0, 100)}`)
-        if (refused.code === 0)
-          violated(
-            'append-only takes no delete',
-            'append-only',
-            'snapshot delete exits 0',
-            'vykar-server --append-only; vykar snapshot delete',
-          )
-        await allThere(repo, week, 'append-only', second)
-        const checked = await $({
-          expect: 'any',
-        })`${second} vykar --config config.yaml check -R ${repo} --verify-data > append.check 2>&1`
-        if (checked.code)
-          violated(
-            '4: works again',
-            'append-only',
-            `check exits ${checked.code}: ${lastOf('append.check')}`,
-            'vykar check',
-          )
-        await server.end('TERM')
-      }
-      await $`rm -rf data source corpus tree`
-      await conclude(fired, tried.length)
-    })
   }
 })
-
-/** What the fault itself must have led to. */
-function judge(name: string, verb: string, { code }: Output, must: Fault[3], hangs = ''): void {
-  if (code === 124 || code === 137)
-    return violated('7: everything ends', name, `${verb} did not end within its limit`, `vykar ${verb}`, hangs)
-  if (must === 'work' && code !== 0)
-    violated(
-      'a fault that goes away costs nothing',
-      name,
-      `${verb} exits ${code}: ${lastOf('met.out')}`,
-      `vykar ${verb}`,
-    )
-  if (must === 'fail' && code === 0)
-    violated('2: exit 0 means complete', name, `${verb} exits 0 although it could not be done`, `vykar ${verb}`)
-}

@@ -125,6 +125,7 @@ export const profiles: Record<string, Fixed[]> = {
     ['faults/disk-full', 10],
     ['faults/targets', 5],
     ['faults/network', 30],
+    ['faults/server', 10],
     ['faults/concurrency', 15],
     ['faults/hooks', 10],
     ['faults/churn', 10],

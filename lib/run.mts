@@ -274,7 +274,7 @@ export class Run {
       notes.push(...(await capKept(this.runtime, keptCap)).map((dir) => `removed to stay under the cap: ${dir}`))
       await Promise.race([within(this.top, body), this.aborted])
       const told = this.env.SABOTEUR_TOLD
-      if (told && !existsSync(told) && this.report.rows.every(({ verdict }) => /^(PASS|DEMO)$/.test(verdict)))
+      if (told && !existsSync(told) && !this.report.rows.some(({ verdict }) => /^(FAIL|BLOCKED)$/.test(verdict)))
         throw new Blocked(`the lie ${this.common.sabotage} was never told: nothing is proven`)
       endStep(this.top)
     } catch (error) {

@@ -123,6 +123,8 @@ export async function reclaimed(
     await $`rm -rf reclaimed reclaimed-tree lost && cp -al copy reclaimed && mkdir lost reclaimed-tree`
     const others = { raw: ids.flatMap((name) => (name === id ? [] : [`$(<${name}.id)`])).join(' ') }
     if (ids.length > 1) await $`${there} vykar --config lost.yaml snapshot delete -R ${repo} ${others}`
+    await $`${there} vykar --config lost.yaml list -R ${repo} > reclaimed.list`
+    await $`test "$(grep -cE '^ *[0-9a-f]{8} ' reclaimed.list)" = 1  # all others are gone`
     await $({
       limit: '1h',
     })`${there} vykar --config lost.yaml compact -R ${repo} --threshold 0 > reclaimed.out`

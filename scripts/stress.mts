@@ -4,12 +4,12 @@
 // Passes when after every step the list is the model's, no lock or session is held and the size is explained by what is
 // retained, every restore equals the manifest made at its backup, nothing grows from step to step, and the repository
 // is empty after its last snapshot went. A failure stops the walk, keeps everything and prints how to repeat it.
-import { readdirSync, rmSync } from 'node:fs'
+import { existsSync, readdirSync, realpathSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { type Background, background } from '#lib/background.mts'
+import { type Background, background, type Ended } from '#lib/background.mts'
 import { diskUsage } from '#lib/cleanup.mts'
 import { config, localDir } from '#lib/config.mts'
-import { root } from '#lib/prepare.mts'
+import { apart, root } from '#lib/prepare.mts'
 import { busySeconds } from '#lib/report.mts'
 import { type ScenarioRun, scenario } from '#lib/scenario.mts'
 import { $, type CommandRecord, check, endStep, inside, read, rowScope, seconds, step, within } from '#lib/sh.mts'
@@ -139,8 +139,10 @@ function deed(walk: Walk, action: Action, serial: string): Deed {
     out: kind,
     ...more,
   })
+  // What was restored before maintenance may be damaged by it.
   const forget = (model: Kept[]) => async () => {
     walk.model = model
+    walk.restored.clear()
   }
   if (kind === 'backup')
     return vykar(`backup -R ${repo}`, '1h', { after: () => remember(walk, client, serial, 'backup.out') })
@@ -179,7 +181,10 @@ function deed(walk: Walk, action: Action, serial: string): Deed {
   if (kind === 'compact') {
     const flag = threshold === undefined ? '' : ` --threshold ${threshold}`
     return vykar(`compact -R ${repo}${flag}`, '30m', {
-      after: () => says('compact.out', /^Compaction complete: /m, 'compact printed no result'),
+      after: async () => {
+        walk.restored.clear()
+        await says('compact.out', /^Compaction complete: /m, 'compact printed no result')
+      },
     })
   }
   const all = kind === 'verify'
@@ -206,20 +211,24 @@ async function proven(walk: Walk, client: number, serials: readonly string[]): P
   }
 }
 
-/** TERM at some moment of a backup, which is then made again. An interrupt that came late has made a whole snapshot, which goes. */
-async function interrupt(walk: Walk, { client, moment = 0.5 }: Action, serial: string): Promise<void> {
+/** TERM at some moment of a backup. */
+async function cut(walk: Walk, { client, moment = 0.5 }: Action): Promise<Cut> {
+  const wait = moment * walk.last[client - 1]!
+  const begun = await background('interrupted')`vykar --config config.yaml backup -R ${walk.repo}`
+  await $`sleep ${wait.toFixed(3)}`
+  return { ...(await begun.end('TERM')), wait }
+}
+type Cut = Ended & { wait: number }
+
+/** What was interrupted is made again, when no other client is at work. An interrupt that came late has made a whole snapshot, which goes. */
+async function resume(walk: Walk, { client }: Action, serial: string, { code, by, wait }: Cut): Promise<void> {
   const { repo } = walk
-  const wait = (moment * walk.last[client - 1]!).toFixed(3)
-  const begun = await background('interrupted')`vykar --config config.yaml backup -R ${repo}`
-  await $`sleep ${wait}`
-  const { code, by } = await begun.end('TERM')
   await $`vykar --config config.yaml list -R ${repo} > late.list`
-  // Another client's, made meanwhile, are none of this one's.
-  await $`sed -nE 's/^ *([0-9a-f]{8}) .*/\1/p' late.list | grep -vxFf <(cat ../model/*.id; sed -n 's/^Snapshot created: //p' ../client-*/backup.out) > late.ids || true`
+  await $`sed -nE 's/^ *([0-9a-f]{8}) .*/\1/p' late.list | grep -vxFf <(cat ../model/*.id) > late.ids || true`
   await check(`[[ $rc == 130 || $rc == 143 || -s late.ids ]]`, () => {
     if (by === 'KILL') throw new Mismatch('TERM did not end the backup within 60 s, KILL was needed')
     // A program that has not yet begun to listen for TERM ends as every program does: 128 + 15.
-    if (code !== 0 && code !== 130 && !(code === 143 && Number(wait) < 0.5))
+    if (code !== 0 && code !== 130 && !(code === 143 && wait < 0.5))
       throw new Mismatch(`the interrupted backup ended with exit ${code} instead of 130`)
     const late = read('late.ids')
     if (code === 0 && !late) throw new Mismatch('the interrupted backup exited 0, but list shows no snapshot of it')
@@ -263,7 +272,11 @@ async function act(walk: Walk, n: number, actions: readonly Action[]): Promise<v
     )
   if (todo.length < 2) {
     for (const action of todo)
-      await at(action, () => (action.kind === 'interrupt' ? interrupt : alone)(walk, action, serialOf(action)))
+      await at(action, async () => {
+        const serial = serialOf(action)
+        if (action.kind !== 'interrupt') return alone(walk, action, serial)
+        await resume(walk, action, serial, await cut(walk, action))
+      })
     return
   }
   const excluded = todo.some(({ kind }) => isMaintenance(kind))
@@ -274,8 +287,9 @@ async function act(walk: Walk, n: number, actions: readonly Action[]): Promise<v
       await doing.before?.()
       going.push({ action, doing, at: performance.now(), task: await background(doing.out)`${doing.line}` })
     })
+  const cuts = new Map<Action, Cut>()
   for (const action of todo.filter(({ kind }) => kind === 'interrupt'))
-    await at(action, () => interrupt(walk, action, serialOf(action)))
+    cuts.set(action, await at(action, () => cut(walk, action)))
   const again: Action[] = []
   const done = []
   const spans: [from: number, to: number][] = []
@@ -300,6 +314,7 @@ async function act(walk: Walk, n: number, actions: readonly Action[]): Promise<v
       if (!isMaintenance(action.kind)) again.push(action)
       if (action.kind === 'restore') await $`rm -rf restored/`
     })
+  for (const [action, how] of cuts) await at(action, () => resume(walk, action, serialOf(action), how))
   for (const action of again) await at(action, () => alone(walk, action, serialOf(action)))
 }
 
@@ -425,7 +440,11 @@ async function drain(walk: Walk): Promise<void> {
     await reclaimed(
       repo,
       model.map(({ serial }) => `model/${serial}`),
-      async () => {},
+      async (id, tree) => {
+        await manifest(tree, 'reclaimed-is')
+        for (const part of ['sha256', 'tree', 'xattr'])
+          await $({ limit: '1h' })`diff -a ${id}.${part} reclaimed-is.${part}`
+      },
     )
     await $`rm -r copy`
   }
@@ -470,7 +489,10 @@ await scenario(import.meta, { needs: [...standardNeeds, 'getfattr'], wants: serv
   if (trace && !run.repos.includes(trace.repo))
     throw new UsageError(`--replay: the walk was on ${trace.repo}, which --repo leaves out`)
   const { concurrency, seed, mode } = walkOptions
-  const theirs = walkOptions.source
+  if (walkOptions.source && !existsSync(walkOptions.source))
+    throw new UsageError(`no such directory: ${walkOptions.source}`)
+  const theirs = walkOptions.source && realpathSync(walkOptions.source)
+  if (theirs) apart(theirs, 'the runtime directory', run.runtime)
   const corpusGib = theirs && !run.dry ? (await diskUsage(theirs, true)) / 2 ** 30 : walkOptions.corpusGib
   // The sources, what they change by, what has not been compacted yet, and a restored tree for each client.
   const places = [run.runtime, ...run.repos.map((label) => localDir(run.plan.sample.repository(label).url))]
@@ -507,7 +529,10 @@ repositories:
           await $`sed -i 's|: \.\./server|: ../../server|' config.yaml`
           if (theirs) {
             // Without what vykar is known not to keep, which the model does not excuse.
-            await $({ limit: '2h' })`mkdir corpus && cp -a --sparse=never ${theirs} ${source}`
+            await $({
+              limit: '2h',
+              otherwise: Blocked,
+            })`mkdir -p ${source} && cp -a --sparse=never ${theirs}/. ${source}`
             await $`find ${source} \( -type p -o -type s -o -type b -o -type c -o -type l -links +1 \) -delete`
             await $`(cd ${source} && find . -depth -print0 | { grep -zaxv '.*' || true; } | xargs -0 -r rm -rf)  # names that are not UTF-8`
           } else {

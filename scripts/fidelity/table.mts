@@ -3,8 +3,8 @@ import { writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { xml } from '#lib/report.mts'
 
-/** `refused`: the entry itself did not come back, and the tool said so. */
-export type Word = 'kept' | 'lost, said' | 'lost in silence' | 'refused'
+/** `refused`: the entry itself did not come back, and the tool said so; `not here`: this host cannot have it. */
+export type Word = 'kept' | 'lost, said' | 'lost in silence' | 'refused' | 'not here'
 /** What became of one class: how many of its bearers did not come back as they were, and the first of them. */
 export interface Fate {
   word: Word
@@ -33,6 +33,7 @@ export function fateOf(
   const changed = [...before.filter((line) => !right.has(line)), ...after.filter((line) => !left.has(line))]
   const paths = [...new Set(changed.map((line) => line.slice(0, line.lastIndexOf('\t'))))]
   const of = before.length
+  if (!of && !paths.length) return { word: 'not here', lost: 0, of }
   if (!paths.length) return { word: 'kept', lost: 0, of }
   const spoken = paths.every((path) => /[a-z]{3}/i.test(plain(path)) && said.includes(plain(path)))
   const gone = paths.every((path) => !there(path))
@@ -59,8 +60,8 @@ export interface Fidelity {
 const cell = (fate: Fate | undefined) =>
   !fate
     ? ''
-    : fate.word === 'kept'
-      ? 'kept'
+    : fate.word === 'kept' || fate.word === 'not here'
+      ? fate.word
       : `${fate.word}${fate.lost < fate.of ? ` (${fate.lost} of ${fate.of})` : ''}`
 
 /** Writes the table in its three forms. Returns the path of the page. */

@@ -14,7 +14,7 @@ const dockerStarts: [string, string][] = [
   ['its init script', 'service docker start'],
   [
     'dockerd in the background, /var/log/dockerd.log',
-    'setsid nohup dockerd --pidfile /run/docker.pid >> /var/log/dockerd.log 2>&1 < /dev/null &',
+    '[ ! -d /run/systemd/system ] && setsid nohup dockerd --pidfile /run/docker.pid >> /var/log/dockerd.log 2>&1 < /dev/null &',
   ],
 ]
 
@@ -23,7 +23,8 @@ export async function dockerDaemon(dry: boolean): Promise<Outcome> {
   const answers = async () => (await ask(['docker', 'info'], { seconds: 20 })).code === 0
   if (!(await find('docker')).path) return [0, 'docker is not installed']
   if (await answers()) return [0, "docker's daemon answers"]
-  if (!which('dockerd')) return [77, "docker's daemon does not answer, and is not on this host: see DOCKER_HOST"]
+  if (process.env.DOCKER_HOST) return [77, `docker at ${process.env.DOCKER_HOST} does not answer: see DOCKER_HOST`]
+  if (!which('dockerd')) return [77, "docker's daemon does not answer, and is not on this host"]
   if (dry) return [0, "would start docker's daemon"]
   if (process.getuid?.() !== 0) return [77, "docker's daemon does not run: sudo systemctl start docker"]
   for (const [how, line] of dockerStarts) {
@@ -33,6 +34,8 @@ export async function dockerDaemon(dry: boolean): Promise<Outcome> {
       await new Promise((settle) => setTimeout(settle, 500))
     }
   }
+  // One of ours that does not answer goes again.
+  await ask(['bash', '-c', '[ -d /run/systemd/system ] || kill "$(cat /run/docker.pid)"'])
   return [1, "docker's daemon cannot be started: see /var/log/dockerd.log"]
 }
 

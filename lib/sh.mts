@@ -14,6 +14,7 @@ import { join } from 'node:path'
 import { $ as zx } from 'zx'
 import { lastLine } from './ask.mts'
 import { unexplainedWarnings } from './gaps.mts'
+import { vykarMoved } from './process.mts'
 import { type CommandRecord, rowScope, type Scope, type StepRecord, scope, within } from './scope.mts'
 import { quote } from './transcript.mts'
 import { Blocked, Interrupted, Mismatch, messageOf, Refused, UsageError, verdictOf } from './verdict.mts'
@@ -292,7 +293,7 @@ export function step(name: string): StepRecord {
   s.steps.push(record)
   if (dry) return record
   writeFileSync(record.log, '')
-  if (!s.quiet) terminal.begin(s.where, name)
+  if (!s.quiet) terminal.begin(s.where, name, () => vykarMoved(s.run.id))
   return record
 }
 

@@ -30,15 +30,27 @@ export class Terminal {
     console.log(text)
   }
 
-  begin(where: string, step: string): void {
+  /**
+   * What goes on from now on.
+   * @param more asked twice a second, once it takes more than three seconds: what else there is to say
+   */
+  begin(where: string, step: string, more: () => string = () => ''): void {
     const start = Date.now()
     this.doing = `${where.padEnd(14)} ${step}`
     if (!this.live || this.level === 'quiet') return
     this.timer = setInterval(() => {
       const width = process.stdout.columns || 80
-      console.log(`\r\x1b[K${`  ${this.doing}  … ${duration((Date.now() - start) / 1000)}`.slice(0, width - 1)}\x1b[A`)
+      const seconds = (Date.now() - start) / 1000
+      const text = `  ${this.doing}  … ${duration(seconds)}${seconds < 3 ? '' : more()}`
+      console.log(`\r\x1b[K${text.slice(0, width - 1)}\x1b[A`)
     }, 500)
     this.timer.unref()
+  }
+
+  /** Nothing goes on any more. */
+  stop(): void {
+    clearInterval(this.timer)
+    if (this.level !== 'quiet') this.clear()
   }
 
   /** The step is over; `commands` are shown with --verbose. */

@@ -10,7 +10,7 @@
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
-import { basename, join, resolve } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import { needProcess } from '#lib/environment.mts'
 import { readJson } from '#lib/files.mts'
 import { which } from '#lib/host.mts'
@@ -19,9 +19,9 @@ import { optionHelp, parseOptions } from '#lib/options.mts'
 import { newRunId } from '#lib/ours.mts'
 import { commonOptions, headerOf } from '#lib/prepare.mts'
 import { pointTo } from '#lib/report.mts'
-import { allowLostOutput, duration } from '#lib/terminal.mts'
+import { allowLostOutput, duration, Terminal } from '#lib/terminal.mts'
 import { exitCodes, messageOf, UsageError, type Verdict, verdictOf } from '#lib/verdict.mts'
-import { byHand, skippedRows, verdictOfAll, writeResults } from '#scripts/suite/results.mts'
+import { byHand, lastTimes, skippedRows, timeLeft, verdictOfAll, writeResults } from '#scripts/suite/results.mts'
 import { runTask, type SuiteRun, save } from '#scripts/suite/runner.mts'
 import { callOf, choose, describeAll, profiles } from '#scripts/suite/scenarios.mts'
 
@@ -95,13 +95,21 @@ async function work(dir: string, run: SuiteRun, failFast: boolean): Promise<numb
       stopped ??= name
     })
   const width = Math.max(...run.tasks.map((task) => task.scenario.length))
-  for (const task of run.tasks) {
-    if (!task.result)
+  const terminal = new Terminal('normal')
+  const times = lastTimes(dirname(dir))
+  for (const [n, task] of run.tasks.entries()) {
+    if (!task.result) {
+      const begun = Date.now()
+      terminal.begin(`${n + 1} of ${run.tasks.length}`, task.scenario, () =>
+        timeLeft(run.tasks, times, (Date.now() - begun) / 1000),
+      )
       task.result = await runTask(
         task,
         () => stopped !== undefined,
         () => save(dir, run),
       )
+      terminal.stop()
+    }
     delete task.process
     save(dir, run)
     writeResults(dir, run)

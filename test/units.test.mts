@@ -1,6 +1,17 @@
 // The small parts: what vykar prints, options, config, known gaps, transcript, verdicts, reports.
 import assert from 'node:assert/strict'
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { seeded } from '#data-gen/random.mts'
@@ -11,6 +22,7 @@ import { readJson, writeWhole } from '#lib/files.mts'
 import { explain, type Gap, gapsOf, unexplainedWarnings } from '#lib/gaps.mts'
 import { nearest, parseOptions } from '#lib/options.mts'
 import { isOurRepository, isOurs, isRunId, markOurs, ourRuns, rememberRepository, removeOurs } from '#lib/ours.mts'
+import { enterGroup, vykarMoved } from '#lib/process.mts'
 import { junit, markdown, ownSeconds, type RunReport, withoutSecrets } from '#lib/report.mts'
 import { quote, Transcript } from '#lib/transcript.mts'
 import { Blocked, fold, Mismatch, Skipped, UsageError, verdictOf } from '#lib/verdict.mts'
@@ -34,6 +46,9 @@ describe('what vykar prints', () => {
     const plain = "Warning: repository 'rest' uses non-HTTPS REST URL\n"
     assert.deepEqual(unexplainedWarnings(plain, '0.19.1', 'allow_insecure_http: true'), [])
     assert.equal(unexplainedWarnings(plain, '0.19.1', '').length, 1)
+    const many = '2026-11-25T23:13:04.364271Z  WARN 588 additional metadata warnings suppressed\n'
+    assert.deepEqual(unexplainedWarnings(many, '0.19.1', ''), [])
+    assert.equal(unexplainedWarnings(many.replace('metadata', 'data'), '0.19.1', '').length, 1)
   })
   test('list: repeated host and label, several source paths, counts with separators', () => {
     const found = parseList(` ID        Date              Host       Label   Source      Files        Size       Added 
@@ -83,6 +98,33 @@ Snapshot created: 246d2337
     assert.ok(!inRange('0.19.2', '<=0.19.1') && !inRange('0.20.0', '>=0.17 <0.20'))
     assert.throws(() => inRange('1.0.0', 'new'), /not a version range/)
   })
+})
+
+test('what a vykar of the run has read and written so far', async (t) => {
+  const dir = mkdtempSync(join(scratch, 'moved-'))
+  copyFileSync('/bin/cat', join(dir, 'vykar'))
+  const id = `20260101T000000Z-${process.pid}`
+  assert.equal(vykarMoved(id), '')
+  const leave = enterGroup(id)
+  const child = spawn(join(dir, 'vykar'), [], { stdio: ['pipe', 'pipe', 'ignore'] })
+  try {
+    const size = 3 << 20
+    let came = 0
+    child.stdin.write(Buffer.alloc(size))
+    await new Promise<void>((settle) => {
+      child.stdout.on('data', (piece: Buffer) => {
+        came += piece.length
+        if (came === size) settle()
+      })
+    })
+    const moved = vykarMoved(id)
+    if (!moved) return t.skip('no control group can be made here')
+    assert.match(moved, /^, 3\.\d+ MiB read, 3\.\d+ MiB written$/)
+  } finally {
+    child.kill()
+    await once(child, 'exit')
+    leave()
+  }
 })
 
 describe('options', () => {

@@ -1,4 +1,5 @@
 // What a run of several scripts comes to: a page, JUnit XML of all its cases, the verdict.
+import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { readJson, writeWhole } from '#lib/files.mts'
 import { junit, type RunReport, table } from '#lib/report.mts'
@@ -69,4 +70,33 @@ export function writeResults(dir: string, run: SuiteRun): string {
   writeWhole(join(dir, 'report.md'), pageOfAll(run))
   writeWhole(join(dir, 'junit.xml'), junitOfAll(run))
   return join(dir, 'report.md')
+}
+
+/**
+ * How long calls took when `all` ran them the last time.
+ * @param all the directory of its runs
+ * @returns seconds by call, as `callOf` writes it
+ */
+export function lastTimes(all: string): Map<string, number> {
+  const times = new Map<string, number>()
+  for (const entry of existsSync(all) ? readdirSync(all).sort() : []) {
+    if (entry === 'latest') continue
+    const run = readJson<SuiteRun>(join(all, entry, 'run.json'))
+    for (const { scenario, args, result } of run?.tasks ?? [])
+      if (result) times.set(callOf(scenario, args), result.seconds)
+  }
+  return times
+}
+
+/**
+ * How long the rest of a run takes, if each call takes as long as the last time: `, about 12 min left`; empty where that is known of none.
+ * @param elapsed seconds since the first of the calls without a result began
+ */
+export function timeLeft(tasks: readonly Task[], times: ReadonlyMap<string, number>, elapsed: number): string {
+  const rest = tasks.filter(({ result }) => !result).map(({ scenario, args }) => times.get(callOf(scenario, args)))
+  const known = rest.filter((seconds) => seconds !== undefined)
+  if (!known.length) return ''
+  const now = Math.min(elapsed, rest[0] ?? 0)
+  const left = duration(known.reduce((sum, seconds) => sum + seconds, 0) - now)
+  return `, ${known.length < rest.length ? 'more than' : 'about'} ${left} left`
 }

@@ -28,7 +28,7 @@ import { judgeScenarios, judgeTimes, type Pair } from '#scripts/suite/judge.mts'
 import { dockerDaemon, s3Server } from '#scripts/suite/machine.mts'
 import { pack } from '#scripts/suite/pack.mts'
 import { indexPage } from '#scripts/suite/page.mts'
-import { junitOfAll, skippedRows, verdictOfAll } from '#scripts/suite/results.mts'
+import { junitOfAll, lastTimes, skippedRows, timeLeft, verdictOfAll } from '#scripts/suite/results.mts'
 import { resultOf, runTask, type SuiteRun, type Task } from '#scripts/suite/runner.mts'
 import { callOf, choose, describeAll, profiles, scenarioNames } from '#scripts/suite/scenarios.mts'
 import {
@@ -698,6 +698,32 @@ describe('the gate', () => {
       assert.equal(done.code, 2, done.out)
     }
   })
+})
+
+test('how long the rest of a run takes, as the last time', () => {
+  const { dir } = sandbox()
+  const task = (scenario: string, seconds?: number): Task => ({
+    scenario,
+    args: ['--repo', 'local'],
+    limit: 60,
+    output: '',
+    ...(seconds === undefined ? {} : { result: { verdict: 'PASS', reason: '', seconds, report: '' } }),
+  })
+  const earlier = (id: string, tasks: Task[]) => {
+    mkdirSync(join(dir, id))
+    writeFileSync(join(dir, id, 'run.json'), JSON.stringify({ tasks }))
+  }
+  earlier('20260101T000000Z-aaaa', [task('a', 10), task('b', 1000)])
+  earlier('20260102T000000Z-aaaa', [task('b', 200)])
+  earlier('20260103T000000Z-torn', [])
+  writeFileSync(join(dir, '20260103T000000Z-torn/run.json'), '{"tasks')
+  const times = lastTimes(dir)
+  assert.deepEqual([...times], [['a --repo local', 10], ['b --repo local', 200]]) // biome-ignore format: one line
+  assert.equal(timeLeft([task('a'), task('b')], times, 4), ', about 3 min 26 s left')
+  assert.equal(timeLeft([task('a', 9), task('b')], times, 500), ', about 0.0 s left')
+  assert.equal(timeLeft([task('b'), task('c')], times, 0), ', more than 3 min 20 s left')
+  assert.equal(timeLeft([task('c')], times, 0), '')
+  assert.equal(timeLeft([], lastTimes(join(dir, 'nosuch')), 0), '')
 })
 
 /** Runs with these programs, each a line of bash, before all others on PATH. */

@@ -6,14 +6,22 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { seeded } from '#data-gen/random.mts'
-import { ask } from '#lib/ask.mts'
+import { ask, lastLine } from '#lib/ask.mts'
 import { diskUsage } from '#lib/cleanup.mts'
 import { identifyVykar, which } from '#lib/host.mts'
 import { type ScenarioRun, scenario } from '#lib/scenario.mts'
 import { $, fact, note, rowScope, seconds, step } from '#lib/sh.mts'
 import { quote } from '#lib/transcript.mts'
 import { Mismatch, UsageError } from '#lib/verdict.mts'
-import { bringSource, type Method, roundOf, type Sample, timed } from '#scripts/benchmarks/measure.mts'
+import {
+  bringSource,
+  type Method,
+  roundOf,
+  type Sample,
+  type Tracer,
+  timed,
+  tracers,
+} from '#scripts/benchmarks/measure.mts'
 import { writeBenchmark } from '#scripts/benchmarks/pages.mts'
 import { shuffled, summary } from '#scripts/benchmarks/stats.mts'
 import { ceilingNames, figuresOf } from '#scripts/benchmarks/summary.mts'
@@ -37,9 +45,13 @@ const options = {
   compression: { kind: 'string', help: 'what comes closest in each tool', choices: compressions, default: 'zstd' },
   cache: { kind: 'string', help: 'page cache; cold needs root', choices: ['cold', 'warm'], default: 'cold' },
   'memory-limit': { kind: 'number', help: 'MiB that the tools may use, by a cgroup', above: true },
+  strace: { kind: 'flag', help: 'one more round, untimed: the system calls of each operation' },
+  perf: { kind: 'flag', help: 'one more round, untimed: the processor’s counters for each operation' },
   limit: { kind: 'string', help: 'time limit of each command', default: '1h' },
 } as const
 const needs = ['vykar', 'diff', 'rsync', 'timeout', 'time', 'flock'] as const
+/** Where Debian has them. */
+const packages = { strace: 'strace', perf: 'linux-perf' } as const
 type BenchmarkRun = ScenarioRun<typeof options>
 
 await scenario(import.meta, { needs, wants: serverWants, options }, async (run) => {
@@ -56,6 +68,12 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
   const held = 'the source, a repository and a restored tree'
   if (!run.dry) needSpace([{ dir: run.runtime, bytes: size * 3.5 }], held, 'take a smaller --source')
   step('tools')
+  const looks = (Object.keys(tracers) as Tracer[]).filter((name) => run.options[name])
+  for (const name of looks) {
+    if (!which(name)) throw new UsageError(`--${name}: ${name} is missing: apt-get install -y ${packages[name]}`)
+    const tried = await ask(['bash', '-c', `${tracers[name]} /dev/null true`])
+    if (tried.code) throw new UsageError(`--${name}: this host forbids it: ${lastLine(tried.stderr)}`)
+  }
   const missing: Record<string, string> = {}
   const programs = await installed(run, missing)
   await servers()
@@ -91,6 +109,22 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
           const file = `${repo}-${String(round).padStart(2, '0')}-${tool}.json`
           writeFileSync(join(out, 'raw', file), JSON.stringify(timings, null, 1))
         }
+      }
+      for (const look of looks) {
+        await $`rm -rf traces/ && mkdir traces`
+        for (const [tool, program] of able) {
+          step(`${look}: ${tool}`)
+          const place = {
+            program: quote(program),
+            name: `${tool}-${look}`,
+            backend,
+            compression: compression as Compression,
+          }
+          const bad = (await roundOf({ ...method, under: look }, tool, -1, place)).find(({ reason }) => reason)
+          if (bad) throw new Mismatch(`${look}: ${tool} ${bad.operation}: ${bad.reason}`)
+        }
+        await $`mkdir -p ${join(out, look)} && cp -r traces ${join(out, look, repo)}`
+        note(`${look}: ${join(out, look, repo)}`)
       }
       const bad = samples.filter((sample) => sample.repo === repo && sample.reason !== undefined)
       const reasons = [...new Set(bad.map((sample) => `${sample.tool} ${sample.operation}: ${sample.reason}`))]

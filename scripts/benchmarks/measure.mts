@@ -2,6 +2,7 @@
 // before anything is wiped.
 import { end, processesOf } from '#lib/process.mts'
 import { $, type CommandRecord, check, fact, look, read, rowScope, scope } from '#lib/sh.mts'
+import { quote } from '#lib/transcript.mts'
 import { Interrupted, Mismatch, messageOf } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 import { type Operation, operations, type Place, tools, vykarConfig } from './tools.mts'
@@ -31,9 +32,22 @@ export interface Method {
   limit: string
   /** A directory of cgroupfs that every timed command joins; undefined without --memory-limit. */
   cgroup?: string
+  /** Each command runs under this one, which slows it: its times enter no figure. What it says is in \`traces/TOOL-OPERATION.txt\`. */
+  under?: Tracer
   /** The source in its two states. */
   states: [first: string, second: string]
 }
+
+/** Commands that say what another one did: system calls, counted and timed; the processor's counters. */
+export const tracers = {
+  strace: 'strace -f -c -q -o',
+  perf: 'perf stat -e task-clock,context-switches,cpu-migrations,page-faults,cycles,instructions -o',
+} as const
+export type Tracer = keyof typeof tracers
+
+/** A line as it is run under a tracer. */
+const traced = ({ under }: Method, tool: string, operation: Operation, line: string): string =>
+  under ? `${tracers[under]} traces/${tool}-${operation.replaceAll(' ', '-')}.txt bash -c ${quote(line)}` : line
 
 /** Brings the source into a state: only what differs is touched, so that the rest keeps its inodes and times. */
 export const bringSource = (state: string) =>
@@ -125,7 +139,7 @@ ${{ raw: vykarConfig(place, `REPO_${repo.toUpperCase()}`) }}EOF`
     for (operation of operations) {
       if (operation === 'changed backup') await bringSource(method.states[1])
       const syncOn = operation === 'restore' ? `${name}/restored` : (seen ?? name)
-      const record = await timed(method, `${set}${lines[operation]}`, syncOn)
+      const record = await timed(method, traced(method, tool, operation, `${set}${lines[operation]}`), syncOn)
       const sample: Sample = { repo, tool, round, operation, ...figuresOf(record) }
       if (seen) sample.repositoryBytes = Number((await look`du -s --block-size=1 ${seen} | cut -f1`).stdout)
       if (operation === 'restore') await compared(tool, restored(place))

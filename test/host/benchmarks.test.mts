@@ -189,6 +189,27 @@ describe('benchmarks', { skip }, () => {
     assert.deepEqual(readdirSync(join(box.runtime, 'work')), [])
   })
 
+  const forbidden =
+    spawnSync('strace', ['-c', '-o', '/dev/null', 'true']).status === 0 ? false : 'strace does not work here'
+  test('--strace: the system calls of each operation, and no figure of that round', { skip: forbidden }, async () => {
+    const box = sandbox()
+    const ended = await run(box, 'benchmarks', args('--tools', 'vykar', '--strace'))
+    assert.equal(ended.code, 0, said(ended))
+    const dir = join(resultsOf(box), 'strace/local')
+    assert.equal(readdirSync(dir).length, operations.length)
+    assert.match(readFileSync(join(dir, 'vykar-first-backup.txt'), 'utf8'), /^% time +seconds[\s\S]* openat$/m)
+    assert.ok(readBenchmark(resultsOf(box)).samples.every(({ round }) => round >= 0))
+  })
+
+  test('a tracer that is missing is one line', async () => {
+    const dir = join(scratch, 'no-perf')
+    mkdirSync(dir, { recursive: true })
+    spawnSync('bash', ['-c', `ln -sf $(ls -d /usr/bin/* /bin/* /usr/local/bin/* | grep -v '/perf$') ${dir}`])
+    const ended = await run(sandbox(), 'benchmarks', args('--tools', 'vykar', '--perf'), { PATH: dir })
+    assert.equal(ended.code, 2, said(ended))
+    assert.match(ended.last, /--perf: perf is missing: apt-get install -y linux-perf/)
+  })
+
   const faults: Record<string, [script: string, last: RegExp, ...options: string[]]> = {
     crashes: ['[[ $1 == create ]] && exit 2', /borg first backup: .*exit 2/],
     hangs: ['[[ $1 == check ]] && sleep 600', /borg check: .*out of time after 20 s/, '--limit', '20s'],

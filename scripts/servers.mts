@@ -91,8 +91,7 @@ async function bucket(run: Run, url: string, region: string): Promise<string> {
 /** minio, or versitygw where minio is absent. */
 async function s3(run: Run, port: number): Promise<Endpoint> {
   const program = ['minio', 'versitygw'].find((name) => which(name))
-  if (!program)
-    throw new Skipped('no S3 server: install minio, or: go install github.com/versity/versitygw/cmd/versitygw@latest')
+  if (!program) throw new Skipped('no S3 server: install minio, or: npx tsx scripts/setup.mts backends')
   const url = `s3+http://127.0.0.1:${port}/vykar-stress/${run.plan.name}`
   run.secret('VYKAR_E2E_S3_KEY', random(), true)
   run.secret('VYKAR_E2E_S3_SECRET', random(), true)
@@ -105,7 +104,7 @@ async function s3(run: Run, port: number): Promise<Endpoint> {
   else
     await background('s3-server', {
       service: true,
-    })`ROOT_ACCESS_KEY=$VYKAR_E2E_S3_KEY ROOT_SECRET_KEY=$VYKAR_E2E_S3_SECRET versitygw --port 127.0.0.1:${port} posix server-s3`
+    })`ROOT_ACCESS_KEY=$VYKAR_E2E_S3_KEY ROOT_SECRET_KEY=$VYKAR_E2E_S3_SECRET versitygw --port 127.0.0.1:${port} posix "$PWD"/server-s3`
   await answered('s3-server', 's3', url)
   run.report.versions['s3 server'] = program
   const remote = await bucket(run, url, 'us-east-1')

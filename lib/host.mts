@@ -85,7 +85,7 @@ export const tools = {
     program: 'minio',
     or: 'versitygw',
     why: 'the S3 server: minio or versitygw',
-    install: 'go install github.com/versity/versitygw/cmd/versitygw@latest',
+    install: 'npx tsx scripts/setup.mts backends',
     version: ['--version'],
   },
 } satisfies Record<string, Tool>

@@ -212,7 +212,7 @@ describe('benchmarks', { skip }, () => {
 
   const faults: Record<string, [script: string, last: RegExp, ...options: string[]]> = {
     crashes: ['[[ $1 == create ]] && exit 2', /borg first backup: .*exit 2/],
-    hangs: ['[[ $1 == check ]] && sleep 600', /borg check: .*out of time after 20 s/, '--limit', '20s'],
+    hangs: ['[[ $1 == check ]] && sleep 600', /borg check: .*out of time after 10 s/, '--limit', '10s'],
     'restores wrong data': [
       '[[ $1 == extract ]] && { "$borg" "$@"; f=$(find . -type f -size +4k | sort | head -1); printf X | dd of="$f" bs=1 conv=notrunc status=none; exit 0; }',
       /borg restore: .*exit 1: diff/,

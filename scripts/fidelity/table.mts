@@ -97,7 +97,8 @@ export function writeFidelity(dir: string, result: Fidelity): string {
     `<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>What each tool keeps</title><style>
 :root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:75rem;padding:0 1rem}
-div{overflow-x:auto}table{border-collapse:collapse}th,td{text-align:left;padding:.2rem .7rem;border-bottom:1px solid #8884;white-space:nowrap}
+div{overflow-x:auto}table{border-collapse:collapse}th,td{text-align:left;padding:.2rem .7rem;border-bottom:1px solid #8884;vertical-align:top}
+th+th,td+td{white-space:nowrap}
 .kept{color:light-dark(#0a6b2e,#6fd38f)}.silent{color:light-dark(#b3261e,#ff8a80);font-weight:600}p{max-width:60rem}
 </style><h1>What each tool keeps</h1><p>${xml(summary)}</p>
 ${table(['class', ...heads], rows)}

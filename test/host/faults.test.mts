@@ -34,7 +34,7 @@ describe('faults', { skip, concurrency: 2 }, () => {
     ['targets'],
     ['network', '--repo', 'rest', '--round', 'backup: pack stored, answer lost'],
     ['network', '--repo', 'sftp', '--round', 'restore: reset once'],
-    ['server', '--round', 'disk of the server full'],
+    ['server', '--repo', 'rest', '--round', 'disk of the server full'],
     ['concurrency', '--repo', 'local', '--round', 'compact during backup'],
     ['concurrency', '--repo', 'local', '--round', 'live lock'],
     ['hooks'],

@@ -106,6 +106,10 @@ test('what a vykar of the run has read and written so far', async (t) => {
   const id = `20260101T000000Z-${process.pid}`
   assert.equal(vykarMoved(id), '')
   const leave = enterGroup(id)
+  if (!readFileSync('/proc/self/cgroup', 'utf8').includes(id)) {
+    leave()
+    return t.skip('no control group can be made here')
+  }
   const child = spawn(join(dir, 'vykar'), [], { stdio: ['pipe', 'pipe', 'ignore'] })
   try {
     const size = 3 << 20
@@ -117,9 +121,7 @@ test('what a vykar of the run has read and written so far', async (t) => {
         if (came === size) settle()
       })
     })
-    const moved = vykarMoved(id)
-    if (!moved) return t.skip('no control group can be made here')
-    assert.match(moved, /^, 3\.\d+ MiB read, 3\.\d+ MiB written$/)
+    assert.match(vykarMoved(id), /^, 3\.\d+ MiB read, 3\.\d+ MiB written$/)
   } finally {
     child.kill()
     await once(child, 'exit')

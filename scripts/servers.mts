@@ -100,7 +100,7 @@ async function s3(run: Run, port: number): Promise<Endpoint> {
   if (program === 'minio')
     await background('s3-server', {
       service: true,
-    })`MINIO_UPDATE=off MINIO_CALLHOME_ENABLE=off MINIO_ROOT_USER=$VYKAR_E2E_S3_KEY MINIO_ROOT_PASSWORD=$VYKAR_E2E_S3_SECRET minio server --quiet --address 127.0.0.1:${port} --console-address 127.0.0.1:0 server-s3`
+    })`MINIO_UPDATE=off MINIO_CALLHOME_ENABLE=off MINIO_ROOT_USER=$VYKAR_E2E_S3_KEY MINIO_ROOT_PASSWORD=$VYKAR_E2E_S3_SECRET minio server --quiet --certs-dir server-s3.certs --address 127.0.0.1:${port} --console-address 127.0.0.1:0 server-s3`
   else
     await background('s3-server', {
       service: true,

@@ -1,11 +1,11 @@
 #!/usr/bin/env -S npx tsx
+// Full backup and restore on a local repository without encryption, with no passphrase anywhere.
+// Passes when backends/local would, and neither the environment, the config nor the repository holds a passphrase or
+// key, `info` says that the repository is not encrypted, and `list` works without a passphrase.
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, step } from '#lib/sh.mts'
 import { sameTree } from '#lib/verify.mts'
-// Full backup and restore on a local repository without encryption, with no passphrase anywhere.
-// Passes when backends/local would, and neither the environment, the config nor the repository holds a passphrase or
-// key, `info` says that the repository is not encrypted, and `list` works without a passphrase.
 import { listed, says, standardNeeds } from '#scripts/checks.mts'
 import { again, fresh, retire, unreadable, written } from '#scripts/common.mts'
 import { changing, corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'

@@ -1,13 +1,13 @@
 #!/usr/bin/env -S npx tsx
-import { config } from '#lib/config.mts'
-import { scenario } from '#lib/scenario.mts'
-import { $, step, undo } from '#lib/sh.mts'
-import { sameTree } from '#lib/verify.mts'
 // Full backup and restore of the large corpus on a local repository, typed out: what the other scripts do through scripts/common.mts.
 // Passes when the repository is encrypted and its key needed; two backups, between which the source changes, restore with the source
 // gone and an empty cache to what it was at each, in content and metadata (known gaps apart); every figure that vykar prints is the
 // one counted here; check sees damage in copies, and none in the repository; reclaiming space harms no snapshot; and nothing is left
 // after delete and compact.
+import { config } from '#lib/config.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, step, undo } from '#lib/sh.mts'
+import { sameTree } from '#lib/verify.mts'
 import {
   deleted,
   emptied,

@@ -1,12 +1,12 @@
 #!/usr/bin/env -S npx tsx
+// Full backup and restore of the small corpus through vykar-server.
+// Passes when backends/local would, and a wrong token is refused (401) for every kind of request and writes nothing, and a URL with a
+// path is refused (400).
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, read, step, undo } from '#lib/sh.mts'
 import { Mismatch } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
-// Full backup and restore of the small corpus through vykar-server.
-// Passes when backends/local would, and a wrong token is refused (401) for every kind of request and writes nothing, and a URL with a
-// path is refused (400).
 import { listed, says, sound, standardNeeds } from '#scripts/checks.mts'
 import { again, fresh, retire, unreadable, written } from '#scripts/common.mts'
 import { changing, corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'

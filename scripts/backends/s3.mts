@@ -1,10 +1,10 @@
 #!/usr/bin/env -S npx tsx
+// Full backup and restore of the small corpus on S3, and of one 64 MiB incompressible file in a multipart upload.
+// Passes when backends/local would, and the large file comes back the same (cmp).
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, step } from '#lib/sh.mts'
 import { sameTree } from '#lib/verify.mts'
-// Full backup and restore of the small corpus on S3, and of one 64 MiB incompressible file in a multipart upload.
-// Passes when backends/local would, and the large file comes back the same (cmp).
 import { listed, standardNeeds } from '#scripts/checks.mts'
 import { again, fresh, retire, unreadable, written } from '#scripts/common.mts'
 import { changing, corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'

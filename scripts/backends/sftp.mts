@@ -1,11 +1,11 @@
 #!/usr/bin/env -S npx tsx
+// Full backup and restore of the small corpus over SFTP; every step is bounded, since SFTP can hang.
+// Passes when backends/local would, and a server whose host key is another than known_hosts says is refused. A step that
+// runs out of time is BLOCKED, and a plain sftp right after it says whether the server or vykar was at fault.
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, step } from '#lib/sh.mts'
 import { sameTree } from '#lib/verify.mts'
-// Full backup and restore of the small corpus over SFTP; every step is bounded, since SFTP can hang.
-// Passes when backends/local would, and a server whose host key is another than known_hosts says is refused. A step that
-// runs out of time is BLOCKED, and a plain sftp right after it says whether the server or vykar was at fault.
 import { listed, says, standardNeeds } from '#scripts/checks.mts'
 import { again, fresh, retire, unreadable, written } from '#scripts/common.mts'
 import { changing, corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'

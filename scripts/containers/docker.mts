@@ -1,9 +1,4 @@
 #!/usr/bin/env -S npx tsx
-import { config } from '#lib/config.mts'
-import { scenario } from '#lib/scenario.mts'
-import { $, fact, read, step } from '#lib/sh.mts'
-import { Blocked } from '#lib/verdict.mts'
-import { sameTree } from '#lib/verify.mts'
 // What runs in Docker, on every repository, in three patterns:
 // volume: a named volume with awkward files, backed up by its directory, restored into a new volume, compared on the host
 // and from inside a container;
@@ -11,6 +6,11 @@ import { sameTree } from '#lib/verify.mts'
 // after a backup that failed, was terminated or was killed; no restored record is torn;
 // dump: a database dumped through exec, loaded into a second container.
 // Passes when everything restored equals its source and the container ran again after every backup but a killed one.
+import { config } from '#lib/config.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, fact, read, step } from '#lib/sh.mts'
+import { Blocked } from '#lib/verdict.mts'
+import { sameTree } from '#lib/verify.mts'
 import { listed, numbers, says, shows, standardNeeds } from '#scripts/checks.mts'
 import { contents, cutShort, fresh, hidden, retire, serverWants } from '#scripts/common.mts'
 import {

@@ -1,4 +1,8 @@
 #!/usr/bin/env -S npx tsx
+// PostgreSQL through both dump patterns, on every repository: hooks (a dump in `before`, removed in `finally`) and
+// command_dumps (pg_dump's stdout as a file of the snapshot).
+// Passes when each dump, restored into a fresh database, equals the source: schema, rows and content of every table; when
+// the dump that was made while the database was written to holds one moment; and when a dump that fails leaves no snapshot.
 import { type Background, background } from '#lib/background.mts'
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
@@ -23,10 +27,6 @@ import {
   whileWritten,
   wholeDump,
 } from '#scripts/databases/common.mts'
-// PostgreSQL through both dump patterns, on every repository: hooks (a dump in `before`, removed in `finally`) and
-// command_dumps (pg_dump's stdout as a file of the snapshot).
-// Passes when each dump, restored into a fresh database, equals the source: schema, rows and content of every table; when
-// the dump that was made while the database was written to holds one moment; and when a dump that fails leaves no snapshot.
 import { up } from '#scripts/engine.mts'
 import { servers } from '#scripts/servers.mts'
 

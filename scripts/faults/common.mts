@@ -78,6 +78,8 @@ interface Violation {
   command: string
 }
 const violations = new WeakMap<object, Violation[]>()
+/** Rows whose repository may be damaged, by a known finding or another: what is cleared away there may complain. */
+const suspect = new WeakSet<object>()
 
 /**
  * Puts a violation on record: a known finding is a note, another one makes the row a FAIL when it ends (`conclude`).
@@ -86,6 +88,7 @@ const violations = new WeakMap<object, Violation[]>()
 export function violated(rule: string, round: string, seen: string, command: string, id = ''): void {
   const { run, report, dry } = rowScope()
   if (dry) return
+  suspect.add(report)
   const known = findingsOf(run.plan.vykar.version).some((one) => one.id === id)
   const file = join(run.dirs.reports, 'findings.md')
   if (!existsSync(file)) appendFileSync(file, `# Findings of ${run.plan.scenario}, run ${run.id}\n`)
@@ -128,23 +131,31 @@ export async function restoredAs(
   return tried.code === 0 ? 'wrong' : 'refused'
 }
 
-/** Rule 1: every acknowledged snapshot restores to its witness. */
+/**
+ * Rule 1: every acknowledged snapshot restores to its witness. Returns whether all do.
+ * @param finding id of the known finding that this round shows, where it is one
+ */
 export async function allThere(
   repo: string,
   ids: readonly string[],
   round: string,
   there = at(repo, '$PWD/nowhere'),
-): Promise<void> {
+  finding = '',
+): Promise<boolean> {
+  let all = true
   for (const id of ids) {
     const how = await restoredAs(repo, id, there)
-    if (how !== 'right')
-      violated(
-        '1: acknowledged snapshots restore',
-        round,
-        `${id}, made before the fault, is ${how} when it is restored`,
-        `vykar restore ${id}`,
-      )
+    if (how === 'right') continue
+    all = false
+    violated(
+      '1: acknowledged snapshots restore',
+      round,
+      `${id}, made before the fault, is ${how} when it is restored`,
+      `vykar restore ${id}`,
+      finding,
+    )
   }
+  return all
 }
 
 /**
@@ -153,6 +164,7 @@ export async function allThere(
  * @param ids acknowledged snapshots, which must be there
  * @param under what ran under the fault
  * @param known all that were made before the fault
+ * @param finding id of the known finding that this round shows, where it is one
  */
 export async function afterwards(
   repo: string,
@@ -161,9 +173,10 @@ export async function afterwards(
   under: Output | undefined,
   there: { raw: string },
   known = ids,
+  finding = '',
 ): Promise<void> {
-  await allThere(repo, ids, round, there)
-  const tell = (rule: string, seen: string, command: string, id = '') => violated(rule, round, seen, command, id)
+  let right = await allThere(repo, ids, round, there, finding)
+  const tell = (rule: string, seen: string, command: string) => violated(rule, round, seen, command, finding)
   // What was made under the fault: every snapshot that is not one of the acknowledged ones.
   const listed = await $({
     expect: 'any',
@@ -175,6 +188,7 @@ export async function afterwards(
     await $`head -n 1 under.ids > under.id`
     await contents('source', 'under')
     const how = await restoredAs(repo, 'under', there)
+    right &&= how === 'right'
     if (how !== 'right' && under?.code !== 3)
       tell(
         '2: absent or complete',
@@ -196,13 +210,15 @@ export async function afterwards(
   await $`sed -n 's/^Snapshot created: //p' next.out > next.id`
   await contents('source', 'next')
   const how = await restoredAs(repo, 'next', there)
+  right &&= how === 'right'
   if (how !== 'right')
     tell('4: works again', `the next backup exits 0, and is ${how} when restored`, 'vykar backup; vykar restore')
   const checked = await $({
     limit: '10m',
     expect: 'any',
   })`${there} vykar --config config.yaml check -R ${repo} --verify-data > next.check 2>&1`
-  if (checked.code)
+  // Of what cannot be restored check is to complain.
+  if (checked.code && right)
     tell(
       '3: check agrees with restore',
       `check --verify-data exits ${checked.code}, but all restores are right`,
@@ -213,8 +229,9 @@ export async function afterwards(
 /** Deletes what rounds have made beside the acknowledged snapshots, and gives its space back. */
 export async function clearOthers(repo: string, ids: readonly string[]): Promise<void> {
   await $`cat ${ids.map((id) => `${id}.id`)} > acked && vykar --config config.yaml list -R ${repo} > all.list && { grep -oE '^ *[0-9a-f]{8} ' all.list | tr -d ' ' | grep -vxFf acked || true; } > others.ids`
-  await $`test ! -s others.ids || xargs vykar --config config.yaml snapshot delete -R ${repo} < others.ids`
-  await $`vykar --config config.yaml compact -R ${repo}`
+  const bound = suspect.has(rowScope().report) ? ({ expect: 'any' } as const) : {}
+  await $(bound)`test ! -s others.ids || xargs vykar --config config.yaml snapshot delete -R ${repo} < others.ids`
+  await $(bound)`vykar --config config.yaml compact -R ${repo}`
 }
 
 /**

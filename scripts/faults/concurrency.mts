@@ -256,6 +256,76 @@ await scenario(import.meta, spec, async (run) => {
       await $`rm -rf source corpus tree`
       await conclude(fired, tried.length)
     })
+    fired = tried.length = 0
+
+    await run.row({ repo, variant: 'stopped' }, async () => {
+      if (repo !== 'local') ownServer()
+      const ids = await acknowledged(repo, 2, Math.min(mib, 8))
+      /** Who is stopped (a suspended laptop), at which moment of its work, and what comes before. */
+      const stopped: [name: string, words: string, before: string, moment: string][] = [
+        [
+          'a backup that is stopped while it uploads',
+          `backup -R ${repo}`,
+          'true',
+          '(($(find FILES/packs -type f | wc -l) > $(<packs.before) + 2))',
+        ],
+        [
+          'a backup that is stopped while it commits',
+          `backup -R ${repo}`,
+          'true',
+          '{ (($(find FILES/packs -type f | wc -l) > $(<packs.before) + 2)) && test -n "$(find FILES/locks -name "0*.json")"; }',
+        ],
+        // Every pack holds files that are gone and files that are not: there is much to repack.
+        [
+          'a compact that is stopped while it repacks',
+          `compact -R ${repo} --threshold 0`,
+          `for n in $(seq 80); do head -c 150K /dev/urandom > source/keep-$n; head -c 150K /dev/urandom > source/drop-$n; done; ${extra(repo)} && rm source/drop-* && vykar --config config.yaml backup -R ${repo} > kept.out && vykar --config config.yaml snapshot delete -R ${repo} $(<extra.id)`,
+          'test -n "$(find FILES/packs -type f -newer packs.before)"',
+        ],
+      ]
+      for (const [name, words, before, moment] of stopped) {
+        if (!chosen(name)) continue
+        await $`rm -rf cache-b meanwhile source/fresh && cp -a source meanwhile && head -c 24M /dev/urandom > source/fresh && head -c 3M /dev/urandom > meanwhile/own && sed 's|path: source|path: meanwhile|; s|label: faults|label: meanwhile|; s|^cache_dir: .*|cache_dir: cache-b|' config.yaml > meanwhile.yaml`
+        await $`${{ raw: before }}; sleep 0.01; find ${files}/packs -type f | wc -l > packs.before`
+        await contents('source', 'going')
+        const going = await background('going')`vykar --config config.yaml ${{ raw: words }}`
+        await $({
+          limit: '60s',
+        })`until ${{ raw: moment.replaceAll('FILES', files.raw) }} || ! kill -0 $(<going.pid) 2> /dev/null; do :; done; kill -STOP $(<going.pid) 2> /dev/null || true`
+        const working = going.running()
+        // Nobody waits for hours here: the lock and the session of the one that is stopped are made older, and another host's.
+        await $`t=$(date -d '7 hours ago' +%s); at=$(date -u -d @$t +%Y-%m-%dT%H:%M:%S.000000000+00:00); old="s/(\"(time|registered_at|last_refresh)\": *)\"[^\"]*\"/\\1\"$at\"/g; s/(\"hostname\": *)\"[^\"]*\"/\\1\"elsewhere\"/; s/(\"boot_id\": *)\"[^\"]*\"/\\1\"other\"/"; for f in $(find ${files}/sessions -name '*.json'); do sed -i -E "$old" $f; done; for f in $(find ${files}/locks -name '0*.json'); do sed -E "$old" $f > ${files}/locks/$(printf %014d $t)000000-\${f##*-} && rm $f; done; find ${files}/locks ${files}/sessions -type f > held.list`
+        // Another client makes a backup and reclaims what it takes for garbage.
+        const made = await vykar(`backup -R ${repo}`, 'meanwhile.yaml')
+        await $`sed -n 's/^Snapshot created: //p' met.out > meanwhile.id`
+        const reclaimed = await vykar(`compact -R ${repo} --threshold 0`, 'meanwhile.yaml')
+        await $`kill -CONT $(<going.pid) 2> /dev/null || true`
+        const ended = await going.done([0, 1])
+        if (working) fired++
+        fact(
+          name,
+          `${working ? '' : 'had ended; '}backup meanwhile: exit ${made.code}, compact meanwhile: exit ${reclaimed.code}${reclaimed.code ? ` (${lastOf('met.out').slice(0, 60)})` : ''}; it goes on: exit ${ended.code}${ended.code ? ` (${lastOf('going.out').slice(0, 80)})` : ''}`,
+        )
+        if (made.code)
+          violated('whatever is stale is cleared', name, `a backup meanwhile exits ${made.code}`, 'vykar backup')
+        const there = [...ids]
+        await contents('meanwhile', 'meanwhile')
+        if (made.code === 0) there.push('meanwhile')
+        if (ended.code === 0 && words.startsWith('backup')) {
+          await $`sed -n 's/^Snapshot created: //p' going.out > going.id`
+          there.push('going')
+        }
+        const known = words.startsWith('compact') ? 'stopped-compact-destroys' : ''
+        if (known) {
+          await $`sed -n 's/^Snapshot created: //p' kept.out > kept.id && cp going.sha256 kept.sha256`
+          there.push('kept')
+        }
+        await afterwards(repo, there, name, undefined, here, [...new Set([...there, 'ack-1', 'ack-2'])], known)
+        await clearOthers(repo, ids)
+      }
+      await $`rm -rf source corpus meanwhile`
+      await conclude(fired, tried.length)
+    })
   }
 })
 

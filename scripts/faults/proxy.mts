@@ -6,7 +6,9 @@
 // with the length of the whole), short BYTES (of the answer, with a length that fits), hole SECONDS (no answer), delay MS, twice (sent
 // twice, the second answer counts), unheard (done, and the connection is reset instead of the answer), late MS (answered with 503, and
 // done that much later), stale (the answer that was given to the same request before), outage MS (all connections are reset, and for so
-// long new ones are).
+// long new ones are). Dialects of S3 servers: pages N (a LIST in pages of so many keys), encoded (its keys percent-encoded, slashes
+// too), digest (a PUT must have a Content-MD5, and the right one).
+import { createHash } from 'node:crypto'
 import { appendFileSync } from 'node:fs'
 import {
   Agent,
@@ -30,7 +32,7 @@ interface Rule {
   value: number
   met: number
 }
-const actions = ['status', 'reset', 'cut', 'short', 'hole', 'delay', 'twice', 'unheard', 'late', 'stale', 'outage']
+const actions = ['status', 'reset', 'cut', 'short', 'hole', 'delay', 'twice', 'unheard', 'late', 'stale', 'outage', 'pages', 'encoded', 'digest'] // biome-ignore format: one line
 
 /** Reads a rule. Throws Error where it is none. */
 function parseRule(text: string): Rule {
@@ -88,7 +90,15 @@ const answers = new Map<string, Answer>()
 function ask({ method, url, headers }: IncomingMessage, body: Buffer, most = Infinity): Promise<Answer> {
   return new Promise((settle, reject) => {
     const asked = request(
-      { host, port, method, path: url, headers, agent: most < Infinity ? false : agent },
+      // Unpacked, so that what is changed in an answer can be read.
+      {
+        host,
+        port,
+        method,
+        path: url,
+        headers: { ...headers, 'accept-encoding': 'identity' },
+        agent: most < Infinity ? false : agent,
+      },
       (answer) => {
         const parts: Buffer[] = []
         answer.on('data', (part) => parts.push(part))
@@ -111,6 +121,32 @@ function give(res: ServerResponse, { status, headers, body }: Answer, length = b
   res.writeHead(status, { ...rest, ...(body.length ? { 'content-length': String(length) } : {}) })
   if (sent < length) res.write(body.subarray(0, sent), () => res.destroy())
   else res.end(body.subarray(0, sent))
+}
+
+/** Keys of a listing as a server gives them that encodes what `encoding-type=url` asks for, slashes too. */
+const encoded = (xml: string) =>
+  xml
+    .replace(/<EncodingType>.*?<\/EncodingType>/g, '')
+    .replace(
+      /<(Key|Prefix)>([^<]*)<\/\1>/g,
+      (_, tag, text) => `<${tag}>${encodeURIComponent(decodeURIComponent(text))}</${tag}>`,
+    )
+    .replace('</Name>', '</Name><EncodingType>url</EncodingType>')
+
+/** A page of a listing, out of the whole of it; its continuation token is where it goes on, and which listing it is of. */
+const listings: string[] = []
+function page(serial: number, from: number, size: number): Answer {
+  const whole = listings[serial]!
+  const all = whole.match(/<Contents>.*?<\/Contents>/gs) ?? []
+  const more = from + size < all.length
+  const body = whole
+    .replace(/<Contents>.*<\/Contents>/s, all.slice(from, from + size).join(''))
+    .replace(
+      /<IsTruncated>\w+<\/IsTruncated>/,
+      `<IsTruncated>${more}</IsTruncated>${more ? `<NextContinuationToken>page-${serial}-${from + size}</NextContinuationToken>` : ''}`,
+    )
+    .replace(/<KeyCount>\d+<\/KeyCount>/, `<KeyCount>${Math.min(size, all.length - from)}</KeyCount>`)
+  return { status: 200, headers: { 'content-type': 'application/xml' }, body: Buffer.from(body) }
 }
 
 async function serve(req: IncomingMessage, res: ServerResponse, body: Buffer): Promise<void> {
@@ -137,6 +173,24 @@ async function serve(req: IncomingMessage, res: ServerResponse, body: Buffer): P
     await ask(req, body)
     return
   }
+  if (action === 'digest') {
+    const [said, right] = [req.headers['content-md5'], createHash('md5').update(body).digest('base64')]
+    if (said !== right) {
+      give(res, {
+        status: 400,
+        headers: {},
+        body: Buffer.from(
+          `<Error><Code>${said ? 'BadDigest' : 'InvalidRequest'}</Code><Message>Content-MD5</Message></Error>`,
+        ),
+      })
+      return
+    }
+  }
+  const [, serial, from] = /continuation-token=page-(\d+)-(\d+)/.exec(req.url!) ?? []
+  if (serial) {
+    give(res, page(Number(serial), Number(from), value))
+    return
+  }
   if (action === 'delay') await sleep(value)
   if (action === 'twice') await ask(req, body)
   if (action === 'stale' && answers.has(key)) {
@@ -153,6 +207,12 @@ async function serve(req: IncomingMessage, res: ServerResponse, body: Buffer): P
     return
   }
   if (/list/.test(req.url!)) answers.set(key, answer)
+  if (action === 'encoded') answer.body = Buffer.from(encoded(answer.body.toString()))
+  if (action === 'pages') {
+    listings.push(answer.body.toString())
+    give(res, page(listings.length - 1, 0, value))
+    return
+  }
   if (action === 'cut' || action === 'reset') give(res, answer, answer.body.length, Math.min(value, answer.body.length))
   else if (action === 'short') give(res, { ...answer, body: answer.body.subarray(0, value) })
   else give(res, answer)

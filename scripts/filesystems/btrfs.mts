@@ -1,12 +1,12 @@
 #!/usr/bin/env -S npx tsx
-import { config } from '#lib/config.mts'
-import { scenario } from '#lib/scenario.mts'
-import { $, fact, read, step, undo } from '#lib/sh.mts'
-import { sameTree } from '#lib/verify.mts'
 // A btrfs subvolume, backed up from a read-only snapshot that `before` takes and `finally` deletes, while files churn.
 // Passes when the restored tree is the moment of the snapshot in content and metadata (known gaps apart), no snapshot
 // outlives its backup, and every bad case is met: the name is taken, its directory is missing, a hook fails, the file
 // system is full, the backup is terminated or killed.
+import { config } from '#lib/config.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, fact, read, step, undo } from '#lib/sh.mts'
+import { sameTree } from '#lib/verify.mts'
 import { listed, numbers, standardNeeds } from '#scripts/checks.mts'
 import { contents, cutShort, fresh, retire, serverWants } from '#scripts/common.mts'
 import { churning, fill, refused, rightOrRefused, writesBetween } from '#scripts/filesystems/common.mts'

@@ -1,14 +1,14 @@
 #!/usr/bin/env -S npx tsx
-import { config } from '#lib/config.mts'
-import { scenario } from '#lib/scenario.mts'
-import { $, fact, read, step } from '#lib/sh.mts'
-import { bytes, duration } from '#lib/terminal.mts'
-import { Skipped } from '#lib/verdict.mts'
 // A VM's raw disk image, backed up before and after each round of package installations: how much of what changed does
 // the repository take up?
 // Passes when every restored image has the sha256 that its source had, and check finds no error. The report has per round
 // the bytes changed (in 4 KiB blocks), the bytes added to the repository, their ratio and the time, and a chart.
 // --mutate boot changes a running VM instead: frozen through its guest agent in `before`, thawed in `finally`.
+import { config } from '#lib/config.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, fact, read, step } from '#lib/sh.mts'
+import { bytes, duration } from '#lib/terminal.mts'
+import { Skipped } from '#lib/verdict.mts'
 import { listed, packBytes, standardNeeds } from '#scripts/checks.mts'
 import { fresh, retire, serverWants } from '#scripts/common.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'

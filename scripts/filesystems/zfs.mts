@@ -1,14 +1,14 @@
 #!/usr/bin/env -S npx tsx
-import { config } from '#lib/config.mts'
-import { scenario } from '#lib/scenario.mts'
-import { $, fact, read, step, undo } from '#lib/sh.mts'
-import { Skipped, UsageError } from '#lib/verdict.mts'
-import { sameTree } from '#lib/verify.mts'
 // A ZFS dataset, backed up from .zfs/snapshot/NAME of a snapshot that `before` takes and `finally` destroys, while files
 // churn. Passes when the restored tree is the moment of the snapshot in content and metadata (known gaps apart), no
 // snapshot outlives its backup, and every bad case is met: the name is taken, the snapshot directory cannot be reached, a
 // hook fails, the pool is full, the backup is terminated or killed.
 // The pool is one of the run's own, on a file or on --device; with --pool an existing one, which is never destroyed.
+import { config } from '#lib/config.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, fact, read, step, undo } from '#lib/sh.mts'
+import { Skipped, UsageError } from '#lib/verdict.mts'
+import { sameTree } from '#lib/verify.mts'
 import { listed, numbers, standardNeeds } from '#scripts/checks.mts'
 import { contents, cutShort, fresh, retire, serverWants } from '#scripts/common.mts'
 import { churning, fill, refused, rightOrRefused, writesBetween } from '#scripts/filesystems/common.mts'

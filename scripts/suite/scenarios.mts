@@ -122,9 +122,12 @@ export const profiles: Record<string, Fixed[]> = {
   faults: [
     ['faults/corruption', 15],
     ['faults/crash', 15],
+    ['faults/power-loss', 15],
+    ['faults/syscalls', 10],
     ['faults/disk-full', 10],
     ['faults/targets', 5],
     ['faults/network', 30],
+    ['faults/dialects', 10],
     ['faults/server', 10],
     ['faults/concurrency', 15],
     ['faults/hooks', 10],

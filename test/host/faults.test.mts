@@ -6,7 +6,21 @@ import { describe, test } from 'node:test'
 import { lacking, noReal, real, run, type Sandbox, sandbox } from '../helpers.mts'
 
 const tools =
-  noReal || lacking('faketime', 'vykar-server', 'sshd', 'curl', 'rsync', 'setfattr', 'setfacl', 'setcap', 'flock')
+  noReal ||
+  lacking(
+    'faketime',
+    'strace',
+    'mkfs.xfs',
+    'mkfs.btrfs',
+    'vykar-server',
+    'sshd',
+    'curl',
+    'rsync',
+    'setfattr',
+    'setfacl',
+    'setcap',
+    'flock',
+  )
 const skip = tools || (process.getuid?.() === 0 ? false : 'mounting small file systems needs root')
 
 /** A sandbox with repositories on servers, too. */
@@ -30,13 +44,19 @@ describe('faults', { skip, concurrency: 2 }, () => {
   for (const [family, ...options] of [
     ['corruption', '--round', 'pack bit 0'],
     ['crash', '--round', 'backup 1'],
-    ['disk-full', '--round', 'tmpfs repository bytes'],
+    ['disk-full', '--round', 'btrfs repository bytes'],
+    ['power-loss', '--round', 'backup done'],
+    ['syscalls', '--round', 'backup fsync:error=EIO:when=4+'],
+    ['syscalls', '--round', 'restore utimensat:error=EPERM:when=2+'],
+    ['dialects', '--repo', 's3', '--round', 'LIST in pages of two'],
+    ['dialects', '--repo', 'sftp', '--round', 'MaxSessions 1'],
     ['targets'],
     ['network', '--repo', 'rest', '--round', 'backup: pack stored, answer lost'],
     ['network', '--repo', 'sftp', '--round', 'restore: reset once'],
     ['server', '--repo', 'rest', '--round', 'disk of the server full'],
     ['concurrency', '--repo', 'local', '--round', 'compact during backup'],
     ['concurrency', '--repo', 'local', '--round', 'live lock'],
+    ['concurrency', '--repo', 'local', '--round', 'a backup that is stopped while it uploads'],
     ['hooks'],
     ['churn', '--rounds', '1', '--round', 'replaced 0'],
     ['clock', '--snapshots', '12', '--round', 'keep_weekly 5'],
@@ -68,6 +88,15 @@ describe('faults', { skip, concurrency: 2 }, () => {
       /made before the fault, is (wrong|refused) when it is restored/,
       '--round',
       'compact 0',
+    ],
+    ['power-loss', 'never-syncs', /going, made before the fault, is (wrong|refused)/, '--round', 'backup done'],
+    ['syscalls', 'restore-warns-of-nothing', /no path is named/, '--round', 'restore utimensat:error=EPERM:when=2+'],
+    [
+      'dialects',
+      'restore-flips-byte',
+      /ack-1, made before the fault, is wrong/,
+      '--round',
+      'repository below a symlink',
     ],
     // Rule 4: nothing works again.
     ['crash', 'list-fails', /list fails after the fault/, '--round', 'restore 0'],

@@ -1,0 +1,120 @@
+#!/usr/bin/env -S npx tsx
+// System calls that fail: strace(1) makes writes, syncs, renames, reads and attribute calls of vykar return EIO, ENOSPC, EPERM or EINTR, once
+// or from a moment on, or takes its time over them, as a slow disk does.
+// Passes when what could not be done is said (an exit code, or the path of what is missing), a slow disk and an interrupted call cost
+// nothing, every acknowledged snapshot is still restored to what it was, and the next backup, check and restore succeed.
+import { scenario } from '#lib/scenario.mts'
+import { $, fact, read, step } from '#lib/sh.mts'
+import { standardNeeds } from '#scripts/checks.mts'
+import { copyOf } from '#scripts/damage.mts'
+import {
+  acknowledged,
+  afterwards,
+  at,
+  conclude,
+  faultOptions,
+  judge,
+  lastOf,
+  violated,
+} from '#scripts/faults/common.mts'
+
+/** What runs, what strace injects, and whether vykar must come through, must fail, must at least name what it left out, or may do either. */
+type Fault = [verb: keyof typeof verbs, inject: string, must: 'work' | 'fail' | 'said' | 'any']
+const verbs = {
+  backup: 'backup',
+  restore: 'restore $(<extra.id) met-tree',
+  check: 'check --verify-data',
+  compact: 'compact --threshold 0',
+  'snapshot delete': 'snapshot delete $(<extra.id)',
+} as const
+// `when=N` counts the calls of each thread: the first files that vykar syncs are its session's and its lock's.
+const faults: Fault[] = [
+  ['backup', 'fsync:error=EIO:when=1', 'fail'],
+  ['backup', 'fsync:error=EIO:when=4+', 'fail'],
+  ['backup', 'fsync:error=EIO:when=8', 'any'],
+  ['backup', 'write:error=ENOSPC:when=2+', 'fail'],
+  ['backup', 'write:error=EIO:when=3', 'any'],
+  ['backup', 'write:error=EINTR:when=2', 'work'],
+  ['backup', 'renameat,rename:error=EIO:when=1+', 'fail'],
+  ['backup', 'renameat:error=EIO:when=5', 'any'],
+  ['backup', 'unlink:error=EIO:when=1+', 'any'],
+  ['backup', 'read:error=EIO:when=40+', 'fail'],
+  ['backup', 'read:error=EINTR:when=12', 'work'],
+  ['backup', 'getdents64:error=EIO:when=20+', 'said'],
+  ['backup', 'llistxattr:error=EIO:when=1+', 'said'],
+  ['backup', 'lgetxattr:error=EIO:when=1+', 'said'],
+  ['backup', 'mkdir:error=EACCES:when=1+', 'any'],
+  ['backup', 'fsync,fdatasync,renameat:delay_exit=100000', 'work'],
+  ['restore', 'pwrite64:error=ENOSPC:when=3+', 'fail'],
+  ['restore', 'pwrite64:error=EIO:when=1', 'fail'],
+  ['restore', 'pwrite64:error=EINTR:when=1', 'work'],
+  ['restore', 'read:error=EIO:when=30+', 'fail'],
+  ['restore', 'mkdir:error=EACCES:when=8+', 'fail'],
+  ['restore', 'symlink,linkat:error=EPERM:when=1+', 'fail'],
+  ['restore', 'fchmod,chmod,fchmodat:error=EPERM:when=2+', 'said'],
+  ['restore', 'fchown,lchown,fchownat:error=EPERM:when=1+', 'said'],
+  ['restore', 'utimensat:error=EPERM:when=2+', 'said'],
+  ['restore', 'lsetxattr,setxattr,fsetxattr:error=EPERM:when=1+', 'said'],
+  ['restore', 'pwrite64,read:delay_exit=5000', 'work'],
+  ['check', 'read:error=EIO:when=30+', 'fail'],
+  ['check', 'getdents64:error=EIO:when=4+', 'fail'],
+  ['compact', 'fsync:error=EIO:when=4+', 'fail'],
+  ['compact', 'renameat:error=EIO:when=2+', 'fail'],
+  ['compact', 'read:error=EIO:when=16+', 'any'],
+  ['compact', 'unlink:error=EIO:when=1+', 'any'],
+  ['snapshot delete', 'unlink:error=EIO:when=1', 'any'],
+  ['snapshot delete', 'fsync:error=EIO:when=3+', 'any'],
+]
+
+const spec = { needs: [...standardNeeds, 'strace'], repos: ['local'], options: faultOptions } as const
+
+await scenario(import.meta, spec, async (run) => {
+  const { 'corpus-mib': mib, round: only } = run.options
+  for (const repo of run.repos)
+    await run.row({ repo }, async () => {
+      const ids = await acknowledged(repo, 1, Math.min(mib, 8))
+      await $`mkdir source/sub && head -c 6M /dev/urandom > source/sub/extra && ln source/sub/extra source/linked && ln -s extra source/sub/symlink && setfattr -n user.word -v value source/sub/extra && chmod 640 source/sub/extra && touch -d 2001-02-03 source/sub/extra source/sub`
+      await $`vykar --config config.yaml backup -R ${repo} > extra.out && sed -n 's/^Snapshot created: //p' extra.out > extra.id`
+      await copyOf(repo)
+      const there = at(repo, '$PWD/damaged')
+      let [fired, tried] = [0, 0]
+      for (const [verb, inject, must] of faults) {
+        const name = `${verb} ${inject}`
+        if (only && only !== name) continue
+        tried++
+        step(name)
+        // Nothing of it is shared: what is written over in place must not be written over in the copy.
+        await $`rm -rf damaged met-tree lost && cp -a copy damaged && mkdir met-tree lost && head -c 9M /dev/urandom > source/fresh`
+        if (verb === 'compact') await $`${there} vykar --config config.yaml snapshot delete -R ${repo} $(<extra.id)`
+        const words = verbs[verb].replace(/^(snapshot delete|\S+)/, `$1 -R ${repo}`)
+        const met = await $({
+          limit: '5m',
+          expect: 'any',
+        })`rm -f calls; HOME=$PWD/lost ${there} timeout -k 5 120 strace -f -qq -o calls -e trace=${{ raw: inject.split(':')[0]! }} -e inject=${{ raw: inject }} vykar --config lost.yaml ${{ raw: words }} > met.out 2>&1`
+        await $`grep -cE '\(INJECTED\)|\(DELAYED\)' calls > hits || true`
+        const hits = Number(read('hits'))
+        if (hits) fired++
+        fact(name, `${hits} times, exit ${met.code}${met.code ? `: ${lastOf('met.out').slice(0, 100)}` : ''}`)
+        // What never happened need not be said.
+        if (hits || met.code === 124) judge(name, verb, met, must === 'said' ? 'any' : must)
+        // Of many it names the first ones, and counts the rest.
+        if (hits && must === 'said' && !/(warn|error).*(source|met-tree)/i.test(read('met.out')))
+          violated('what is left out is said', name, `exit ${met.code}, and no path is named`, `vykar ${verb}`)
+        if (verb === 'restore' && met.code === 0) {
+          const compared = await $({
+            expect: 'any',
+          })`diff -qr --no-dereference source/sub met-tree/sub > wrong.out 2>&1`
+          if (compared.code)
+            violated(
+              '3: exit 0 means right',
+              name,
+              `restore exits 0 with wrong data: ${lastOf('wrong.out')}`,
+              'vykar restore',
+            )
+        }
+        await afterwards(repo, ids, name, verb === 'backup' ? met : undefined, there, [...ids, 'extra'])
+      }
+      await $`rm -rf damaged copy source corpus met-tree`
+      await conclude(fired, tried)
+    })
+})

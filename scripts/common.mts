@@ -266,6 +266,7 @@ export async function readLittle(now: string, first: string, backup: string): Pr
         `the first backup has read ${read1} of ${created.original} bytes: nothing can be said of the next`,
       )
     fact('read by an unchanged backup', `${bytes(read2)} of ${bytes(created.original)}`)
+    fact('unchanged: read (bytes)', read2)
     if (!(read2 < Math.max(read1 / 10, 2 ** 24)))
       throw new Mismatch(`a backup of an unchanged tree has read ${read2} bytes, the first one ${read1}`)
     if (created.deduplicated > slack(created.original))

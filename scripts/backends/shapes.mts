@@ -2,7 +2,8 @@
 // Shapes of sources that backup tools get wrong, each in a row of its own: a file of more than 4 GiB, names that are not UTF-8, two
 // sources, several paths with equal names, a single file, a symlink to a file, a trailing slash, a file that grows while it is read,
 // and the same tree with one thread and many, with a warm, a cold and a moved file cache.
-// Passes when each is restored, with an empty cache, to what it was; what must be left out is left out with exit 3, and nothing else is.
+// Passes when each is restored, with an empty cache, to what it was; what must be left out is left out with exit 3, and nothing else is;
+// and an unchanged tree is not read again because its label, the order of its paths or its neighbours have changed.
 import { background } from '#lib/background.mts'
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
@@ -15,7 +16,7 @@ import { finding } from '#scripts/findings.mts'
 import { parseBackup, parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
 
-const shapes = ['large-file', 'not-utf8', 'sources', 'paths', 'single', 'growing', 'threads'] as const
+const shapes = ['large-file', 'not-utf8', 'sources', 'paths', 'single', 'growing', 'threads', 'costs'] as const
 const options = {
   shape: { kind: 'list', help: 'shapes to try, all unless told', choices: shapes },
   'large-mib': { kind: 'number', help: 'size of the large file, which is sparse, in MiB', default: 4200, min: 64 },
@@ -34,6 +35,7 @@ await scenario(import.meta, spec, async (run) => {
     single,
     growing,
     threads: (repo) => threads(repo, seed),
+    costs: (repo) => costs(repo, seed),
   }
   for (const repo of run.repos)
     for (const name of shapes)
@@ -281,4 +283,46 @@ sources:
           throw new Mismatch(`${way}: an unchanged tree stored ${deduplicated} bytes again`)
       })
   }
+}
+
+/** What is read again of a tree that has not changed, when what is around it in the config has. */
+async function costs(repo: string, seed: number): Promise<void> {
+  step('source')
+  await $({ limit: '30m' })`e2e data-gen/corpus --out corpus --gib 0.1 --churn 0 --plain --seed ${seed}`
+  await $`mkdir tree && cp -a corpus/snapshot-1 tree/a && cp -a corpus/snapshot-1/dir-0 tree/b && mkdir other && head -c 1M /dev/urandom > other/file`
+  await config`
+sources:
+  - paths:
+      - tree/a
+      - tree/b
+    label: costs
+`
+  await fresh(repo)
+  const ways: [way: string, line: string][] = [
+    ['first', 'true'],
+    ['unchanged', 'true'],
+    ['another order', "sed -i '/- tree\\/a/d; s|^\\( *\\)- tree/b$|&\\n\\1- tree/a|' config.yaml"],
+    ['renamed label', "sed -i 's/label: costs/label: renamed/' config.yaml"],
+    ['added path', "sed -i 's|^\\( *\\)- tree/b$|&\\n\\1- other|' config.yaml"],
+    ['added source', "sed -i 's|^sources:|&\\n  - path: other\\n    label: other|' config.yaml"],
+  ]
+  for (const [n, [way, line]] of Object.entries(ways)) {
+    step(way)
+    await $`${{ raw: line }}`
+    // What bash has read after `wait` is what its children have read.
+    await $({
+      limit: '1h',
+    })`bash -c 'vykar --config config.yaml backup -R ${repo} > cost-${n}.out && cat /proc/$$/io' | sed -n 's/^rchar: //p' > cost-${n}.read`
+    await check(`# ${way}: next to nothing is read`, () => {
+      const [first, now] = [Number(read('cost-0.read')), Number(read(`cost-${n}.read`))]
+      fact(`${way}: read (bytes)`, now)
+      const whole = parseBackup(read('cost-0.out'))[0]?.original ?? 0
+      if (first < whole / 2) throw new Mismatch(`the first backup has read ${first} of ${whole} bytes: nothing can be said of the next`) // biome-ignore format: one line
+      if (n !== '0' && now > first / 4) throw new Mismatch(`${way}: ${now} bytes of an unchanged tree were read again, the first backup read ${first}`) // biome-ignore format: one line
+    })
+  }
+  await $`sed -n 's/^Snapshot created: //p' cost-5.out | tail -n 1 > costs.id`
+  await restore(repo, 'costs')
+  for (const path of ['tree/a', 'tree/b'])
+    await $`found=$(find restored-costs -type d -path ${`*/${path}`}) && diff -r --no-dereference ${path} "$found"`
 }

@@ -31,6 +31,22 @@ const failureOf = ({ reason }: Result, report: RunReport | undefined): string =>
   return (steps.length ? steps.join('; ') : reason).replace(/\(log: [^)]*\)|\b[0-9a-f]{8,}\b|\d{8}T\d{6}Z-\w+|\d+/g, '')
 }
 
+/** Bytes read beyond which a new build reads more than the baseline: half as much again, and 4 MiB of caches and index. */
+const readMost = (before: number) => before * 1.5 + 4 * 2 ** 20
+
+/** What a backup of an unchanged tree has read, of which rows that measure it have a fact; more than the baseline is an objection. */
+function judgeReads(scenario: string, before: RunReport, after: RunReport, found: Judgement): void {
+  for (const row of after.rows) {
+    const old = before.rows.find((one) => rowName(one) === rowName(row))
+    for (const [name, now] of Object.entries(row.facts)) {
+      const was = old?.facts[name]
+      if (!name.endsWith(': read (bytes)') || typeof now !== 'number' || typeof was !== 'number') continue
+      const text = `${scenario} ${rowName(row)}: ${name} ${now} with the new build, ${was} with the baseline`
+      if (now > readMost(was)) found.objections.push(text)
+    }
+  }
+}
+
 /**
  * Compares the verdicts, rows and known gaps of every scenario. A FAIL is an objection unless the baseline fails in the same step for
  * the same reason; so is what the baseline passed and the new build did not, a row without a verdict in either build, a known gap or
@@ -66,6 +82,7 @@ export function judgeScenarios(pairs: readonly Pair[]): Judgement {
           `${scenario} ${rowName(row)}: BLOCKED with both builds, nothing is known of it: ${row.reason}`,
         )
       else if (row.verdict === 'SKIPPED') found.notes.push(`${scenario} ${rowName(row)}: SKIPPED: ${row.reason}`)
+    judgeReads(scenario, before, after, found)
     const findings = (report: RunReport) => [...new Set(report.rows.flatMap((row) => row.findings.map(({ id }) => id)))]
     const [had, has] = [findings(before), findings(after)]
     for (const id of has) if (!had.includes(id)) found.objections.push(`${scenario}: the known finding ${id} appeared`)

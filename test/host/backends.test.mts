@@ -106,6 +106,34 @@ describe('honest', { concurrency: 2 }, () => {
       clean(where)
     })
 
+  for (const [script, lie, code, reason, ...options] of [
+    [
+      'backends/shapes',
+      'cache-forgets',
+      1,
+      /: \d+ bytes of an unchanged tree were read again/,
+      '--repo',
+      'local',
+      '--shape',
+      'costs',
+    ],
+    ['backends/s3', 'never-in-parts', 75, /the listing shows no object that came in parts/],
+  ] as const)
+    test(`${script}: ${lie} is caught`, { skip: all }, async () => {
+      const ended = await run(box(), script, [
+        '--vykar',
+        real!,
+        '--services',
+        'managed',
+        '--sabotage',
+        lie,
+        ...options,
+        ...(script === 'backends/s3' ? ['--corpus-gib', '0.02'] : []),
+      ])
+      assert.equal(ended.code, code, ended.stdout)
+      assert.match(ended.last, reason)
+    })
+
   test('two scripts that want the same ports at once both pass', { skip: noRest }, async () => {
     const [a, b] = [box(), box()]
     const ended = await Promise.all([run(a, 'backends/rest', args()), run(b, 'backends/rest', args())])

@@ -68,7 +68,7 @@ const caught: Record<string, Expected> = {
   'backup-stale': ['FAIL', /the second backup stored \d+ bytes, but \d+ new bytes had been written/],
   'backup-misses-same-time': ['FAIL', /Files SOURCE\/.*file-.* and RESTORED\/.* differ/],
   'source-loses-file': ['FAIL', /> dir-.*file-|something has changed the source, and it was not this suite: .*file-/],
-  'restore-copies-live': ['FAIL', /restore: exit 1: .*no such source/],
+  'restore-copies-live': ['FAIL', /restore( all lost)?: exit 1: .*no such source/],
   'backup-warns': ['FAIL', /vykar exited 0 but warned: a file was passed over/],
   'backup-wrong-files': ['FAIL', /list shows \d+ files of [0-9a-f]+, backup said 7/],
   'backup-counts-errors': ['FAIL', /backup exited 0 but counted 7 errors/],
@@ -124,7 +124,9 @@ function provesCaught(script: string, lie: string, [verdict, reason, ...options]
 // By the real vykar where there is one: the contract says that the stand-in is like it.
 const teller = real ? () => real! : standin
 describe(`lies told by the ${real ? 'real vykar' : 'stand-in'}`, { concurrency: 3 }, () => {
-  for (const [lie, expected] of Object.entries(caught)) provesCaught('backends/local', lie, expected, teller)
+  // What is restored is compared by what every script shares, of which local-none has the quicker ones: no key is derived.
+  for (const [lie, expected] of Object.entries(caught))
+    provesCaught(lie.startsWith('restore-') ? 'backends/local-none' : 'backends/local', lie, expected, teller)
   for (const [lie, expected] of Object.entries(caughtByNone)) provesCaught('backends/local-none', lie, expected, teller)
 })
 
@@ -150,7 +152,8 @@ for (const [name, vykar, skip] of [
 ] as const)
   test(`the honest ${name} passes local and local-none`, { skip: skip || tools }, async () => {
     for (const script of ['backends/local', 'backends/local-none']) {
-      for (const own of [true, false]) {
+      // The stand-in has passed with a user's own source in the tests of commands.sh.
+      for (const own of vykar === standin ? [true] : [true, false]) {
         const box = sandbox()
         const args = own ? ownCorpus(box) : ['--source', smallCorpus()]
         const ended = await run(box, script, ['--vykar', vykar(), ...args])

@@ -1,16 +1,16 @@
 #!/usr/bin/env -S npx tsx
-// vykar beside restic, rustic, borg and kopia, whichever are installed: first, unchanged and changed backup, restore, check,
+// vykar beside restic, rustic, borg and kopia, whichever are installed: init, first, unchanged and changed backup, restore, check,
 // check with data, prune. Rounds in shuffled order, cold caches, sync inside the clock, every restore compared.
 // Passes when no command failed and every restored tree equals its source. It says who was faster, and where no difference
 // is shown; that is no matter of passing. Results: ~/runtime/benchmarks/<time>/reports/index.html.
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { seeded } from '#data-gen/random.mts'
 import { ask, lastLine } from '#lib/ask.mts'
 import { diskUsage } from '#lib/cleanup.mts'
 import { identifyVykar, which } from '#lib/host.mts'
 import { type ScenarioRun, scenario } from '#lib/scenario.mts'
-import { $, fact, note, rowScope, seconds, step } from '#lib/sh.mts'
+import { $, fact, note, read, rowScope, scope, seconds, step } from '#lib/sh.mts'
 import { quote } from '#lib/transcript.mts'
 import { Mismatch, UsageError } from '#lib/verdict.mts'
 import {
@@ -24,7 +24,7 @@ import {
 } from '#scripts/benchmarks/measure.mts'
 import { writeBenchmark } from '#scripts/benchmarks/pages.mts'
 import { shuffled, summary } from '#scripts/benchmarks/stats.mts'
-import { ceilingNames, figuresOf } from '#scripts/benchmarks/summary.mts'
+import { type Benchmark, ceilingNames, figuresOf, resultOf } from '#scripts/benchmarks/summary.mts'
 import { type Backend, type Compression, tools } from '#scripts/benchmarks/tools.mts'
 import { ownServer } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
@@ -84,6 +84,7 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
 
   const samples: Sample[] = []
   const ceilings: number[][] = [[], []]
+  const says: Record<string, string> = {}
   const out = join(run.runtime, 'benchmarks', run.id.replace(/-.*/, ''))
   if (!run.dry) mkdirSync(join(out, 'raw'), { recursive: true })
   for (const repo of run.repos)
@@ -97,8 +98,8 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
         // What no tool can beat: copying the source with a sync, and reading all of it.
         const copied = await timed(method, 'cp -a source copy', '.')
         await $`rm -r copy`
-        const read = await timed(method, 'find source -type f -print0 | xargs -0 cat > /dev/null', '.')
-        if (round) for (const [i, { seconds: time }] of [copied, read].entries()) ceilings[i]!.push(time)
+        const whole = await timed(method, 'find source -type f -print0 | xargs -0 cat > /dev/null', '.')
+        if (round) for (const [i, { seconds: time }] of [copied, whole].entries()) ceilings[i]!.push(time)
         for (const [tool, program] of shuffled(able, seeded(`${run.common.seed} ${repo} ${round}`))) {
           step(`round ${round}: ${tool}`)
           const name = `${tool}-${round}`
@@ -110,6 +111,9 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
           writeFileSync(join(out, 'raw', file), JSON.stringify(timings, null, 1))
         }
       }
+      if (!run.dry)
+        for (const [tool] of able)
+          if (existsSync(join(scope().dir, `${tool}.says`))) says[`${repo}, ${tool}`] = read(`${tool}.says`)
       for (const look of looks) {
         await $`rm -rf traces/ && mkdir traces`
         for (const [tool, program] of able) {
@@ -132,7 +136,7 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
     })
   if (!samples.some((sample) => sample.round)) return
 
-  const page = await writeBenchmark(out, {
+  const benchmark: Benchmark = {
     schema: 'vykar-e2e/benchmark/1',
     started: run.report.started,
     seed: run.common.seed,
@@ -146,10 +150,13 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
       const time = summary(times)
       return { what: ceilingNames[i]!, seconds: time, throughput: size / time.median }
     }),
+    says,
     missing,
     figures: figuresOf(samples, size, run.common.seed),
     samples,
-  })
+  }
+  const page = await writeBenchmark(out, benchmark)
+  for (const sentence of resultOf(benchmark)) note(sentence)
   note(`benchmark: ${page}`)
   const absent = run.options.tools.filter((name) => missing[name])
   if (absent.length) throw new Mismatch(`named in --tools, but not installed: ${absent.join(', ')}`)

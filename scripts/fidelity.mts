@@ -76,7 +76,7 @@ sources:
           limit: '1h',
         })`mv source away && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R local $(<snapshot.id) restored > restore.out 2>&1`
       } else {
-        const { env, init, commands, restored: inside, version } = tools[tool]!
+        const { env, commands, restored: inside, version } = tools[tool]!
         const place: Place = { program: tool, name: 'own', backend: { kind: 'local' }, compression: 'zstd' }
         if (!run.dry) {
           const asked = await ask([which(tool)!, ...version])
@@ -90,7 +90,7 @@ ${{
     .join('\n'),
 }}
 EOF`
-        await $({ limit: '1h', expect: 'any' })`(. own/env.sh; ${{ raw: init(place) }}) > init.out 2>&1`
+        await $({ limit: '1h', expect: 'any' })`(. own/env.sh; ${{ raw: commands(place).init }}) > init.out 2>&1`
         step('backup')
         const words = commands(place)
         const backup = await $({

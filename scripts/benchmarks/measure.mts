@@ -90,6 +90,7 @@ async function compared(tool: string, restored: string): Promise<void> {
 
 /** Snapshots that there are after each operation. */
 const snapshotsAfter: Record<Operation, number> = {
+  init: 0,
   'first backup': 1,
   'unchanged backup': 2,
   'changed backup': 3,
@@ -118,13 +119,13 @@ async function didSomething(operation: Operation, { repositoryBytes = 0 }: Sampl
  */
 export async function roundOf(method: Method, tool: string, round: number, place: Place): Promise<Sample[]> {
   const { repo, dry, run } = rowScope()
-  const { env, init, commands, count, remove, restored } = tools[tool]!
+  const { env, commands, says, count, remove, restored } = tools[tool]!
   const { name, backend } = place
   const samples: Sample[] = []
   const lines = commands(place)
   const seen = backend.kind === 'local' ? `repositories/${name}` : undefined
   const set = `. ${name}/env.sh; `
-  let operation: Operation = 'first backup'
+  let operation: Operation = 'init'
   try {
     await $`mkdir -p ${name}/restored repositories`
     const exports = Object.entries(env(place)).map(([key, value]) => `export ${key}=${value}`)
@@ -135,7 +136,6 @@ EOF`
       await $`cat > ${name}/vykar.yaml <<'EOF'
 ${{ raw: vykarConfig(place, `REPO_${repo.toUpperCase()}`) }}EOF`
     await bringSource(method.states[0])
-    await $({ limit: method.limit })`${{ raw: `${set}${init(place)}` }}`
     for (operation of operations) {
       if (operation === 'changed backup') await bringSource(method.states[1])
       const syncOn = operation === 'restore' ? `${name}/restored` : (seen ?? name)
@@ -146,6 +146,7 @@ ${{ raw: vykarConfig(place, `REPO_${repo.toUpperCase()}`) }}EOF`
       await didSomething(operation, sample, count && `${set}${count(place)}`)
       samples.push(sample)
     }
+    await $({ limit: method.limit })`${{ raw: `(${set}${says(place)})` }} > ${tool}.says`
     if (!seen && remove) await $({ limit: method.limit })`${{ raw: `${set}${remove(place)}` }}`
     await $({ limit: '1h' })`rm -rf ${name} ${seen ?? `repositories/${name}`}`
     // What a tool without a command for it leaves of its repository on a server of ours.

@@ -7,8 +7,8 @@ import { xml } from '#lib/report.mts'
 import { bytes } from '#lib/terminal.mts'
 import { palette, pngOf, svgOf } from '#scripts/benchmarks/chart.mts'
 import type { Summary } from '#scripts/benchmarks/stats.mts'
-import { type Benchmark, type Figures, ratioText } from './summary.mts'
-import { operations, tools } from './tools.mts'
+import { type Benchmark, type Figures, ratioText, resultOf } from './summary.mts'
+import { type Operation, operations, tools } from './tools.mts'
 
 const columns = [
   ['repo', (f: Figures) => f.repo],
@@ -21,7 +21,7 @@ const columns = [
   ['seconds_min', (f: Figures) => f.seconds.min],
   ['seconds_max', (f: Figures) => f.seconds.max],
   ['outliers', (f: Figures) => f.seconds.outliers.length],
-  ['bytes_per_second', (f: Figures) => Math.round(f.throughput.median)],
+  ['bytes_per_second', (f: Figures) => f.throughput && Math.round(f.throughput.median)],
   ['cpu_seconds_median', (f: Figures) => f.cpuSeconds?.median],
   ['peak_bytes_median', (f: Figures) => f.peakBytes?.median],
   ['read_bytes_median', (f: Figures) => f.readBytes?.median],
@@ -33,13 +33,17 @@ const columns = [
 ] as const
 
 const MiB = 2 ** 20
+/** Operations that change what a repository takes: of the others its size says nothing. */
+const changing: readonly Operation[] = ['first backup', 'changed backup', 'prune']
+/** Operations that go through all of the source or of the repository. */
+const reading: readonly Operation[] = ['first backup', 'restore', 'check data']
 /** What is drawn: a title, its unit, and the figures in that unit. */
 const metrics: [title: string, unit: string, of: (f: Figures) => Summary | undefined, scale: number][] = [
   ['time', 's', (f) => f.seconds, 1],
-  ['throughput', 'MiB/s', (f) => f.throughput, MiB],
+  ['throughput', 'MiB/s', (f) => (reading.includes(f.operation) ? f.throughput : undefined), MiB],
   ['CPU time', 's', (f) => f.cpuSeconds, 1],
   ['peak memory', 'MiB', (f) => f.peakBytes, MiB],
-  ['repository', 'MiB', (f) => f.repositoryBytes, MiB],
+  ['repository', 'MiB', (f) => (changing.includes(f.operation) ? f.repositoryBytes : undefined), MiB],
 ]
 
 /** A number with three digits that say something. */
@@ -59,7 +63,7 @@ function panel(figures: Figures[], names: string[], operation: string, metric: (
   const color = { field: 'tool', type: 'nominal', scale: { domain: names, range: [...palette] }, legend: null }
   const bar = { x: { field: 'middle', type: 'quantitative', title: null, axis: { tickCount: 3 } }, y, color }
   return {
-    width: 140,
+    width: 125,
     height: { step: 17 },
     title: { text: `${operation}: ${title}, ${unit}`, fontSize: 11, anchor: 'start' },
     data: { values },
@@ -82,14 +86,16 @@ export function chartOf({ figures, runs }: Benchmark, repo: string): TopLevelSpe
   const mine = figures.filter((f) => f.repo === repo && f.seconds.n)
   const names = Object.keys(tools).filter((name) => mine.some((f) => f.tool === name))
   const shown = operations.filter((operation) => mine.some((f) => f.operation === operation))
-  const drawn = metrics.filter(([, , of]) => mine.some((f) => of(f)))
+  const drawn = (operation: Operation) =>
+    metrics.filter(([, , of]) => mine.some((f) => f.operation === operation && of(f)))
   return {
     title: `Backup tools on ${repo}: median of ${runs} ${runs > 1 ? 'rounds' : 'round'}; the line goes from the smallest to the largest`,
-    columns: drawn.length,
-    align: 'all',
-    bounds: 'flush',
-    spacing: { column: 90, row: 52 },
-    concat: shown.flatMap((operation) => drawn.map((metric) => panel(mine, names, operation, metric))),
+    spacing: 30,
+    vconcat: shown.map((operation) => ({
+      bounds: 'flush',
+      spacing: 85,
+      hconcat: drawn(operation).map((metric) => panel(mine, names, operation, metric)),
+    })),
   } as unknown as TopLevelSpec
 }
 
@@ -97,7 +103,7 @@ const seconds = (s: Summary) =>
   `${s.median.toFixed(2)} ± ${s.mad.toFixed(2)} (${s.min.toFixed(2)} to ${s.max.toFixed(2)})`
 
 /** Head and rows of the table that people read. */
-function tableOf({ figures }: Benchmark): string[][] {
+function tableOf({ figures, sourceBytes }: Benchmark): string[][] {
   const head = [
     'backend',
     'operation',
@@ -107,9 +113,13 @@ function tableOf({ figures }: Benchmark): string[][] {
     'throughput',
     'CPU',
     'peak memory',
-    'repository',
+    'repository (source ÷ it)',
     'time ÷ vykar (95 %)',
   ]
+  const ratio = ({ operation, repositoryBytes }: Figures, text: string) =>
+    operation === 'first backup' && repositoryBytes
+      ? `${text} (${(sourceBytes / repositoryBytes.median).toFixed(2)})`
+      : text
   const size = (s: Summary | undefined) => (s ? bytes(s.median) : '')
   return [
     head,
@@ -121,10 +131,10 @@ function tableOf({ figures }: Benchmark): string[][] {
       f.seconds.n
         ? `${seconds(f.seconds)}${f.seconds.outliers.length ? `, ${f.seconds.outliers.length} outlier kept` : ''}`
         : f.failed[0]!,
-      f.seconds.n ? `${bytes(f.throughput.median)}/s` : '',
+      f.seconds.n && f.throughput ? `${bytes(f.throughput.median)}/s` : '',
       f.cpuSeconds ? `${f.cpuSeconds.median.toFixed(2)} s` : '',
       size(f.peakBytes),
-      size(f.repositoryBytes),
+      ratio(f, size(f.repositoryBytes)),
       f.toVykar ? ratioText(f.toVykar) : '',
     ]),
   ]
@@ -168,6 +178,7 @@ export async function writeBenchmark(dir: string, b: Benchmark): Promise<string>
   const lines = (cells: string[]) => `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`
   const markdown = [
     '# Benchmark',
+    resultOf(b).join('\n'),
     methodOf(b)
       .map((text) => `- ${text}`)
       .join('\n'),
@@ -185,11 +196,14 @@ export async function writeBenchmark(dir: string, b: Benchmark): Promise<string>
 <title>Benchmark ${xml(b.started)}</title>
 <style>
 :root { color-scheme: light dark }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 78rem; margin: 2rem auto; padding: 0 1rem }
 figure, .wide { overflow-x: auto; margin: 1rem 0 } svg { background: white; max-width: none }
 table { border-collapse: collapse; font-size: 13px } th, td { padding: .2rem .6rem; text-align: left; border-bottom: 1px solid #8886; white-space: nowrap }
 </style>
 <h1>Benchmark of ${xml(b.started)}</h1>
+${resultOf(b)
+  .map((text) => `<p><strong>${xml(text)}</strong>`)
+  .join('\n')}
 <ul>${methodOf(b)
       .map((text) => `<li>${xml(text)}`)
       .join('\n')}</ul>
@@ -200,6 +214,10 @@ ${table
   .map((row) => `<tr>${row.map(cell('td')).join('')}</tr>`)
   .join('\n')}
 </table></div>
+<h2>What each tool says of its repository, at the end</h2>
+${Object.entries(b.says ?? {})
+  .map(([name, text]) => `<details><summary>${xml(name)}</summary><pre>${xml(text)}</pre></details>`)
+  .join('\n')}
 <h2>Where and what</h2>
 <ul>${facts.map(([name, value]) => `<li>${xml(name)}: ${xml(value)}`).join('\n')}</ul>
 </html>

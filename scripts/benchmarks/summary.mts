@@ -11,8 +11,8 @@ export interface Figures {
   /** Rounds that failed; they enter no figure. */
   failed: string[]
   seconds: Summary
-  /** Source bytes per second. */
-  throughput: Summary
+  /** Source bytes per second; init has no source. */
+  throughput?: Summary
   cpuSeconds?: Summary
   peakBytes?: Summary
   repositoryBytes?: Summary
@@ -38,6 +38,8 @@ export interface Benchmark {
   host: Record<string, string>
   /** What the disk and the file system can do, measured in the same rounds. */
   ceilings: { what: string; seconds: Summary; throughput: number }[]
+  /** What each tool says of its repository at the end, by backend and tool. */
+  says?: Record<string, string>
   /** Tools that were asked for and could not be run, and why. */
   missing: Record<string, string>
   figures: Figures[]
@@ -78,7 +80,7 @@ export function figuresOf(samples: Sample[], sourceBytes: number, seed: number):
           tool,
           failed,
           seconds,
-          throughput: summary(good.map((s) => sourceBytes / s.seconds)),
+          throughput: operation === 'init' ? undefined : summary(good.map((s) => sourceBytes / s.seconds)),
           cpuSeconds: defined(cpu),
           peakBytes: defined(good.map((s) => (s.peakKiB === undefined ? undefined : s.peakKiB * 1024))),
           repositoryBytes: defined(good.map((s) => s.repositoryBytes)),
@@ -100,3 +102,27 @@ export function figuresOf(samples: Sample[], sourceBytes: number, seed: number):
 /** A ratio in words: `1.32 (1.20 to 1.51)`, with what an interval around 1 means. */
 export const ratioText = ({ ratio, low, high, shown }: Ratio) =>
   `${ratio.toFixed(2)} (${low.toFixed(2)} to ${high.toFixed(2)})${shown ? '' : ', no difference shown'}`
+
+const times = (n: number) => `${n >= 10 ? n.toFixed(0) : n.toFixed(1)} times`
+
+/** The result in sentences, one for each backend and tool: at what vykar is faster, slower, and where no difference is shown. */
+export function resultOf(b: Benchmark): string[] {
+  const pairs = new Set(b.figures.filter((f) => f.tool !== 'vykar').map(({ repo, tool }) => `${repo}\0${tool}`))
+  return [...pairs].map((pair) => {
+    const [repo, tool] = pair.split('\0') as [string, string]
+    const mine = b.figures.filter((f) => f.repo === repo && f.tool === tool && f.toVykar)
+    if (!mine.length) return `On ${repo} nothing can be said of vykar and ${tool}: it takes two rounds at least.`
+    const named = (of: Figures[], ratio: (r: Ratio) => number) =>
+      of.map((f) => `${f.operation} (${times(ratio(f.toVykar!))})`).join(', ')
+    const faster = mine.filter(({ toVykar }) => toVykar!.shown && toVykar!.ratio > 1)
+    const slower = mine.filter(({ toVykar }) => toVykar!.shown && toVykar!.ratio < 1)
+    const open = mine.filter(({ toVykar }) => !toVykar!.shown)
+    const parts = [
+      ...(faster.length ? [`vykar is faster than ${tool} at ${named(faster, (r) => r.ratio)}`] : []),
+      ...(slower.length ? [`slower than ${tool} at ${named(slower, (r) => 1 / r.ratio)}`] : []),
+      ...(open.length ? [`no difference to ${tool} is shown for ${open.map((f) => f.operation).join(', ')}`] : []),
+    ]
+    const said = parts.join('; ').replace(/^slower/, 'vykar is slower')
+    return `On ${repo} ${said}.`
+  })
+}

@@ -6,6 +6,7 @@
 
 /** What is timed, in the order in which it is run in each round. */
 export const operations = [
+  'init',
   'first backup',
   'unchanged backup',
   'changed backup',
@@ -38,7 +39,7 @@ export interface Place {
   compression: Compression
 }
 
-/** A tool: `init` is not timed; a command is a line of bash. */
+/** A tool; a command is a line of bash. */
 export interface Tool {
   program: string
   version: string[]
@@ -47,8 +48,9 @@ export interface Tool {
   compression: Record<Compression, string>
   /** Variables that it takes, as bash words. */
   env: (place: Place) => Record<string, string>
-  init: (place: Place) => string
   commands: (place: Place) => Record<Operation, string>
+  /** What it says of the repository afterwards. */
+  says: (place: Place) => string
   /** Prints how many snapshots there are, where the tool has been tried with it. */
   count?: (place: Place) => string
   /** Removes a repository from a server, where the tool has a command for that. */
@@ -89,11 +91,11 @@ const vykar: Tool = {
   backends: ['local', 'rest', 's3', 'sftp'],
   compression: { zstd: 'zstd', lz4: 'lz4', none: 'none' },
   env: () => ({ VYKAR_PASSPHRASE: passphrase }),
-  init: ({ program, name }) => `${program} --config ${name}/vykar.yaml init -R bench`,
   commands: (place) => {
     const it = `${place.program} --config ${place.name}/vykar.yaml`
     const backup = `${it} backup -R bench -l bench ${source}`
     return {
+      init: `${it} init -R bench`,
       'first backup': backup,
       'unchanged backup': backup,
       'changed backup': backup,
@@ -103,6 +105,7 @@ const vykar: Tool = {
       prune: `${it} prune -R bench && ${it} compact -R bench`,
     }
   },
+  says: ({ program, name }) => `${program} --config ${name}/vykar.yaml info -R bench`,
   count: ({ program, name }) =>
     `${program} --config ${name}/vykar.yaml list -R bench | { grep -cE '^ *[0-9a-f]{8} ' || true; }`,
   remove: ({ program, name }) => `${program} --config ${name}/vykar.yaml delete -R bench --yes-delete-this-repo`,
@@ -135,11 +138,11 @@ const restic: Tool = {
         }
       : {}),
   }),
-  init: (place) => `${resticWords(place)} init`,
   commands: (place) => {
     const it = resticWords(place)
     const backup = `${it} backup ${source}`
     return {
+      init: `${it} init`,
       'first backup': backup,
       'unchanged backup': backup,
       'changed backup': backup,
@@ -150,6 +153,7 @@ const restic: Tool = {
       prune: `${it} forget --keep-last 1 --prune`,
     }
   },
+  says: (place) => `${resticWords(place)} stats --mode raw-data`,
   count: (place) => `${resticWords(place)} snapshots --json | grep -o '"short_id"' | wc -l`,
   restored: (place) => `${into(place)}${source}`,
 }
@@ -178,11 +182,11 @@ const rustic: Tool = {
       OPENDAL_SECRET_ACCESS_KEY: '"$VYKAR_E2E_S3_SECRET"',
     }
   },
-  init: ({ program, compression }) => `${program} init --set-compression ${{ zstd: 3, lz4: 1, none: 0 }[compression]}`,
   commands: (place) => {
-    const { program } = place
+    const { program, compression } = place
     const backup = `${program} backup ${source}`
     return {
+      init: `${program} init --set-compression ${{ zstd: 3, lz4: 1, none: 0 }[compression]}`,
       'first backup': backup,
       'unchanged backup': backup,
       'changed backup': backup,
@@ -193,6 +197,7 @@ const rustic: Tool = {
       prune: `${program} forget --keep-last 1 --prune --instant-delete`,
     }
   },
+  says: ({ program }) => `${program} repoinfo`,
   restored: into,
 }
 
@@ -207,13 +212,13 @@ const borg: Tool = {
     BORG_BASE_DIR: own(place, 'borg'),
     BORG_DISPLAY_PASSPHRASE: 'no',
   }),
-  // Of its encryptions the one with BLAKE2b is the faster here and on any processor without SHA extensions.
-  init: ({ program }) => `${program} init --encryption repokey-blake2`,
   commands: (place) => {
     const { program, compression } = place
     const how = { zstd: 'zstd,3', lz4: 'lz4', none: 'none' }[compression]
     const backup = `${program} create --compression ${how} "::$(date +%s%N)" ${source}`
     return {
+      // Of its encryptions the one with BLAKE2b is the faster here and on any processor without SHA extensions.
+      init: `${program} init --encryption repokey-blake2`,
       'first backup': backup,
       'unchanged backup': backup,
       'changed backup': backup,
@@ -223,6 +228,7 @@ const borg: Tool = {
       prune: `${program} prune --keep-last 1 && ${program} compact`,
     }
   },
+  says: ({ program }) => `${program} info`,
   count: ({ program }) => `${program} list --short | wc -l`,
   restored: (place) => `${into(place)}${source}`,
 }
@@ -239,12 +245,11 @@ const kopia: Tool = {
     KOPIA_LOG_DIR: own(place, 'kopia-logs'),
     KOPIA_CHECK_FOR_UPDATES: 'false',
   }),
-  init: (place) =>
-    `mkdir -p ${local(place)} && ${place.program} repository create filesystem --path ${local(place)} && ${place.program} policy set --global --compression=${place.compression} --keep-latest 1 --keep-hourly 0 --keep-daily 0 --keep-weekly 0 --keep-monthly 0 --keep-annual 0`,
   commands: (place) => {
     const { program } = place
     const backup = `${program} snapshot create ${source}`
     return {
+      init: `mkdir -p ${local(place)} && ${program} repository create filesystem --path ${local(place)} && ${program} policy set --global --compression=${place.compression} --keep-latest 1 --keep-hourly 0 --keep-daily 0 --keep-weekly 0 --keep-monthly 0 --keep-annual 0`,
       'first backup': backup,
       'unchanged backup': backup,
       'changed backup': backup,
@@ -255,6 +260,7 @@ const kopia: Tool = {
       prune: `${program} snapshot expire --delete ${source} && ${program} maintenance run --full --safety=none`,
     }
   },
+  says: ({ program }) => `${program} content stats`,
   restored: into,
 }
 

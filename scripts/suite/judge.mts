@@ -113,7 +113,8 @@ export function judgeTimes(benchmark: Benchmark, threshold: number): Judgement {
   const found: Judgement = { objections: [], notes: [] }
   for (const { repo, operation, tool, failed, toVykar } of benchmark.figures) {
     for (const why of failed) found.objections.push(`${operation} on ${repo} failed with ${tool}: ${why}`)
-    if (tool !== 'baseline' || !toVykar) continue
+    // What takes a moment is not judged by its time.
+    if (tool !== 'baseline' || !toVykar || operation === 'init') continue
     const slower = inverse(toVykar)
     const text = `${operation} on ${repo}: time of the new build ÷ baseline ${ratioText(slower)}`
     if (slower.low > 1 + threshold) found.objections.push(text)

@@ -14,7 +14,8 @@ const dockerStarts: [string, string][] = [
   ['its init script', 'service docker start'],
   [
     'dockerd in the background, /var/log/dockerd.log',
-    '[ ! -d /run/systemd/system ] && setsid nohup dockerd --pidfile /run/docker.pid >> /var/log/dockerd.log 2>&1 < /dev/null &',
+    // The ampersand is of this one command: a shell in between would hold what is waited for.
+    '[ -d /run/systemd/system ] || { setsid nohup dockerd --pidfile /run/docker.pid >> /var/log/dockerd.log 2>&1 < /dev/null & }',
   ],
 ]
 

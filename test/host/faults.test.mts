@@ -3,7 +3,8 @@ import assert from 'node:assert/strict'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
-import { lacking, noReal, real, run, type Sandbox, sandbox } from '../helpers.mts'
+import { sleep } from 'zx'
+import { lacking, noReal, processesIn, real, run, type Sandbox, sandbox, start } from '../helpers.mts'
 
 const tools =
   noReal ||
@@ -75,6 +76,37 @@ describe('faults', { skip, concurrency: 2 }, () => {
         ...options,
       ])
       assert.equal(ended.code, 0, ended.stdout + ended.stderr)
+    })
+
+  // In the middle of a fault, when file systems are mounted and servers and proxies run.
+  for (const [family, begun, ...options] of [
+    ['power-loss', / ext4 backup 1/, '--repo', 'rest'],
+    ['network', /backup: pack stored, answer lost/, '--repo', 's3'],
+    ['churn', /truncated 0/, '--repo', 'local'],
+    ['concurrency', /compact during backup/, '--repo', 'local'],
+  ] as const)
+    test(`${family}: Ctrl-C leaves nothing`, async () => {
+      const box = served()
+      const going = start(box, `faults/${family}`, [
+        '--vykar',
+        real!,
+        '--services',
+        'managed',
+        '--corpus-mib',
+        '12',
+        ...options,
+      ])
+      // A line is printed when a step has ended: the next one is under way.
+      const until = Date.now() + 240_000
+      while (!begun.test(going.printed()) && Date.now() < until) await sleep(20)
+      await sleep(700)
+      going.child.kill('SIGINT')
+      const ended = await going.ended
+      assert.equal(ended.code, 130, ended.stdout + ended.stderr)
+      assert.match(ended.stdout, begun)
+      assert.deepEqual(ended.report?.leftBehind, [])
+      assert.deepEqual(processesIn(box), [])
+      assert.doesNotMatch(readFileSync('/proc/mounts', 'utf8'), new RegExp(box.dir))
     })
 
   for (const [family, lie, reason, ...options] of [

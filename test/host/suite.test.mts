@@ -753,12 +753,15 @@ describe('what setup does to the machine', () => {
     docker: '[[ $1 == info ]] || { echo Docker version 20.10; exit; }\n[ -e up ]',
     systemctl: 'exit 1',
     service: 'exit 1',
-    dockerd: 'touch up',
+    // As a daemon does it goes on, here for as long as it may take until it is said to run.
+    dockerd: 'touch up; exec sleep 20',
   }
   const started = (more: Record<string, string>) => withPrograms({ ...programs, ...more }, () => dockerDaemon(false))
 
   test("docker's daemon is started as it can be, and it is said how", { skip: rootOnly }, async () => {
+    const begun = Date.now()
     assert.match((await started({})).join(), /^0,docker's daemon was started: dockerd in the background/)
+    assert.ok(Date.now() - begun < 15_000, 'it was waited for the end of the daemon')
     assert.match((await started({ service: 'touch up' })).join(), /^0,docker's daemon was started: its init script/)
     assert.match((await started({ docker: 'echo Docker version 20.10' })).join(), /^0,docker's daemon answers/)
     const dry = await withPrograms(programs, async (dir) => [await dockerDaemon(true), existsSync(join(dir, 'up'))])

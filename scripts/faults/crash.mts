@@ -1,5 +1,6 @@
 #!/usr/bin/env -S npx tsx
-// Crash: backup, restore, snapshot delete, prune, compact and check --repair are killed outright (KILL) at seeded moments of their work.
+// Crash: backup, restore, snapshot delete, prune, compact and check --repair are killed outright (KILL) at seeded moments of their work,
+// and as soon as the repository shows a state: a session, a lock, the first pack, the journal, the new index, the new snapshot.
 // Passes when after each every acknowledged snapshot is still restored to what it was, what was made meanwhile is absent or complete, the
 // next backup, check and restore succeed, and no file is left that nothing will ever remove.
 import { seeded } from '#data-gen/random.mts'
@@ -21,17 +22,34 @@ import {
 } from '#scripts/faults/common.mts'
 import { servers } from '#scripts/servers.mts'
 
-/** What is killed, and what comes before it so that there is work to do; lines see the copy of the repository. */
-const commands: Record<string, { before: string; line: string }> = {
-  backup: { before: 'head -c 12M /dev/urandom > source/fresh', line: 'backup' },
-  restore: { before: 'true', line: 'restore $(<ack-1.id) killed-tree' },
-  'snapshot delete': { before: 'true', line: 'snapshot delete $(<extra.id)' },
-  prune: { before: "printf 'retention:\\n  keep_last: 1\\n' >> killed.yaml", line: 'prune' },
-  'check --repair': { before: 'true', line: 'check --repair --yes' },
-  compact: { before: 'DELETE', line: 'compact --threshold 0' },
+/** What is killed, what comes before it so that there is work to do, and states that it goes through; lines see the copy of the repository. */
+const commands: Record<string, { before: string; line: string; through: (keyof typeof states)[] }> = {
+  backup: {
+    before: 'head -c 12M /dev/urandom > source/fresh',
+    line: 'backup',
+    through: ['session', 'pack', 'journal', 'index', 'snapshot'],
+  },
+  restore: { before: 'true', line: 'restore $(<ack-1.id) killed-tree', through: ['session'] },
+  'snapshot delete': { before: 'true', line: 'snapshot delete $(<extra.id)', through: ['lock', 'index'] },
+  prune: {
+    before: "printf 'retention:\\n  keep_last: 1\\n' >> killed.yaml",
+    line: 'prune',
+    through: ['lock', 'index'],
+  },
+  'check --repair': { before: 'true', line: 'check --repair --yes', through: ['lock', 'index'] },
+  compact: { before: 'DELETE', line: 'compact --threshold 0', through: ['lock', 'pack', 'index'] },
 }
-/** Rounds for each command unless told. */
-const usual = 6
+/** What the repository shows, as bash that succeeds then; `stamp` is from before the command. */
+const states = {
+  session: 'test -n "$(compgen -G damaged/sessions/\\*.json)"',
+  lock: 'test -n "$(compgen -G damaged/locks/0\\*.json)"',
+  pack: 'test -n "$(find damaged/packs -type f -cnewer stamp -print -quit)"',
+  journal: 'test -n "$(compgen -G damaged/sessions/\\*.index)"',
+  index: 'test damaged/index -nt stamp',
+  snapshot: 'test damaged/snapshots -nt stamp',
+}
+/** Rounds for each command unless told: fewer where every command derives a key anew, which takes longer than all the rest. */
+const usual = { auto: 10, none: 40 }
 
 const spec = { needs: standardNeeds, wants: serverWants, repos: ['local'], options: faultOptions } as const
 
@@ -39,66 +57,79 @@ await scenario(import.meta, spec, async (run) => {
   const { rounds: asked, round: only, 'corpus-mib': mib, seed } = run.options
   await servers()
   for (const repo of run.repos)
-    for (const [command, { before, line }] of Object.entries(commands)) {
-      if (only && !only.startsWith(`${command} `)) continue
-      await run.row({ repo, variant: command.replaceAll(' ', '-') }, async () => {
-        const ids = await acknowledged(repo, 2, mib)
-        // One more, which may go.
-        await $`head -c 4M /dev/urandom > source/extra`
-        await contents('source', 'extra')
-        await $`vykar --config config.yaml backup -R ${repo} > extra.out && sed -n 's/^Snapshot created: //p' extra.out > extra.id`
-        await copyOf(repo)
-        const there = at(repo, '$PWD/damaged')
-        const rounds = asked || usual
-        let [fired, tried, whole] = [0, 0, 0.4]
-        for (let n = 0; n < rounds; n++) {
-          const name = `${command} ${n}`
-          if (only && only !== name) continue
-          tried++
-          step(name)
-          await $`rm -rf damaged killed-tree cache && cp -al copy damaged && mkdir killed-tree && cp config.yaml killed.yaml`
-          if (before === 'DELETE') await $`${there} vykar --config killed.yaml snapshot delete -R ${repo} $(<extra.id)`
-          else await $`${{ raw: before }}`
-          const moment = whole * (0.05 + 0.9 * seeded(`crash ${seed} ${name}`)())
-          const words = line.replace(/^(snapshot delete|\S+)/, `$1 -R ${repo}`)
-          const started = performance.now()
-          const going = await background('killed')`env ${there} vykar --config killed.yaml ${{ raw: words }}`
-          await $({ expect: 'any' })`timeout ${moment.toFixed(3)} tail --pid=$(<killed.pid) -f /dev/null`
-          const ended = await going.end('KILL')
-          if (ended.by === 'none') whole = Math.max(0.02, ((performance.now() - started) / 1000) * 0.8)
-          else fired++
-          // A snapshot that was being deleted may be gone: only the acknowledged ones must be there.
-          const kept = command === 'prune' ? [] : ids
-          await afterwards(repo, kept, name, undefined, there, [...ids, 'extra'])
-          // What compact is for must be possible again, and take away what the killed one left.
-          const again = await $({
-            limit: '5m',
-            expect: 'any',
-          })`${there} vykar --config config.yaml compact -R ${repo} > again.out 2>&1`
-          if (again.code)
-            violated(
-              '4: works again',
-              name,
-              `compact after the crash exits ${again.code}: ${lastOf('again.out')}`,
-              'vykar compact',
-            )
-          await $`find damaged -name '.tmp*' -o -path '*/locks/*' -type f -o -path '*/sessions/*' -type f > held.list`
-          await allThere(repo, kept, name, there)
-          const held = read('held.list')
-          if (held) {
-            const torn = held.split('\n').every((path) => /\/\.tmp[^/]*$/.test(path))
-            violated(
-              '7: nothing is left for ever',
-              name,
-              `left behind after the crash, the next backup and compact: ${held.split('\n')[0]}`,
-              `kill -9 vykar ${command}`,
-              torn ? 'killed-write-left' : '',
-            )
+    for (const [command, { before, line, through }] of Object.entries(commands))
+      for (const mode of ['auto', 'none'] as const) {
+        if (only && !only.startsWith(`${command} `)) continue
+        const variant = `${command.replaceAll(' ', '-')}${mode === 'none' ? '-unencrypted' : ''}`
+        await run.row({ repo, variant }, async () => {
+          const ids = await acknowledged(repo, 2, mib, mode)
+          // One more, which may go.
+          await $`head -c 4M /dev/urandom > source/extra`
+          await contents('source', 'extra')
+          await $`vykar --config config.yaml backup -R ${repo} > extra.out && sed -n 's/^Snapshot created: //p' extra.out > extra.id`
+          await copyOf(repo)
+          const there = at(repo, '$PWD/damaged')
+          const rounds = asked || usual[mode]
+          let [fired, tried, whole] = [0, 0, 0.4]
+          const seen: Partial<Record<keyof typeof states, number>> = {}
+          for (let n = 0; n < rounds; n++) {
+            const name = `${command} ${n}`
+            if (only && only !== name) continue
+            tried++
+            step(name)
+            await $`rm -rf damaged killed-tree cache && cp -al copy damaged && mkdir killed-tree && cp config.yaml killed.yaml`
+            if (before === 'DELETE')
+              await $`${there} vykar --config killed.yaml snapshot delete -R ${repo} $(<extra.id)`
+            else await $`${{ raw: before }}`
+            const moment = whole * (0.05 + 0.9 * seeded(`crash ${seed} ${name}`)())
+            const words = line.replace(/^(snapshot delete|\S+)/, `$1 -R ${repo}`)
+            // Every other round waits for a state that shows, and not for a moment.
+            const state = n % 2 ? through[(n >> 1) % through.length]! : undefined
+            await $`touch stamp && sleep 0.01`
+            const started = performance.now()
+            const going = await background('killed')`env ${there} vykar --config killed.yaml ${{ raw: words }}`
+            if (state)
+              await $({
+                limit: '5m',
+              })`until ${{ raw: states[state] }} || ! kill -0 $(<killed.pid) 2> /dev/null; do :; done`
+            else await $({ expect: 'any' })`timeout ${moment.toFixed(3)} tail --pid=$(<killed.pid) -f /dev/null`
+            const ended = await going.end('KILL')
+            if (state) seen[state] = (seen[state] ?? 0) + (ended.by === 'none' ? 0 : 1)
+            if (ended.by === 'none' && !state) whole = Math.max(0.02, ((performance.now() - started) / 1000) * 0.8)
+            if (ended.by !== 'none') fired++
+            // A snapshot that was being deleted may be gone: only the acknowledged ones must be there.
+            const kept = command === 'prune' ? [] : ids
+            await afterwards(repo, kept, name, undefined, there, [...ids, 'extra'])
+            // What compact is for must be possible again, and take away what the killed one left; a journal is left to the next backup once.
+            const again = await $({
+              limit: '5m',
+              expect: 'any',
+            })`${there} vykar --config config.yaml compact -R ${repo} > again.out 2>&1 && if compgen -G 'damaged/sessions/*.index' > /dev/null; then ${there} vykar --config config.yaml compact -R ${repo} > again.out 2>&1; fi`
+            if (again.code)
+              violated(
+                '4: works again',
+                name,
+                `compact after the crash exits ${again.code}: ${lastOf('again.out')}`,
+                'vykar compact',
+              )
+            await $`find damaged -name '.tmp*' -o -path '*/locks/*' -type f -o -path '*/sessions/*' -type f > held.list`
+            await allThere(repo, kept, name, there)
+            const held = read('held.list')
+            if (held) {
+              const torn = held.split('\n').every((path) => /\/\.tmp[^/]*$/.test(path))
+              violated(
+                '7: nothing is left for ever',
+                name,
+                `left behind after the crash, the next backup and compact: ${held.split('\n')[0]}`,
+                `kill -9 vykar ${command}`,
+                torn ? 'killed-write-left' : '',
+              )
+            }
           }
-        }
-        fact('killed in mid-work', `${fired} of ${tried}`)
-        await $`rm -rf damaged copy killed-tree source`
-        await conclude(fired, tried)
-      })
-    }
+          fact('killed in mid-work', `${fired} of ${tried}`)
+          for (const [state, times] of Object.entries(seen)) fact(`killed as the repository showed: ${state}`, times)
+          await $`rm -rf damaged copy killed-tree source`
+          await conclude(fired, tried)
+        })
+      }
 })

@@ -1,5 +1,5 @@
 #!/usr/bin/env -S npx tsx
-// Limits: many small files at n, 2n and 4n, many hard links, few file descriptors, little memory, a repository and a cache that are read-only.
+// Limits: many small files at n, 2n and 4n, one file of 8 GiB, many hard links, few file descriptors, little memory, a repository and a cache that are read-only.
 // Passes when all of it is backed up and restored to what it was, time, memory and bytes read grow no faster than the number of files, and
 // what cannot be done is said; the smallest memory that still works is a figure.
 import { scenario } from '#lib/scenario.mts'
@@ -20,6 +20,7 @@ import {
 } from '#scripts/faults/common.mts'
 import { memoryCgroup } from '#scripts/memory.mts'
 import { servers } from '#scripts/servers.mts'
+import { needSpace } from '#scripts/space.mts'
 
 /** Growth from n to 4n beyond which it is no longer linear: four times, and half as much again for noise and what n has of fixed costs. */
 const linear = 6
@@ -30,7 +31,8 @@ const options = {
   ...faultOptions,
   files: { kind: 'number', help: 'the largest number of small files', default: 100_000, min: 400 },
   links: { kind: 'number', help: 'hard links to one file', default: 100_000, min: 2000 },
-  long: { kind: 'flag', help: 'a million files' },
+  'large-gib': { kind: 'number', help: 'size of the large file, which is sparse, in GiB', default: 8, min: 1 },
+  long: { kind: 'flag', help: 'a million files, and a file of 64 GiB' },
 } as const
 const spec = { needs: standardNeeds, wants: serverWants, repos: ['local'], options } as const
 
@@ -93,6 +95,41 @@ await scenario(import.meta, spec, async (run) => {
         }
       })
       await $`rm -rf source tree`
+      await conclude(tried.length, tried.length)
+    })
+    tried.length = 0
+
+    await run.row({ repo, variant: 'large' }, async () => {
+      await acknowledged(repo, 1, 1)
+      if (chosen('large file')) {
+        const gib = long ? 64 : run.options['large-gib']
+        // A restore writes the holes as zeros.
+        if (!run.dry)
+          needSpace(
+            [{ dir: run.runtime, bytes: gib * 2 ** 30 * 1.1 }],
+            'the restored file',
+            'take a smaller --large-gib',
+          )
+        await $`rm -rf source && mkdir source && truncate -s ${gib}G source/large && for at in 0 1 1023 $((${gib} * 512)) $((${gib} * 1024 - 1)); do head -c 1M /dev/urandom | dd of=source/large bs=1M seek=$at conv=notrunc status=none; done`
+        const made = await $({
+          limit: '2h',
+        })`vykar --config config.yaml backup -R ${repo} > large.out && sed -n 's/^Snapshot created: //p' large.out > large.id`
+        await $`rm -rf lost tree && mkdir lost tree`
+        const back = await $({
+          limit: '2h',
+        })`HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<large.id) tree > large.restored`
+        const same = await $({ limit: '2h', expect: [0, 1] })`cmp source/large tree/large > large.cmp 2>&1`
+        for (const [what, { cost }] of Object.entries({ backup: made, restore: back }))
+          fact(`${gib} GiB, ${what}`, `${cost.seconds.toFixed(1)} s, ${Math.round((cost.peakKiB ?? 0) / 1024)} MiB`)
+        if (same.code)
+          violated(
+            '2: exit 0 means complete',
+            'large file',
+            `a file of ${gib} GiB came back wrong: ${read('large.cmp')}`,
+            'vykar backup; vykar restore',
+          )
+        await $`rm -rf source tree`
+      }
       await conclude(tried.length, tried.length)
     })
     tried.length = 0

@@ -153,7 +153,7 @@ describe('nothing is taken for ours that is not', { skip, concurrency: 2 }, () =
       /^scripts\/stress\.mts:.*(find \$\{source\} .* -delete|xargs -0 -r rm -rf\))/, // in the client's copy of the tree
       /^scripts\/suite\/pack\.mts:.*rmSync\(out\)/, // the archive that was just written and holds a secret
       /^scripts\/benchmarks\/measure\.mts:.*rm -rf (\$\{name\} \$\{seen|"\$FILES_SFTP"\/\$\{name\})/, // a tool's repository, of a marked run
-      /^scripts\/faults\/(corruption|disk-full)\.mts:.*rm -rf (lost;|small\/filler small\/many`)/, // in the row's directory
+      /^scripts\/faults\/(corruption|disk-full)\.mts:.*rm -rf (lost;|small\/filler small\/many && sync -f small`)/, // in the row's directory
       /^scripts\/faults\/churn\.mts:.*rm -rf (cache; |source && mv moved source)/, // in the row's directory
       /^scripts\/backends\/shapes\.mts:.*rm -rf? (cache|source|restored-way-\$)/, // in the row's directory
       /^data-gen\/awkward\.mts:.*fs\.rmdirSync\(made\)/, // made for the socket, and empty

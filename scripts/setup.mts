@@ -18,7 +18,7 @@ import { nearest, optionHelp, parseOptions, type Values } from '#lib/options.mts
 import { headerOf, root, tsxWords } from '#lib/prepare.mts'
 import { allowLostOutput, duration } from '#lib/terminal.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
-import { dockerDaemon, type Outcome, s3Server } from '#scripts/suite/machine.mts'
+import { dockerDaemon, type Outcome, peerTools, s3Server } from '#scripts/suite/machine.mts'
 import { readiness } from '#scripts/suite/ready.mts'
 
 /** Areas and the tools they need; `test` is what the test suite needs to skip nothing that packages could bring. */
@@ -60,6 +60,10 @@ const specs = {
   help: { kind: 'flag', help: 'this text' },
   'dry-run': { kind: 'flag', help: 'only say what would be done' },
   'packages-only': { kind: 'flag', help: 'no images, corpora, sample, runtime directory or vykar' },
+  'install-peers': {
+    kind: 'flag',
+    help: 'builds backup tools to compare with too: restic by go, rustic by cargo (half an hour)',
+  },
   'corpus-gib': { kind: 'number', help: 'size of each of the two corpora', default: 1, above: true },
   'vykar-version': { kind: 'string', help: 'the version that vykar must have; its installer brings the newest' },
 } as const
@@ -201,6 +205,7 @@ async function setup(chosen: string[], options: Options): Promise<number> {
       ...(chosen.some((area) => areas[area]!.includes('rclone'))
         ? ([['S3 server', () => s3Server(dry)]] as typeof steps)
         : []),
+      ...(options['install-peers'] ? ([['peers', () => peerTools(dry)]] as typeof steps) : []),
       ['sample', () => sample(dry)],
       ['runtime', () => runtime(dry)],
       ['corpus-local', () => corpus('corpus-local', options['corpus-gib'], dry)],

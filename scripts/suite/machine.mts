@@ -1,4 +1,5 @@
-// What setup.mts does to a machine beside installing packages: starts docker's daemon, and brings an S3 server.
+// What setup.mts does to a machine beside installing packages: starts docker's daemon, brings an S3 server, and with --install-peers the
+// backup tools to compare with that Debian does not have, or not new enough.
 import { mkdirSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
@@ -47,6 +48,13 @@ const versitygw: [go: number, version: string][] = [
 ]
 const image = 'docker.io/versity/versitygw:v1.2.0'
 
+/** Where programs go that no package brings: made where it is missing. */
+function ownPrograms(): string {
+  const dir = process.getuid?.() === 0 ? '/usr/local/bin' : join(homedir(), '.local/bin')
+  mkdirSync(dir, { recursive: true })
+  return dir
+}
+
 /** An S3 server: there, built by Go at the version that this Go can build, or copied out of its image. */
 export async function s3Server(dry: boolean): Promise<Outcome> {
   const found = await find('s3-server')
@@ -64,8 +72,7 @@ export async function s3Server(dry: boolean): Promise<Outcome> {
         ? `would build versitygw ${version}`
         : `would copy versitygw out of ${image} by ${engines.join(' or ') || 'no engine'}`,
     ]
-  const dir = process.getuid?.() === 0 ? '/usr/local/bin' : join(homedir(), '.local/bin')
-  mkdirSync(dir, { recursive: true })
+  const dir = ownPrograms()
   const tried: string[] = []
   if (version) {
     const module = `github.com/versity/versitygw/cmd/versitygw@${version}`
@@ -82,4 +89,50 @@ id=$(${engine} create --label vykar-e2e.setup ${image}); trap '${engine} rm "$id
     tried.push(`${engine}: ${lastLine(copied.stderr)}`)
   }
   return [77, `no S3 server (${tried.join('; ')}): put minio or versitygw into ${dir}; S3 is SKIPPED until then`]
+}
+
+/** Peers that a compiler brings: what does, and the line that it runs; `least` is the version below which another is wanted. */
+const peers: { name: string; least?: number; by: string; words: (dir: string) => string[] }[] = [
+  {
+    // Debian 12 has 0.14, and Debian 13 0.18: a restore of a path below a snapshot needs 0.16.
+    name: 'restic',
+    least: 0.16,
+    by: 'go',
+    words: () => ['install', 'github.com/restic/restic/cmd/restic@v0.17.3'],
+  },
+  {
+    name: 'rustic',
+    by: 'cargo',
+    words: (dir) => ['install', 'rustic-rs', '--version', '0.9.5', '--locked', '--root', join(dir, '..')],
+  },
+]
+
+/** Peers for the benchmark and for fidelity: each that is there in a version that will do, or what brings it; kopia comes by hand alone. */
+export async function peerTools(dry: boolean): Promise<Outcome> {
+  const said: string[] = []
+  let worst: Outcome[0] = 0
+  for (const { name, least = 0, by, words } of peers) {
+    const path = which(name)
+    const shown = path ? (await ask([path, 'version'])).stdout || (await ask([path, '--version'])).stdout : ''
+    const version = /(\d+)\.(\d+)\S*/.exec(shown)
+    // 0.9 is older than 0.16.
+    const own = version ? Number(version[1]) + Number(version[2]) / 100 : 0
+    if (path && own >= least) {
+      said.push(`${name} ${version?.[0] ?? ''} is there`)
+      continue
+    }
+    const compiler = which(by)
+    if (!compiler) said.push(`${name}: no ${by} to build it with`)
+    else if (dry) said.push(`would build ${name}: ${by} ${words('/usr/local/bin').join(' ')}`)
+    else {
+      const dir = ownPrograms()
+      const env = { ...process.env, GOBIN: dir, CGO_ENABLED: '0' }
+      const built = await ask([compiler, ...words(dir)], { seconds: 5400, env })
+      said.push(built.code === 0 ? `built ${name} into ${dir}` : `${name}: ${by}: ${lastLine(built.stderr)}`)
+      if (built.code) worst = 1
+    }
+    if (!compiler) worst ||= 77
+  }
+  if (!which('kopia')) said.push('kopia: in no registry of packages: https://kopia.io/docs/installation')
+  return [worst, said.join('; ')]
 }

@@ -25,7 +25,7 @@ import type { Sample } from '#scripts/benchmarks/measure.mts'
 import { type Benchmark, figuresOf } from '#scripts/benchmarks/summary.mts'
 import { collect, difference, merge, pruneRuns } from '#scripts/suite/collect.mts'
 import { judgeScenarios, judgeTimes, type Pair } from '#scripts/suite/judge.mts'
-import { dockerDaemon, s3Server } from '#scripts/suite/machine.mts'
+import { dockerDaemon, peerTools, s3Server } from '#scripts/suite/machine.mts'
 import { pack } from '#scripts/suite/pack.mts'
 import { indexPage } from '#scripts/suite/page.mts'
 import { junitOfAll, lastTimes, skippedRows, timeLeft, verdictOfAll } from '#scripts/suite/results.mts'
@@ -766,6 +766,26 @@ describe('what setup does to the machine', () => {
     assert.match((await started({ docker: 'echo Docker version 20.10' })).join(), /^0,docker's daemon answers/)
     const dry = await withPrograms(programs, async (dir) => [await dockerDaemon(true), existsSync(join(dir, 'up'))])
     assert.deepEqual(dry, [[0, "would start docker's daemon"], false])
+  })
+
+  test('peers: what is new enough stays, the rest is built by what can build it', async () => {
+    const tools = { go: 'echo "go $*" >> asked', cargo: 'echo "cargo $*" >> asked', kopia: 'true' }
+    const peersOf = (more: Record<string, string>) =>
+      withPrograms({ ...tools, ...more }, async (dir) => [
+        ...(await peerTools(false)),
+        existsSync(join(dir, 'asked')) ? readFileSync(join(dir, 'asked'), 'utf8') : '',
+      ])
+    const old = await peersOf({ restic: 'echo restic 0.9.6', rustic: 'echo rustic 0.9.5' })
+    assert.match(String(old[1]), /^built restic into .*; rustic 0\.9\.5 is there$/)
+    assert.match(String(old[2]), /^go install github\.com\/restic\/restic\/cmd\/restic@v\d+\.\d+\.\d+\n$/)
+    const both = await peersOf({ restic: 'echo restic 0.17.3', rustic: 'echo rustic 0.9.5' })
+    assert.deepEqual(both, [0, 'restic 0.17.3 is there; rustic 0.9.5 is there', ''])
+    const none = await peersOf({
+      restic: 'echo restic 0.10.0',
+      go: 'echo no route >&2; exit 1',
+      rustic: 'echo rustic 0.9.5',
+    })
+    assert.match(none.join(), /^1,restic: go: no route; /)
   })
 
   test('an S3 server: what the Go at hand can build, else the line that helps', async () => {

@@ -3,7 +3,7 @@
 // check with data, prune. Rounds in shuffled order, cold caches, sync inside the clock, every restore compared.
 // Passes when no command failed and every restored tree equals its source. It says who was faster, and where no difference
 // is shown; that is no matter of passing. Results: ~/runtime/benchmarks/<time>/reports/index.html.
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { accessSync, constants, existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { seeded } from '#data-gen/random.mts'
 import { ask, lastLine } from '#lib/ask.mts'
@@ -57,8 +57,8 @@ type BenchmarkRun = ScenarioRun<typeof options>
 await scenario(import.meta, { needs, wants: serverWants, options }, async (run) => {
   const { runs, compression, limit } = run.options
   seconds(limit)
-  const asRoot = process.getuid?.() === 0
-  if (!asRoot) note('not root: caches cannot be dropped, so they are warm')
+  const canDrop = mayDropCaches()
+  if (!canDrop) note('caches cannot be dropped, so they are warm: that takes root, and a /proc/sys that can be written')
   step('corpus')
   const made = await corpus('local', run.options.source, run.options['corpus-gib'])
   const states: Method['states'] = [join(made, 'snapshot-1'), join(made, 'snapshot-2')]
@@ -80,7 +80,7 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
   const cgroup = run.options['memory-limit']
     ? await memoryCgroup(run.options['memory-limit'], '--memory-limit')
     : undefined
-  const method: Method = { cache: asRoot && run.options.cache === 'cold' ? 'cold' : 'warm', limit, cgroup, states }
+  const method: Method = { cache: canDrop && run.options.cache === 'cold' ? 'cold' : 'warm', limit, cgroup, states }
 
   const samples: Sample[] = []
   const ceilings: number[][] = [[], []]
@@ -161,6 +161,16 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
   const absent = run.options.tools.filter((name) => missing[name])
   if (absent.length) throw new Mismatch(`named in --tools, but not installed: ${absent.join(', ')}`)
 })
+
+/** Whether the kernel's caches can be dropped: in a container /proc/sys may be read-only, for root too. */
+function mayDropCaches(): boolean {
+  try {
+    accessSync('/proc/sys/vm/drop_caches', constants.W_OK)
+    return process.getuid?.() === 0
+  } catch {
+    return false
+  }
+}
 
 /** The programs to compare by name, their versions put on record; `missing` gets those that cannot be. */
 async function installed(run: BenchmarkRun, missing: Record<string, string>): Promise<Map<string, string>> {

@@ -165,3 +165,9 @@ export function processesIn(box: Sandbox): string[] {
     .filter(Boolean)
     .map((file) => file.replace(/\/proc\/(\d+)\/environ/, '$1'))
 }
+
+/**
+ * The last line of an honest run that kills vykar: what a killed 0.19.1 was writing just then may stay, which is a
+ * known finding and depends on the moment.
+ */
+export const passes = (name: string) => new RegExp(`^PASS ${name}(?: 1 known finding: killed-write-left)?$`)

@@ -196,6 +196,25 @@ export async function cutShort(repo: string, signal: 'TERM' | 'KILL', mark: stri
   return code
 }
 
+/**
+ * A backup whose `finally` fails before it has done anything: vykar 0.19.1 exits 0 and warns. The snapshot holds what it should all
+ * the same; it is restored, compared and deleted.
+ * @param compare holds the restored tree against what was backed up, which what the hook has left is still there for
+ */
+export async function finallyFails(repo: string, compare: (tree: string) => Promise<unknown>): Promise<void> {
+  await $`sed -E 's/^( *finally: )/\1exit 7; /' config.yaml > failing-finally.yaml`
+  await $({
+    limit: '1h',
+    warns: /^Hook warning: /,
+  })`vykar --config failing-finally.yaml backup -R ${repo} > warned.out 2>&1`
+  const warned = /WARN Hook warning/.test(read('warned.out'))
+  fact('failing finally', warned ? 'exit 0 and a warning' : 'exit 0, no warning')
+  await $`sed -n 's/^Snapshot created: //p' warned.out | grep . > warned.id && mkdir warned`
+  await $({ limit: '1h' })`vykar --config config.yaml restore -R ${repo} $(<warned.id) warned`
+  await compare('warned')
+  await $`rm -r warned && vykar --config config.yaml snapshot delete -R ${repo} $(<warned.id)`
+}
+
 /** Both snapshots, with an empty cache and home, the source out of sight. */
 async function bothRestored(repo: string, source: string, named: boolean): Promise<void> {
   const out = hidden(source, named)

@@ -12,7 +12,7 @@ import { $, fact, read, step } from '#lib/sh.mts'
 import { Blocked } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 import { listed, numbers, says, shows, standardNeeds } from '#scripts/checks.mts'
-import { contents, cutShort, fresh, hidden, retire, serverWants } from '#scripts/common.mts'
+import { contents, cutShort, finallyFails, fresh, hidden, retire, serverWants } from '#scripts/common.mts'
 import {
   chosenPatterns,
   containerOptions,
@@ -232,6 +232,14 @@ EOF`
         await $`vykar --config config.yaml list -R ${repo} > failing-late.list`
         await shows(1, 'failing-late.list', 'the dump failed')
         await runs('docker', '../writer.cid', 'a backup that failed')
+
+        step('failing finally')
+        await finallyFails(repo, async (tree) => {
+          await $`test "$(docker container inspect -f '{{.State.Running}}' $(<../writer.cid))" = false  # nothing started it`
+          await sameTree({ raw: '"$VYKAR_E2E_RECORDS"', path: read('../records.path') }, tree)
+          await wholeRecords(tree)
+        })
+        await start()
 
         step('terminated backup')
         await ballast() // New bytes, so that there is something to copy.

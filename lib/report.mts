@@ -38,6 +38,8 @@ export interface RowReport {
   steps: StepRecord[]
   gaps: GapSeen[]
   findings: FindingSeen[]
+  /** What breaks a rule although the row went on: its verdict is FAIL, whatever ends it. */
+  violated?: string
   notes: string[]
   facts: Record<string, string | number>
   kept: string[]

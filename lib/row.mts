@@ -47,6 +47,10 @@ export async function runRow(
     report.reason = messageOf(error)
     if (run.dry || error instanceof Refused || error instanceof Interrupted) throw error
   } finally {
+    if (report.violated && report.verdict !== 'FAIL') {
+      report.reason = `${report.violated}${report.reason && `; then ${report.verdict}: ${report.reason}`}`
+      report.verdict = 'FAIL'
+    }
     scope.over = true
     await endRow(run, { ...scope, over: false }, report)
     report.seconds = (performance.now() - start) / 1000

@@ -207,8 +207,8 @@ export async function finallyFails(repo: string, compare: (tree: string) => Prom
     limit: '1h',
     warns: /^Hook warning: /,
   })`vykar --config failing-finally.yaml backup -R ${repo} > warned.out 2>&1`
-  const warned = /WARN Hook warning/.test(read('warned.out'))
-  fact('failing finally', warned ? 'exit 0 and a warning' : 'exit 0, no warning')
+  await says('warned.out', /WARN Hook warning/, '`finally` failed, and backup said nothing of it')
+  fact('failing finally', 'exit 0 and a warning')
   await $`sed -n 's/^Snapshot created: //p' warned.out | grep . > warned.id && mkdir warned`
   await $({ limit: '1h' })`vykar --config config.yaml restore -R ${repo} $(<warned.id) warned`
   await compare('warned')

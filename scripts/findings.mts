@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { parse } from 'yaml'
 import { root } from '#lib/prepare.mts'
 import { note, rowScope } from '#lib/sh.mts'
-import { Mismatch } from '#lib/verdict.mts'
+import { Mismatch, messageOf } from '#lib/verdict.mts'
 import { inRange } from '#lib/version.mts'
 
 /** An entry of known-findings.yaml: a fault of vykar, and no limit that its documentation names. */
@@ -16,9 +16,17 @@ export interface Finding {
   shown_by: string
 }
 
+function entries(file: string): Finding[] {
+  try {
+    return parse(readFileSync(file, 'utf8'))
+  } catch (error) {
+    throw new Error(`${file}: ${messageOf(error)}`)
+  }
+}
+
 /** The findings that a vykar version has. Throws Error where the file is malformed. */
 export function findingsOf(version: string, file = join(root, 'configs/known-findings.yaml')): Finding[] {
-  const findings = parse(readFileSync(file, 'utf8')) as Finding[]
+  const findings = entries(file)
   for (const one of findings)
     if (!one?.id || !one.versions || !one.what || !one.shown_by)
       throw new Error(`${file}: finding ${one?.id ?? '?'} lacks one of id, versions, what, shown_by`)

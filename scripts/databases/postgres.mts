@@ -155,7 +155,7 @@ EOF`
         if (written) {
           step('writes end')
           await $`in-db psql -X -At -d ${source} -c ${rounds} > rounds.after`
-          await $`in-db psql -X -At -d postgres -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'churn'"`
+          await $`in-db psql -X -At -d postgres -c ${`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'churn' AND datname = '${source}'`}`
           await churn?.end('TERM')
           // What the rounds wrote goes again, children first.
           await $`in-db psql -X -q -v ON_ERROR_STOP=1 -d ${source} <<'EOF'

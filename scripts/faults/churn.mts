@@ -7,7 +7,7 @@ import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, note, type Output, read, step, undo } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
-import { contents, serverWants } from '#scripts/common.mts'
+import { serverWants } from '#scripts/common.mts'
 import {
   acknowledged,
   afterwards,
@@ -17,8 +17,11 @@ import {
   faultOptions,
   lastOf,
   restoredAs,
+  roundsOf,
   violated,
+  witness,
 } from '#scripts/faults/common.mts'
+import { needRoot } from '#scripts/filesystems/device.mts'
 import { servers } from '#scripts/servers.mts'
 
 /**
@@ -96,7 +99,7 @@ await scenario(import.meta, spec, async (run) => {
             judge(what, name, met)
           })
           // Now that nothing changes any more the next backup, with the cache of the last one, holds what is there.
-          await contents('churning', 'quiet')
+          await witness('churning', 'quiet')
           await $`vykar --config churn.yaml backup -R ${repo} > quiet.out && sed -n 's/^Snapshot created: //p' quiet.out > quiet.id`
           const how = await restoredAs(repo, 'quiet', here)
           if (how !== 'right')
@@ -135,11 +138,11 @@ await scenario(import.meta, spec, async (run) => {
       if (process.getuid?.() === 0) {
         step('mode')
         await $`mkdir -p odd/sub && for n in one two three; do head -c 300K /dev/urandom > odd/$n; done && echo sub > odd/sub/file && chmod 600 odd/two`
-        await $`rm -rf rest && cp -a odd rest && rm rest/two`
-        await contents('rest', 'odd')
         if (repo === 'local') {
           undo`chown -R "$(id -u)" "$REPO_LOCAL" || true`
-          await $`chown -R 65534:65534 odd && chown 0:0 odd/two && chown -R 65534:65534 "$REPO_LOCAL" && chmod a+rwx . && chmod a+r odd.yaml`
+          await $`chown -R 65534:65534 odd && chown 0:0 odd/two && rm -rf rest && cp -a odd rest && rm rest/two`
+          await witness('rest', 'odd')
+          await $`chown -R 65534:65534 "$REPO_LOCAL" && chmod a+rwx . && chmod a+r odd.yaml`
           const nobody = { raw: 'setpriv --reuid 65534 --regid 65534 --clear-groups' }
           const able = await $({ expect: 'any' })`${nobody} test -r "$PWD"/odd/one -a -w "$REPO_LOCAL"`
           // Below a home that others may not enter nobody else can run anything.
@@ -156,7 +159,7 @@ await scenario(import.meta, spec, async (run) => {
         else {
           undo`! mountpoint -q odd || umount odd`
           await $`for n in one three; do head -c 300K /dev/urandom > odd/$n; done; (printf 'vykar-e2e-marker'; head -c 300K /dev/urandom) > odd/two; cp -a odd rest && rm rest/two && sync && umount odd`
-          await contents('rest', 'odd')
+          await witness('rest', 'odd')
           await $`o=$(grep -obaF -m 1 vykar-e2e-marker eio.img | head -n 1 | cut -d: -f1) && printf X | dd of=eio.img bs=1 seek=$((o + 4)) conv=notrunc status=none && mount -o loop eio.img odd`
           const damaged = await $({ expect: 'any' })`cat odd/two > /dev/null 2>&1`
           if (damaged.code) await partly('a file whose read fails with EIO', '', 'odd/two')
@@ -203,7 +206,7 @@ await scenario(import.meta, spec, async (run) => {
         tried++
         step(name)
         await $`sleep 0.1; ${{ raw: line.replaceAll('\\\\0', '\\0') }}`
-        await contents('source', 'edit')
+        await witness('source', 'edit')
         await $`vykar --config config.yaml backup -R ${repo} > edit.out && sed -n 's/^Snapshot created: //p' edit.out > edit.id`
         const how = await restoredAs(repo, 'edit', here)
         if (how !== 'right')
@@ -218,6 +221,38 @@ await scenario(import.meta, spec, async (run) => {
       await clearOthers(repo, ids)
       await afterwards(repo, ids, 'all', undefined, here)
       await conclude(tried, tried)
+    })
+
+    const coarse = 'two writes within one tick of the clock'
+    await run.row({ repo, variant: 'coarse' }, async () => {
+      needRoot(run, 'mounting a file system that keeps whole seconds')
+      // Without encryption a backup takes a fraction of the second in which both writes must fall.
+      const ids = await acknowledged(repo, 1, 1, 'none')
+      const { chosen, tried } = roundsOf(only)
+      let fired = 0
+      if (chosen(coarse)) {
+        // ext4 with inodes of 128 bytes keeps whole seconds, as vfat and many a network file system do.
+        await $`mkdir coarse && truncate -s 32M coarse.img && mkfs.ext4 -q -I 128 coarse.img 2> /dev/null`
+        undo`! mountpoint -q coarse || umount coarse`
+        await $`mount -o loop coarse.img coarse && rmdir coarse/lost+found && sed 's|path: source|path: coarse|; s|label: faults|label: coarse|' config.yaml > coarse.yaml`
+        await $`for n in 1 2 3 4 5; do until [[ $(date +%N) == [12]* ]]; do :; done; echo aaaa > coarse/file && vykar --config coarse.yaml backup -R ${repo} > coarse.out && stat -c %z coarse/file > before && echo bbbb > coarse/file && stat -c %z coarse/file > after; if cmp -s before after; then break; fi; sleep 1.1; done`
+        await $`cmp -s before after && echo yes > same || echo no > same`
+        if (read('same') === 'yes') fired++
+        await $`vykar --config coarse.yaml backup -R ${repo} > coarse.out && sleep 1.5 && vykar --config coarse.yaml backup -R ${repo} > coarse.out && sed -n 's/^Snapshot created: //p' coarse.out > edit.id`
+        await witness('coarse', 'edit')
+        if ((await restoredAs(repo, 'edit', here)) !== 'right')
+          violated(
+            '2: exit 0 means complete',
+            coarse,
+            'the file cache hides a change: the snapshot has the old content',
+            'vykar backup; vykar restore',
+            'coarse-times-hide-change',
+          )
+        await $`umount coarse && rm coarse.img`
+      }
+      await clearOthers(repo, ids)
+      await afterwards(repo, ids, 'all', undefined, here)
+      await conclude(fired, tried.length)
     })
   }
 })

@@ -22,6 +22,7 @@ import {
   lastOf,
   restoredAs,
   violated,
+  witness,
 } from '#scripts/faults/common.mts'
 import { kept, type Rules } from '#scripts/faults/retention.mts'
 import { parseList } from '#scripts/printed.mts'
@@ -44,6 +45,14 @@ const rules: Rules[] = [
   { keep_last: 2, keep_daily: 3, keep_weekly: 2, keep_monthly: 2, keep_yearly: 2 },
   { keep_hourly: 2, keep_within: '30d' },
 ]
+
+/** Seconds since 1970 of the `Start` or `End` of a snapshot, from what `snapshot info` printed. */
+const timeOf = (what: 'Start' | 'End') =>
+  Date.parse(new RegExp(`^ *${what} time +(\\S+ \\S+)`, 'm').exec(read('info.out'))?.[1]?.replace(' ', 'T') ?? '') /
+  1000
+/** Seconds of an offset such as `-1d`. */
+const secondsOf = (offset: string) =>
+  Number(offset.slice(0, -1)) * { d: 86400, h: 3600, s: 1 }[offset.slice(-1) as 'd']!
 
 const options = {
   ...faultOptions,
@@ -70,21 +79,18 @@ await scenario(import.meta, spec, async (run) => {
         tried++
         step(name)
         await $`head -c 1M /dev/urandom > source/fresh`
-        await contents('source', 'faked')
+        await witness('source', 'faked')
         const met = await $({
           limit: '5m',
           expect: 'any',
-        })`faketime -f ${offset} timeout -k 5 120 vykar --config config.yaml backup -R ${repo} > met.out 2>&1`
-        await $`sed -n 's/^Snapshot created: //p' met.out > faked.id; vykar --config config.yaml list -R ${repo} > met.list`
+        })`date +%s > met.begun; faketime -f ${offset} timeout -k 5 120 vykar --config config.yaml backup -R ${repo} > met.out 2>&1`
+        await $`sed -n 's/^Snapshot created: //p' met.out > faked.id; test ! -s faked.id || vykar --config config.yaml snapshot info -R ${repo} $(<faked.id) > info.out`
         await check('# it was made at that time', () => {
-          const [days, hours, seconds] = ['d', 'h', 's'].map((unit) => (offset.endsWith(unit) ? Number(offset.slice(0, -1)) : 0)) as [number, number, number] // biome-ignore format: one line
-          const meant = Date.now() + (days * 86400 + hours * 3600 + seconds) * 1000
-          const row = parseList(read('met.list')).find(({ id }) => id === read('faked.id'))
-          const shown = row ? new Date(row.date.replace(' ', 'T')).getTime() : Number.NaN
-          if (Math.abs(shown - meant) < 180_000) fired++
+          const shown = read('faked.id') ? timeOf('Start') : Number.NaN
+          if (Math.abs(shown - Number(read('met.begun')) - secondsOf(offset)) < 15) fired++
           fact(
             name,
-            `exit ${met.code}, shown as ${row?.date ?? 'nothing'}${met.code ? `: ${lastOf('met.out').slice(0, 80)}` : ''}`,
+            `exit ${met.code}, shown as ${Number.isNaN(shown) ? 'nothing' : new Date(shown * 1000).toISOString()}${met.code ? `: ${lastOf('met.out').slice(0, 80)}` : ''}`,
           )
         })
         if (met.code)
@@ -116,7 +122,7 @@ await scenario(import.meta, spec, async (run) => {
         if (only && only !== name) continue
         tried++
         step(name)
-        await $`rm -f started stop && { sed '/^sources:/,/^[a-z]/{/^sources:/d; /^ /d}' config.yaml; printf 'sources:\n  - label: jump\n    command_dumps:\n      - {name: slow, command: "echo begin; touch started; until test -e stop; do sleep 0.05; done; echo end"}\n'; } > jump.yaml`
+        await $`rm -f started stop stopped info.out && { sed '/^sources:/,/^[a-z]/{/^sources:/d; /^ /d}' config.yaml; printf 'sources:\n  - label: jump\n    command_dumps:\n      - {name: slow, command: "echo begin; date +%%s > started; until test -e stop; do sleep 0.05; done; date +%%s > stopped; echo end"}\n'; } > jump.yaml`
         // libfaketime reads the offset from a file, anew each time.
         await $`echo +0 > clock && find / -xdev -name 'libfaketime.so.1' -print -quit 2> /dev/null > faketime.path`
         const task = await background(
@@ -124,12 +130,19 @@ await scenario(import.meta, spec, async (run) => {
         )`env LD_PRELOAD=$(<faketime.path) FAKETIME_TIMESTAMP_FILE=$PWD/clock FAKETIME_NO_CACHE=1 timeout -k 5 120 vykar --config jump.yaml backup -R ${repo}`
         await $({
           limit: '60s',
-        })`until test -e started || ! kill -0 $(<jump.pid) 2> /dev/null; do sleep 0.01; done; echo ${jump} > clock; touch stop`
-        if (task.running()) fired++
+        })`until test -s started || ! kill -0 $(<jump.pid) 2> /dev/null; do sleep 0.01; done; echo ${jump} > clock; touch stop`
         const ended = await task.done([0, 1])
         fact(name, `exit ${ended.code}${ended.code ? `: ${lastOf('jump.out').slice(0, 100)}` : ''}`)
         await $`sed -n 's/^Snapshot created: //p' jump.out > jumped.id; rm -rf dumps && mkdir -p dumps/vykar-dumps && printf 'begin\nend\n' > dumps/vykar-dumps/slow`
         await contents('dumps', 'jumped')
+        // Seen in the snapshot's own times; of a backup that failed in those of its dump.
+        await $`test ! -s jumped.id || vykar --config config.yaml snapshot info -R ${repo} $(<jumped.id) > info.out`
+        await check('# the clock has jumped in the middle', () => {
+          const jumped = ended.code
+            ? Number(read('stopped')) - Number(read('started'))
+            : timeOf('End') - timeOf('Start')
+          if (Math.abs(jumped - secondsOf(jump)) < 15) fired++
+        })
         if (ended.code === 0 && (await restoredAs(repo, 'jumped', here)) !== 'right')
           violated('2: exit 0 means complete', name, 'the snapshot is not complete', 'vykar backup')
         await afterwards(repo, ids, name, undefined, here, ended.code === 0 ? [...ids, 'jumped'] : ids)

@@ -29,19 +29,37 @@ export function roundsOf(only: string | undefined): { chosen: (name: string) => 
   return { chosen, tried }
 }
 
+/** Where a repository is, as bash that goes before a command; `files` is bash that names its directory, where that is not the row's. */
+type Place = { raw: string; files?: string }
+
 /** Where the row's repository is, for lines that look at another one: a copy, a proxy. */
-export const at = (repo: string, url: string) => ({ raw: `REPO_${repo.toUpperCase().replace(/\W/g, '_')}=${url}` })
+export const at = (repo: string, url: string, files = url.startsWith('$PWD/') ? url : undefined): Place => ({
+  raw: `REPO_${repo.toUpperCase().replace(/\W/g, '_')}=${url}`,
+  ...(files ? { files } : {}),
+})
 
 /**
- * A repository with acknowledged snapshots `ack-1`, `ack-2`, …: for each the id in NAME.id, and in NAME.sha256 what the source was when
- * it was made. Packs are small, so that there are many of them.
+ * What a tree holds, for `restoredAs`: content in NAME.sha256; types, modes, owners, sizes, times and links in NAME.tree. Dumps, whose times
+ * are those of the backup, have their content alone (`contents`).
+ */
+export async function witness(tree: string, name: string): Promise<void> {
+  await contents(tree, name)
+  await $`(cd ${tree} && ${{ raw: listing }}) > ${name}.tree`
+}
+const listing = `find . -mindepth 1 \\( -type d -printf '%y %m %U %G %T@ %p\\0' -o -printf '%y %m %U %G %n %s %T@ %p %l\\0' \\) | sort -z | tr '\\0' '\\n'`
+
+/**
+ * A repository with acknowledged snapshots `ack-1`, `ack-2`, …: for each the id in NAME.id, and in NAME.sha256 and NAME.tree what the
+ * source was when it was made. Packs are small, so that there are many of them.
  * @param mode `none` for a repository without encryption
+ * @param first is done after the first of them
  */
 export async function acknowledged(
   repo: string,
   count: number,
   mib: number,
   mode: 'auto' | 'none' = 'auto',
+  first: () => Promise<unknown> = async () => {},
 ): Promise<string[]> {
   const { seed } = rowScope().run.common
   step('acknowledged')
@@ -62,10 +80,11 @@ repositories:
   for (let n = 1; n <= count; n++) {
     const id = `ack-${n}`
     if (n > 1) await $`e2e data-gen/change --dir source --percent 10 --each --seed ${seed + n} > change.out`
-    await contents('source', id)
+    await witness('source', id)
     await $({ limit: '30m' })`vykar --config config.yaml backup -R ${repo} > ${id}.out`
     await $`sed -n 's/^Snapshot created: //p' ${id}.out > ${id}.id`
     ids.push(id)
+    if (n === 1) await first()
   }
   return ids
 }
@@ -100,6 +119,7 @@ export function violated(rule: string, round: string, seen: string, command: str
     if (!report.findings.some((one) => one.id === id)) report.findings.push({ id, seen })
     return
   }
+  report.violated ??= `${round}: ${seen}`
   const all = violations.get(report) ?? []
   all.push({ rule, round, seen, command })
   violations.set(report, all)
@@ -114,7 +134,7 @@ export function violated(rule: string, round: string, seen: string, command: str
 export async function restoredAs(
   repo: string,
   id: string,
-  there: { raw: string },
+  there: Place,
   flags = '',
   config = 'lost.yaml',
 ): Promise<'right' | 'refused' | 'wrong'> {
@@ -125,8 +145,10 @@ export async function restoredAs(
   })`${there} HOME=$PWD/lost vykar --config ${config} restore -R ${repo} ${{ raw: flags }} $(<${{ raw: id }}.id) tree > restore.out 2>&1`
   const compared = await $({
     expect: 'any',
-  })`(cd tree && sha256sum --check --quiet --strict ../${id}.sha256 > ../wrong.out 2>&1) && test "$(find tree -type f -printf x | wc -c)" = "$(wc -l < ${id}.sha256)"`
-  const { dry } = rowScope()
+  })`(cd tree && sha256sum --check --quiet --strict ../${id}.sha256 > ../wrong.out 2>&1) && if test -e ${id}.tree; then (cd tree && ${{ raw: listing }}) | diff -a ${id}.tree - > differ.out; else test "$(find tree -type f -printf x | wc -c)" = "$(wc -l < ${id}.sha256)"; fi`
+  const { dry, steps } = rowScope()
+  if (tried.code === 124 || tried.code === 137)
+    violated('7: everything ends', steps.at(-1)?.name ?? '', `restore of ${id} does not end`, `vykar restore ${id}`)
   if (dry || (tried.code === 0 && compared.code === 0)) return 'right'
   return tried.code === 0 ? 'wrong' : 'refused'
 }
@@ -159,7 +181,7 @@ export async function allThere(
 }
 
 /**
- * Rules 2 and 4, once the fault is gone: a snapshot that was made under it is complete or absent; the next backup, check and restore
+ * Rules 2, 3, 4 and 6, once the fault is gone: a snapshot that was made under it is complete or absent; the next backup, check and restore
  * succeed, and leave nothing that only a killed process would.
  * @param ids acknowledged snapshots, which must be there
  * @param under what ran under the fault
@@ -171,7 +193,7 @@ export async function afterwards(
   ids: readonly string[],
   round: string,
   under: Output | undefined,
-  there: { raw: string },
+  there: Place,
   known = ids,
   finding = '',
 ): Promise<void> {
@@ -186,10 +208,15 @@ export async function afterwards(
   await $`cat ${known.map((id) => `${id}.id`)} > acked && { grep -oE '^ *[0-9a-f]{8} ' after.list || true; } | tr -d ' ' | grep -vxFf acked > under.ids || true`
   if (read('under.ids')) {
     await $`head -n 1 under.ids > under.id`
-    await contents('source', 'under')
+    await witness('source', 'under')
     const how = await restoredAs(repo, 'under', there)
-    right &&= how === 'right'
-    if (how !== 'right' && under?.code !== 3)
+    // With exit 3 files may be missing, but what is there is right.
+    const rest = await $({
+      expect: 'any',
+    })`(cd tree && sha256sum --check --ignore-missing --quiet --strict ../under.sha256 > ../wrong.out 2>&1)`
+    const whole = how === 'right' || (under?.code === 3 && how === 'wrong' && rest.code === 0)
+    right &&= whole
+    if (!whole)
       tell(
         '2: absent or complete',
         `the snapshot made under the fault (exit ${under?.code}) is ${how} when restored`,
@@ -208,7 +235,7 @@ export async function afterwards(
       'vykar backup',
     )
   await $`sed -n 's/^Snapshot created: //p' next.out > next.id`
-  await contents('source', 'next')
+  await witness('source', 'next')
   const how = await restoredAs(repo, 'next', there)
   right &&= how === 'right'
   if (how !== 'right')
@@ -224,6 +251,46 @@ export async function afterwards(
       `check --verify-data exits ${checked.code}, but all restores are right`,
       'vykar check --verify-data',
     )
+  if (right) await reclaimHarmless(repo, ids.length ? ids : ['next'], round, there, finding)
+}
+
+/** How often a row's repository was reclaimed. */
+const reclaims = new WeakMap<object, number>()
+
+/**
+ * Rule 6, for one of the snapshots, each in its turn: in a copy of the repository all others are deleted and the rest is repacked, with an
+ * empty cache; it restores to its witness all the same. Much damage shows only then.
+ */
+async function reclaimHarmless(repo: string, ids: readonly string[], round: string, there: Place, finding = '') {
+  const { report, run } = rowScope()
+  const { seen, remote } = run.endpoint(repo)
+  const turn = reclaims.get(report) ?? 0
+  reclaims.set(report, turn + 1)
+  const id = ids[turn % ids.length]!
+  // minio keeps objects in a form of its own: rclone reads them as S3.
+  const files = there.files ?? (remote && repo === 's3' ? undefined : seen && `"$${seen}"`)
+  if (files)
+    await $`rm -rf reclaimed && { cp -al ${{ raw: files }} reclaimed 2> copy.err || { rm -rf reclaimed && cp -a ${{ raw: files }} reclaimed; }; }`
+  else if (remote) await $({ limit: '10m' })`rm -rf reclaimed && rclone copy ${{ raw: remote }} reclaimed`
+  else return
+  const copy = at(repo, '$PWD/reclaimed')
+  const alone = await $({
+    limit: '10m',
+    expect: 'any',
+  })`rm -rf lost && mkdir lost && ${copy} HOME=$PWD/lost vykar --config lost.yaml list -R ${repo} > reclaimed.list 2> reclaimed.out && { grep -oE '^ *[0-9a-f]{8} ' reclaimed.list | tr -d ' ' | grep -vxFf ${id}.id > reclaimed.ids || true; } && { test ! -s reclaimed.ids || ${copy} HOME=$PWD/lost xargs vykar --config lost.yaml snapshot delete -R ${repo} < reclaimed.ids > reclaimed.out 2>&1; } && ${copy} HOME=$PWD/lost vykar --config lost.yaml compact -R ${repo} --threshold 0 > reclaimed.out 2>&1`
+  const how = await restoredAs(repo, id, copy)
+  const seenThen = alone.code
+    ? `all other snapshots cannot be deleted and their space reclaimed: exit ${alone.code}: ${lastOf('reclaimed.out')}`
+    : `${id} is ${how} once all others were deleted and their space was reclaimed`
+  if (alone.code || how !== 'right')
+    violated(
+      '6: reclaim harms nothing',
+      round,
+      seenThen,
+      'vykar snapshot delete; vykar compact --threshold 0; vykar restore',
+      finding,
+    )
+  await $`rm -rf reclaimed`
 }
 
 /** Deletes what rounds have made beside the acknowledged snapshots, and gives its space back. */

@@ -4,8 +4,10 @@
 // Passes when what must exclude each other does (proven by time stamps: the refused command began and ended while the other was at work), what
 // may go on together succeeds, whatever is stale is cleared, and every acknowledged snapshot is still restored to what it was.
 import { background } from '#lib/background.mts'
+import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, type Output, read } from '#lib/sh.mts'
+import { Skipped } from '#lib/verdict.mts'
 import { ownServer, standardNeeds } from '#scripts/checks.mts'
 import { contents, serverWants } from '#scripts/common.mts'
 import {
@@ -19,10 +21,16 @@ import {
   lastOf,
   roundsOf,
   violated,
+  witness,
 } from '#scripts/faults/common.mts'
 import { servers } from '#scripts/servers.mts'
 
-const spec = { needs: standardNeeds, wants: serverWants, repos: ['local', 'rest'], options: faultOptions } as const
+const spec = {
+  needs: standardNeeds,
+  wants: [...serverWants, 'strace'],
+  repos: ['local', 'rest'],
+  options: faultOptions,
+} as const
 
 await scenario(import.meta, spec, async (run) => {
   const { round: only, 'corpus-mib': mib } = run.options
@@ -59,12 +67,12 @@ await scenario(import.meta, spec, async (run) => {
         else
           await $({
             limit: '60s',
-          })`until test -n "$(find ${files}/sessions slow-tree -mindepth 1 -print -quit 2> /dev/null)" || ! kill -0 $(<slow.pid) 2> /dev/null; do :; done; kill -STOP $(<slow.pid) 2> /dev/null || true`
+          })`until test -n "$(find ${files}/sessions -name '*.json' 2> /dev/null; find slow-tree -mindepth 1 -print -quit)" || ! kill -0 $(<slow.pid) 2> /dev/null; do :; done; kill -STOP $(<slow.pid) 2> /dev/null || true`
         await $`find ${files}/sessions -name '*.json' > sessions.before; kill -0 $(<slow.pid) 2> /dev/null && echo yes > at.begin || echo no > at.begin`
         const met = await vykar(words, 'other.yaml')
         await $`kill -0 $(<slow.pid) 2> /dev/null && echo yes > at.end || echo no > at.end; kill -CONT $(<slow.pid) 2> /dev/null || true; touch stop`
         const ended = await task.done([0, 1])
-        await $`sed -n 's/^Snapshot created: //p' slow.out > slow.id; find ${files}/sessions ${files}/locks -type f > sessions.after 2> /dev/null || true`
+        await $`sed -n 's/^Snapshot created: //p' slow.out > slow.id; rm -rf slow-is && mkdir -p slow-is/vykar-dumps && echo end > slow-is/vykar-dumps/slow; find ${files}/sessions ${files}/locks -type f > sessions.after 2> /dev/null || true`
         await check('# both were at work at the same time', () => {
           const overlapped = read('at.begin') === 'yes' && read('at.end') === 'yes'
           if (overlapped) fired++
@@ -102,7 +110,9 @@ await scenario(import.meta, spec, async (run) => {
               `vykar ${name}`,
             )
         })
-        await afterwards(repo, ['ack-1', 'ack-2'], what, undefined, here, ['ack-1', 'ack-2', 'extra', 'slow'])
+        await contents('slow-is', 'slow')
+        const there = ended.code === 0 && long.startsWith('backup') ? ['ack-1', 'ack-2', 'slow'] : ['ack-1', 'ack-2']
+        await afterwards(repo, there, what, undefined, here, ['ack-1', 'ack-2', 'extra', 'slow'])
         await clearOthers(repo, ['ack-1', 'ack-2'])
       }
     }
@@ -140,7 +150,7 @@ await scenario(import.meta, spec, async (run) => {
         })
         for (const n of ['1', '2', '3', '4']) {
           await $`sed -n 's/^Snapshot created: //p' client-${n}.out > client-${n}.id`
-          await contents(`client-${n}`, `client-${n}`)
+          await witness(`client-${n}`, `client-${n}`)
         }
         await allThere(repo, [...ids, 'client-1', 'client-2', 'client-3', 'client-4'], 'four clients at once', here)
         await clearOthers(repo, ['ack-1', 'ack-2'])
@@ -174,10 +184,10 @@ await scenario(import.meta, spec, async (run) => {
       if (repo !== 'local') ownServer()
       const ids = await acknowledged(repo, 1, Math.min(mib, 8))
       // A lock's name begins with its time in microseconds; a session's file is named by its id.
-      const lock = (ago: string) =>
-        `t=$(date -d '${ago}' +%s) && printf '{"hostname":"elsewhere","pid":4711,"time":"%s","boot_id":"other"}' "$(date -u -d @$t +%Y-%m-%dT%H:%M:%S.000000000+00:00)" > ${files.raw}/locks/$(printf %014d $t)000000-0123456789abcdef0123456789abcdef.json`
-      const session = (ago: string) =>
-        `t=$(date -u -d '${ago}' +%Y-%m-%dT%H:%M:%S.000000000+00:00) && printf '{"hostname":"elsewhere","pid":4711,"registered_at":"%s","last_refresh":"%s"}' "$t" "$t" > ${files.raw}/sessions/0123456789abcdef0123456789abcdef.json`
+      const lock = (ago: string, host = 'elsewhere') =>
+        `t=$(date -d '${ago}' +%s) && printf '{"hostname":"${host}","pid":4711,"time":"%s","boot_id":"other"}' "$(date -u -d @$t +%Y-%m-%dT%H:%M:%S.000000000+00:00)" > ${files.raw}/locks/$(printf %014d $t)000000-0123456789abcdef0123456789abcdef.json`
+      const session = (ago: string, host = 'elsewhere') =>
+        `t=$(date -u -d '${ago}' +%Y-%m-%dT%H:%M:%S.000000000+00:00) && printf '{"hostname":"${host}","pid":4711,"registered_at":"%s","last_refresh":"%s"}' "$t" "$t" > ${files.raw}/sessions/0123456789abcdef0123456789abcdef.json`
       const planted: [name: string, line: string, right: 'refused' | 'work' | 'any'][] = [
         ['live lock', lock('1 minute ago'), 'refused'],
         ['lock of 5 hours', lock('5 hours ago'), 'refused'],
@@ -191,6 +201,9 @@ await scenario(import.meta, spec, async (run) => {
         ],
         ['empty lock', `: > ${files.raw}/locks/00001795000000000000-0123456789abcdef0123456789abcdef.json`, 'any'],
         ['live session', session('1 minute ago'), 'refused'],
+        // Another machine, or a container, of the same name: its process is in nobody else's list.
+        ['live lock of a machine of this name', lock('1 minute ago', `'"$(uname -n)"'`), 'refused'],
+        ['live session of a machine of this name', session('1 minute ago', `'"$(uname -n)"'`), 'refused'],
         ['session of 40 minutes', session('40 minutes ago'), 'refused'],
         ['stale session', session('50 minutes ago'), 'work'],
         ['session from tomorrow', session('1 day'), 'any'],
@@ -217,7 +230,11 @@ await scenario(import.meta, spec, async (run) => {
             name,
             `compact was let in beside a ${name}`,
             'vykar compact',
-            /ahead|tomorrow/.test(name) ? 'lock-clock-ahead' : '',
+            /ahead|tomorrow/.test(name)
+              ? 'lock-clock-ahead'
+              : /this name/.test(name)
+                ? 'same-hostname-taken-for-dead'
+                : '',
           )
         if (right === 'work' && met.code)
           violated(
@@ -258,6 +275,43 @@ await scenario(import.meta, spec, async (run) => {
     })
     fired = tried.length = 0
 
+    if (repo === 'local')
+      await run.row({ repo, variant: 'late' }, async () => {
+        if (!run.dry && !which('strace')) throw new Skipped('strace is missing: apt-get install -y strace')
+        const ids = await acknowledged(repo, 1, Math.min(mib, 8))
+        // strace stops maintenance when it first looks for locks: it has opened the repository, and does not hold it yet.
+        for (const [verb, words] of Object.entries({
+          compact: excluded.compact,
+          'snapshot delete': excluded['snapshot delete'],
+          'check --repair': excluded['check --repair'],
+        })) {
+          // biome-ignore format: one line
+          const name = `${verb} that is late to lock`
+          if (!chosen(name)) continue
+          await $`rm -rf cache-b meanwhile && cp -a source meanwhile && head -c 3M /dev/urandom > meanwhile/own && sed 's|path: source|path: meanwhile|; s|label: faults|label: meanwhile|; s|^cache_dir: .*|cache_dir: cache-b|' config.yaml > meanwhile.yaml && ${{ raw: extra(repo) }}`
+          await $`mkdir -p ${files}/locks && rm -f calls`
+          const late = await background(
+            'late',
+          )`strace -f -qq -o calls -P ${files}/locks/ -e trace=openat -e inject=openat:signal=SIGSTOP:when=1 vykar --config config.yaml ${{ raw: words }}`
+          await $({
+            limit: '60s',
+          })`until pid=$(pgrep -P $(<late.pid)) && grep -q '^State:.[tT]' /proc/$pid/status && test -s calls || ! kill -0 $(<late.pid) 2> /dev/null; do sleep 0.05; done; echo $pid > traced.pid; sleep 0.3`
+          await witness('meanwhile', 'meanwhile')
+          const made = await vykar(`backup -R ${repo}`, 'meanwhile.yaml')
+          await $`sed -n 's/^Snapshot created: //p' met.out > meanwhile.id; kill -CONT $(<traced.pid) 2> /dev/null || true`
+          const working = late.running()
+          const ended = await late.done([0, 1])
+          if (working && made.code === 0) fired++
+          fact(name, `a backup meanwhile: exit ${made.code}; it goes on: exit ${ended.code}`)
+          const there = made.code === 0 ? [...ids, 'meanwhile'] : ids
+          await afterwards(repo, there, name, undefined, here, [...there, 'extra'], 'maintenance-reads-index-unlocked')
+          await clearOthers(repo, ids)
+        }
+        await $`rm -rf source corpus meanwhile`
+        await conclude(fired, tried.length)
+      })
+    fired = tried.length = 0
+
     await run.row({ repo, variant: 'stopped' }, async () => {
       if (repo !== 'local') ownServer()
       const ids = await acknowledged(repo, 2, Math.min(mib, 8))
@@ -287,7 +341,7 @@ await scenario(import.meta, spec, async (run) => {
         if (!chosen(name)) continue
         await $`rm -rf cache-b meanwhile source/fresh && cp -a source meanwhile && head -c 24M /dev/urandom > source/fresh && head -c 3M /dev/urandom > meanwhile/own && sed 's|path: source|path: meanwhile|; s|label: faults|label: meanwhile|; s|^cache_dir: .*|cache_dir: cache-b|' config.yaml > meanwhile.yaml`
         await $`${{ raw: before }}; sleep 0.01; find ${files}/packs -type f | wc -l > packs.before`
-        await contents('source', 'going')
+        await witness('source', 'going')
         const going = await background('going')`vykar --config config.yaml ${{ raw: words }}`
         await $({
           limit: '60s',
@@ -309,7 +363,7 @@ await scenario(import.meta, spec, async (run) => {
         if (made.code)
           violated('whatever is stale is cleared', name, `a backup meanwhile exits ${made.code}`, 'vykar backup')
         const there = [...ids]
-        await contents('meanwhile', 'meanwhile')
+        await witness('meanwhile', 'meanwhile')
         if (made.code === 0) there.push('meanwhile')
         if (ended.code === 0 && words.startsWith('backup')) {
           await $`sed -n 's/^Snapshot created: //p' going.out > going.id`
@@ -317,7 +371,7 @@ await scenario(import.meta, spec, async (run) => {
         }
         const known = words.startsWith('compact') ? 'stopped-compact-destroys' : ''
         if (known) {
-          await $`sed -n 's/^Snapshot created: //p' kept.out > kept.id && cp going.sha256 kept.sha256`
+          await $`sed -n 's/^Snapshot created: //p' kept.out > kept.id && cp going.sha256 kept.sha256 && cp going.tree kept.tree`
           there.push('kept')
         }
         await afterwards(repo, there, name, undefined, here, [...new Set([...there, 'ack-1', 'ack-2'])], known)

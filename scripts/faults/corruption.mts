@@ -46,10 +46,9 @@ await scenario(import.meta, spec, async (run) => {
   for (const repo of run.repos)
     for (const mode of ['auto', 'none'] as const)
       await run.row({ repo, variant: mode === 'none' ? 'unencrypted' : 'encrypted' }, async () => {
-        const ids = await acknowledged(repo, 2, mib, mode)
+        // What repository and cache were before the last backup.
+        const ids = await acknowledged(repo, 2, mib, mode, () => $`cp -a "$REPO_LOCAL" old && cp -a cache/. old`)
         await copyOf(repo)
-        // What it was before the last backup: that backup's own objects are not in it.
-        await $`cp -a copy old && rm old/snapshots/* && cp -a cache lived`
         const plan = Object.keys(objects).flatMap((object) => Object.keys(kinds).map((kind) => ({ object, kind })))
         const times = asked || 1
         let fired = 0
@@ -65,9 +64,11 @@ await scenario(import.meta, spec, async (run) => {
             await $`rm -rf damaged lost lived && cp -al copy damaged && cp -a cache lived`
             const pick = `${objects[object]} 2> /dev/null | LC_ALL=C sort | shuf -n 2 --random-source=<(yes ${Math.floor(random() * 1e6)})`
             // A file of its own first: copies share theirs. Without a second object there is nothing to swap, without an older one nothing to put back.
+            const again =
+              'f=$(<damaged.path) && if test -e own.damaged; then cp own.damaged own && mv own "$f"; else rm "$f"; fi'
             const made = await $({
               expect: 'any',
-            })`SHARE=${share}; { read -r file; read -r other || true; } < <(${{ raw: pick }}); test -n "$file" && cp "$file" before && cp "$file" own && mv own "$file" && ${{ raw: kinds[kind]! }} && ! cmp -s before "$file"`
+            })`SHARE=${share}; { read -r file; read -r other || true; } < <(${{ raw: pick }}); echo "$file" > damaged.path; test -n "$file" && cp "$file" before && cp "$file" own && mv own "$file" && ${{ raw: kinds[kind]! }} && ! cmp -s before "$file" && rm -f own.damaged && { test ! -e "$file" || cp "$file" own.damaged; }`
             tried++
             if (made.code) continue
             fired++
@@ -92,7 +93,7 @@ await scenario(import.meta, spec, async (run) => {
             for (const id of ids) {
               how.set(id, await restoredAs(repo, id, there, '', cache ? 'with.yaml' : 'lost.yaml'))
               if (how.get(id) !== 'wrong') continue
-              const bit = mode === 'none' && object === 'pack'
+              const bit = mode === 'none' && object === 'pack' && ['bit', 'zeroed'].includes(kind)
               violated(
                 '3: no wrong data with exit 0',
                 name,
@@ -110,19 +111,23 @@ await scenario(import.meta, spec, async (run) => {
                 )
             }
             const failed = [...how.values()].some((word) => word !== 'right')
-            if (failed && results.verify === 0 && !['snapshot', 'config', 'key'].includes(object))
+            // Of a snapshot that is gone, or is another one, nothing tells that it was there; config and key, check itself needs.
+            const untold = ['config', 'key'].includes(object) || /snapshot (deleted|swapped|older)/.test(name)
+            if (failed && results.verify === 0 && !untold)
               violated(
                 '3: check agrees with restore',
                 name,
                 `restore fails or is wrong, but check --verify-data exits 0`,
                 'vykar check --verify-data',
+                object === 'snapshot' ? 'damaged-snapshot-unseen' : '',
               )
             if (cache && failed)
               violated(
                 '1: the cache is no part of it',
                 name,
-                `a damaged cache makes a restore ${[...how.values()].join()}`,
+                `a damaged ${object} makes a restore ${[...how.values()].join()}`,
                 'vykar restore',
+                mode === 'none' && object === 'cache snapshot_list' ? 'damaged-snapshot-list-hides' : '',
               )
             const seen = said.get(object) ?? { check: 0, verify: 0, restore: 0, of: 0 }
             said.set(object, {
@@ -136,17 +141,26 @@ await scenario(import.meta, spec, async (run) => {
             const next = await $({
               limit: '5m',
               expect: 'any',
-            })`${there} vykar --config with.yaml backup -R ${repo} > next.out 2>&1`
-            if (cache && next.code)
+            })`${there} timeout -k 5 60 vykar --config with.yaml backup -R ${repo} > next.out 2>&1`
+            const dedup = object === 'cache dedup_cache'
+            if (next.code === 124 || next.code === 137)
+              violated(
+                '7: everything ends',
+                name,
+                `with a damaged ${object} the next backup does not end`,
+                'vykar backup',
+                dedup ? 'damaged-dedup-cache-hangs' : '',
+              )
+            else if (cache && next.code)
               violated(
                 '4: works again',
                 name,
                 `a damaged ${object} makes the next backup exit ${next.code}: ${lastOf('next.out')}`,
                 'vykar backup',
-                object === 'cache dedup_cache' ? 'damaged-dedup-cache-refused' : '',
+                dedup ? 'damaged-dedup-cache-refused' : '',
               )
             if (next.code === 0 && !failed) {
-              await $`sed -n 's/^Snapshot created: //p' next.out > next.id && cp ${ids.at(-1)!}.sha256 next.sha256`
+              await $`sed -n 's/^Snapshot created: //p' next.out > next.id && cp ${ids.at(-1)!}.sha256 next.sha256 && cp ${ids.at(-1)!}.tree next.tree`
               const whole = await restoredAs(repo, 'next', there)
               if (whole !== 'right')
                 violated(
@@ -157,19 +171,35 @@ await scenario(import.meta, spec, async (run) => {
                 )
             }
             if (cache) continue
-            // Repair must not take what could still be had.
-            await $({
-              limit: '5m',
-              expect: 'any',
-            })`rm -rf lost; ${there} vykar --config with.yaml check --repair --yes -R ${repo} > repair.out 2>&1`
-            for (const id of ids)
-              if (how.get(id) === 'right' && (await restoredAs(repo, id, there)) !== 'right')
-                violated(
-                  '5: repair harms nothing',
-                  name,
-                  `after check --repair ${id} cannot be restored, and could before`,
-                  'vykar check --repair --yes',
-                )
+            // Repair and compact take nothing that could still be had, or can be had again once the damaged object has been put back:
+            // compact nothing at all, repair nothing whose data is there without an index.
+            for (const [words, known] of [
+              ['check --repair --yes', 'repair-trusts-index'],
+              ['compact', 'compact-trusts-index'],
+            ] as const) {
+              const verb = words.split(' --yes')[0]!
+              if (verb === 'compact') await $`rm -rf damaged && cp -al copy damaged && ${{ raw: again }}`
+              const done = await $({
+                limit: '5m',
+                expect: 'any',
+              })`rm -rf lost; ${there} vykar --config with.yaml ${{ raw: words }} -R ${repo} > repair.out 2>&1`
+              if (done.code === 124 || done.code === 137)
+                violated('7: everything ends', name, `${verb} does not end`, `vykar ${words}`)
+              for (const id of ids)
+                if (how.get(id) === 'right' && (await restoredAs(repo, id, there)) !== 'right')
+                  violated('5: repair harms nothing', name, `after ${verb} ${id} cannot be restored, and could before`, `vykar ${words}`) // biome-ignore format: one line
+              if (verb !== 'compact' && object !== 'index') continue
+              await $`cp before "$(<damaged.path)"`
+              for (const id of ids)
+                if ((await restoredAs(repo, id, there)) !== 'right')
+                  violated(
+                    '5: repair harms nothing',
+                    name,
+                    `${verb} (exit ${done.code}) beside the damaged object, and it is put back: ${id} cannot be restored`,
+                    `vykar ${words}`,
+                    object === 'index' ? known : '',
+                  )
+            }
           }
         for (const [object, { check, verify, restore, of }] of said)
           fact(`${object}: seen by`, `check ${check}, check --verify-data ${verify}, restore ${restore} of ${of}`)

@@ -89,7 +89,7 @@ await scenario(import.meta, spec, async (run) => {
         fired++
         await everything(
           'repository below a symlink',
-          at(repo, repo === 'local' ? path.raw : `"\${REPO_SFTP%"$FILES_SFTP"}"${path.raw}`),
+          at(repo, repo === 'local' ? path.raw : `"\${REPO_SFTP%"$FILES_SFTP"}"${path.raw}`, path.raw),
         )
         await clearOthers(repo, ids)
       }

@@ -18,6 +18,7 @@ import {
   restoredAs,
   roundsOf,
   violated,
+  witness,
 } from '#scripts/faults/common.mts'
 import { parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
@@ -52,7 +53,7 @@ sources:
     label: ack
 `
       await fresh(repo)
-      await contents('source', 'ack-1')
+      await witness('source', 'ack-1')
       await $`vykar --config config.yaml backup -R ${repo} > ack-1.out && sed -n 's/^Snapshot created: //p' ack-1.out > ack-1.id`
     }
     const { chosen, tried } = roundsOf(only)
@@ -168,7 +169,7 @@ EOF
         if (chosen(`${kind} fails everywhere`)) {
           await $`rm -f hooks.log FAIL-* && touch FAIL-global-${kind} FAIL-repo-${kind} FAIL-source-${kind}`
           await expects(`${kind} fails everywhere`, await meet(`backup -R ${repo}`), 'work', ['hooked'])
-          await $({ expect: 'any' })`grep -ci 'hook' met.out > said`
+          await $({ expect: 'any' })`grep -c 'WARN Hook warning' met.out > said`
           if (read('said') === '0')
             violated(
               'what fails is said',

@@ -5,7 +5,7 @@
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, note, type Output, read, undo } from '#lib/sh.mts'
 import { standardNeeds, torn } from '#scripts/checks.mts'
-import { contents, serverWants } from '#scripts/common.mts'
+import { serverWants } from '#scripts/common.mts'
 import {
   acknowledged,
   allThere,
@@ -17,6 +17,7 @@ import {
   restoredAs,
   roundsOf,
   violated,
+  witness,
 } from '#scripts/faults/common.mts'
 import { memoryCgroup } from '#scripts/memory.mts'
 import { servers } from '#scripts/servers.mts'
@@ -56,7 +57,7 @@ await scenario(import.meta, spec, async (run) => {
         await $({
           limit: '1h',
         })`seq ${i ? all[i - 1]! + 1 : 1} ${n} | awk '{d = "source/" int($1 / 1000); if (d != last) {system("mkdir -p " d); last = d} f = d "/" $1; print "content of file " $1 > f; close(f)}'`
-        await contents('source', 'many')
+        await witness('source', 'many')
         await $`rm -rf cache lost tree && mkdir lost tree`
         const first = await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > many.out`
         const again = await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > unchanged.out`
@@ -81,7 +82,7 @@ await scenario(import.meta, spec, async (run) => {
         for (const [what, [least, , most]] of Object.entries(costs)) {
           if (!least || !most) continue
           const grown = {
-            time: most.seconds / Math.max(least.seconds, 0.5),
+            'processor time': (most.cpuSeconds ?? most.seconds) / Math.max(least.cpuSeconds ?? least.seconds, 0.5),
             memory: (most.peakKiB ?? 1) / (least.peakKiB ?? 1),
           }
           for (const [name, ratio] of Object.entries(grown))
@@ -141,7 +142,7 @@ await scenario(import.meta, spec, async (run) => {
         await $({
           limit: '30m',
         })`rm -rf source && mkdir -p source/0 && echo linked > source/0/1 && echo other > source/0/2 && for n in $(seq 3 1000); do ln source/0/$((n % 2 + 1)) source/0/$n; done && for d in $(seq ${Math.round(links / 1000) - 1}); do cp -al source/0 source/$d; done`
-        await contents('source', 'linked')
+        await witness('source', 'linked')
         await $({
           limit: '1h',
         })`vykar --config config.yaml backup -R ${repo} > linked.out && sed -n 's/^Snapshot created: //p' linked.out > linked.id`
@@ -165,7 +166,7 @@ await scenario(import.meta, spec, async (run) => {
       const ids = await acknowledged(repo, 1, Math.max(mib, 20))
       await $`for n in $(seq 3000); do echo $n > source/small-$n; done`
       if (chosen('64 file descriptors')) {
-        await contents('source', 'few')
+        await witness('source', 'few')
         const met = await $({
           expect: 'any',
         })`(ulimit -n 64 && vykar --config config.yaml backup -R ${repo} > few.out 2>&1)`
@@ -191,6 +192,11 @@ await scenario(import.meta, spec, async (run) => {
             expect: 'any',
           })`(ulimit -n 64 && vykar --config config.yaml ${{ raw: words }} > few.out 2>&1)`
           fact(`64 file descriptors, ${words.split(' ')[0]}`, `exit ${one.code}`)
+          const wrong = await $({
+            expect: 'any',
+          })`${{ raw: words.startsWith('check') ? 'true' : '(cd tree && sha256sum --check --quiet --strict ../ack-1.sha256 > ../wrong.out 2>&1)' }}`
+          if (one.code === 0 && wrong.code)
+            violated('3: exit 0 means right', '64 file descriptors', 'restore exits 0 with wrong data', 'ulimit -n 64; vykar restore') // biome-ignore format: one line
           if (one.code)
             violated(
               'few descriptors are enough',
@@ -198,40 +204,6 @@ await scenario(import.meta, spec, async (run) => {
               `${words.split(' ')[0]} exits ${one.code}: ${lastOf('few.out')}`,
               `ulimit -n 64; vykar ${words.split(' ')[0]}`,
             )
-        }
-      }
-      if (chosen('memory')) {
-        const group = run.dry ? '/sys/fs/cgroup/memory' : await memoryCgroup(limits[0]!, 'memory')
-        const file = group.includes('/memory/') || run.dry ? 'memory.limit_in_bytes' : 'memory.max'
-        const within = (limit: number, line: string) =>
-          $({
-            limit: '5m',
-            expect: 'any',
-          })`echo $((${limit} << 20)) > ${{ raw: `${group}/${file}` }} && rm -rf cache && (echo $BASHPID > ${{ raw: group }}/cgroup.procs; ${{ raw: line }})`
-        // A limit counts once something was killed by it: writes into a directory that is no control group succeed too.
-        const control = await within(64, 'head -c 512M /dev/zero | tail -c 400M | tail -c 1 > /dev/null')
-        if (control.code === 0 && !run.dry) note('memory was not tried: the limit does not hold here')
-        else {
-          let least = 0
-          for (const limit of limits) {
-            const met = await within(limit, `vykar --config config.yaml backup -R ${repo} > little.out 2>&1`)
-            if (met.code) {
-              fact('memory', `works with ${least} MiB; with ${limit} MiB backup exits ${met.code}`)
-              break
-            }
-            least = limit
-          }
-          if (least === limits.at(-1)) fact('memory', `works with ${least} MiB, the least that was tried`)
-          if (!least && !run.dry)
-            violated(
-              'a small machine is enough',
-              'memory',
-              `backup does not work with ${limits[0]} MiB`,
-              'vykar backup',
-            )
-          // What memory has run out for was killed in the middle of its work.
-          await torn()
-          await $`vykar --config config.yaml break-lock -R ${repo} > locks.out`
         }
       }
       if (repo === 'local' && process.getuid?.() === 0 && chosen('read-only')) {
@@ -274,6 +246,49 @@ await scenario(import.meta, spec, async (run) => {
       }
       await clearOthers(repo, ids)
       await allThere(repo, ids, 'all', here)
+      await conclude(tried.length, tried.length)
+    })
+    tried.length = 0
+
+    await run.row({ repo, variant: 'memory' }, async () => {
+      const ids = await acknowledged(repo, 1, Math.max(mib, 20))
+      await $`for n in $(seq 3000); do echo $n > source/small-$n; done`
+      if (chosen('memory')) {
+        const group = run.dry ? '/sys/fs/cgroup/memory' : await memoryCgroup(limits[0]!, 'memory')
+        const file = group.includes('/memory/') || run.dry ? 'memory.limit_in_bytes' : 'memory.max'
+        const within = (limit: number, line: string) =>
+          $({
+            limit: '5m',
+            expect: 'any',
+          })`echo $((${limit} << 20)) > ${{ raw: `${group}/${file}` }} && rm -rf cache && (echo $BASHPID > ${{ raw: group }}/cgroup.procs; ${{ raw: line }})`
+        // A limit counts once something was killed by it: writes into a directory that is no control group succeed too.
+        const control = await within(64, 'head -c 512M /dev/zero | tail -c 400M | tail -c 1 > /dev/null')
+        if (control.code === 0 && !run.dry) note('memory was not tried: the limit does not hold here')
+        else {
+          let least = 0
+          for (const limit of limits) {
+            const met = await within(limit, `vykar --config config.yaml backup -R ${repo} > little.out 2>&1`)
+            if (met.code) {
+              fact('memory', `works with ${least} MiB; with ${limit} MiB backup exits ${met.code}`)
+              break
+            }
+            least = limit
+          }
+          if (least === limits.at(-1)) fact('memory', `works with ${least} MiB, the least that was tried`)
+          if (!least && !run.dry)
+            violated(
+              'a small machine is enough',
+              'memory',
+              `backup does not work with ${limits[0]} MiB`,
+              'vykar backup',
+            )
+          // What memory has run out for was killed in the middle of its work.
+          await torn()
+          await $`vykar --config config.yaml break-lock -R ${repo} > locks.out`
+        }
+      }
+      await clearOthers(repo, ids)
+      await allThere(repo, ids, 'memory', here)
       await conclude(tried.length, tried.length)
     })
     tried.length = 0

@@ -8,8 +8,8 @@ import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, read, step, undo } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
-import { contents, serverWants } from '#scripts/common.mts'
-import { acknowledged, afterwards, at, conclude, faultOptions, violated } from '#scripts/faults/common.mts'
+import { serverWants } from '#scripts/common.mts'
+import { acknowledged, afterwards, at, conclude, faultOptions, violated, witness } from '#scripts/faults/common.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
@@ -56,14 +56,15 @@ await scenario(import.meta, spec, async (run) => {
       await run.row({ repo, variant: system }, async () => {
         await acknowledged(repo, 2, Math.min(mib, 12))
         await $`head -c 4M /dev/urandom > source/extra`
-        await contents('source', 'extra')
+        await witness('source', 'extra')
         await $`vykar --config config.yaml backup -R ${repo} > extra.out && sed -n 's/^Snapshot created: //p' extra.out > extra.id`
         const { seen = 'REPO_LOCAL' } = run.endpoint(repo)
         await $`mkdir disk`
         undo`! mountpoint -q disk || umount disk`
         await $`${{ raw: mkfs }} && mount -o loop base.img disk && cp -a ${{ raw: `"$${seen}"` }} disk/repository && umount disk && ${{ raw: free('base.img') }}`
         const port = run.dry ? 18588 : await freePort(0)
-        const there = at(repo, repo === 'local' ? '$PWD/disk/repository' : `http://127.0.0.1:${port}`)
+        const files = '$PWD/disk/repository'
+        const there = at(repo, repo === 'local' ? files : `http://127.0.0.1:${port}`, files)
         /** What writes to the disk: vykar itself, or the server. */
         const serve = async (name: string) => {
           if (repo === 'local') return undefined
@@ -86,7 +87,7 @@ await scenario(import.meta, spec, async (run) => {
             if (before === 'DELETE')
               await $`${there} vykar --config lossy.yaml snapshot delete -R ${repo} $(<extra.id) && sync -f disk`
             else await $`${{ raw: before }}`
-            if (command === 'backup') await contents('source', 'going')
+            if (command === 'backup') await witness('source', 'going')
             const line = words.replace(/^(snapshot delete|\S+)/, `$1 -R ${repo}`)
             const going = await background('going')`env ${there} vykar --config lossy.yaml ${{ raw: line }}`
             const writer = server ? 'server' : 'going'

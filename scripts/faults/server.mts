@@ -7,7 +7,7 @@ import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, undo } from '#lib/sh.mts'
 import { ownServer, standardNeeds, torn } from '#scripts/checks.mts'
-import { contents, serverWants } from '#scripts/common.mts'
+import { serverWants } from '#scripts/common.mts'
 import {
   acknowledged,
   afterwards,
@@ -21,6 +21,7 @@ import {
   restoredAs,
   roundsOf,
   violated,
+  witness,
 } from '#scripts/faults/common.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
@@ -48,6 +49,7 @@ await scenario(import.meta, spec, async (run) => {
 
       if (chosen('killed and restarted')) {
         await $`head -c 48M /dev/urandom > source/fresh`
+        await witness('source', 'going')
         const first = await start('first-server', '--data-dir "$FILES_REST"')
         await $`sed 's|^\( *\)max_pack_size:.*|&\n\1retry: {max_retries: 5, retry_delay_ms: 500}|' config.yaml > retry.yaml`
         await $`find "$FILES_REST"/packs -type f | wc -l > packs.before`
@@ -70,7 +72,9 @@ await scenario(import.meta, spec, async (run) => {
             'vykar backup',
             /Connection refused/.test(read('going.out')) ? 'refused-not-retried' : '',
           )
-        await afterwards(repo, ids, 'killed and restarted', undefined, here)
+        await $`sed -n 's/^Snapshot created: //p' going.out > going.id`
+        const there = ended.code ? ids : [...ids, 'going']
+        await afterwards(repo, there, 'killed and restarted', undefined, here)
         await clearOthers(repo, ids)
         await $`rm -f source/fresh`
       }
@@ -104,7 +108,7 @@ await scenario(import.meta, spec, async (run) => {
         await fuller.end('TERM')
         await $`rm small/filler && mount -o remount,size=400m small`
         const roomy = await start('roomy-server', '--data-dir small/data')
-        await afterwards(repo, ids, 'disk of the server full', met, second)
+        await afterwards(repo, ids, 'disk of the server full', met, { ...second, files: 'small/data' })
         await roomy.end('TERM')
         await $`umount small && rm -f source/fresh`
       }
@@ -130,7 +134,7 @@ await scenario(import.meta, spec, async (run) => {
         await server.end('TERM')
         const free = await start('free-server', '--data-dir data')
         await $`rm -f source/fresh`
-        await afterwards(repo, ids, 'quota', met, second)
+        await afterwards(repo, ids, 'quota', met, { ...second, files: 'data' })
         await free.end('TERM')
       }
 
@@ -141,7 +145,7 @@ await scenario(import.meta, spec, async (run) => {
         for (let day = 1; day <= 7; day++) {
           const id = `day-${day}`
           await $`head -c 300K /dev/urandom > source/${id}`
-          await contents('source', id)
+          await witness('source', id)
           await $`${second} vykar --config config.yaml backup -R ${repo} > ${id}.out && sed -n 's/^Snapshot created: //p' ${id}.out > ${id}.id`
           week.push(id)
         }

@@ -16,16 +16,20 @@ import {
   judge,
   lastOf,
   violated,
+  witness,
 } from '#scripts/faults/common.mts'
 
-/** What runs, what strace injects, and whether vykar must come through, must fail, must at least name what it left out, or may do either. */
-type Fault = [verb: keyof typeof verbs, inject: string, must: 'work' | 'fail' | 'said' | 'any']
+/** The packs alone, and no other file. */
+const packs = "$(find $PWD/damaged/packs -type f -printf '-P %p ')"
+/** What runs, what strace injects (into the packs alone where no `when` says which calls), and whether vykar must come through, must fail, must at least name what it left out, or may do either. */
+type Fault = [verb: keyof typeof verbs, inject: string, must: 'work' | 'fail' | 'said' | 'any', finding?: string]
 const verbs = {
   backup: 'backup',
   restore: 'restore $(<extra.id) met-tree',
   check: 'check --verify-data',
   compact: 'compact --threshold 0',
   'snapshot delete': 'snapshot delete $(<extra.id)',
+  repair: 'check --repair --verify-data --yes',
 } as const
 // `when=N` counts the calls of each thread: the first files that vykar syncs are its session's and its lock's.
 const faults: Fault[] = [
@@ -64,6 +68,9 @@ const faults: Fault[] = [
   ['compact', 'unlink:error=EIO:when=1+', 'any'],
   ['snapshot delete', 'unlink:error=EIO:when=1', 'any'],
   ['snapshot delete', 'fsync:error=EIO:when=3+', 'any'],
+  ['repair', 'read,pread64:error=EIO:when=30+', 'any', 'repair-deletes-on-read-error'],
+  ['repair', 'read,pread64:error=EIO', 'any', 'repair-deletes-on-read-error'],
+  ['repair', 'fsync:error=EIO:when=2+', 'any'],
 ]
 
 const spec = { needs: [...standardNeeds, 'strace'], repos: ['local'], options: faultOptions } as const
@@ -74,11 +81,12 @@ await scenario(import.meta, spec, async (run) => {
     await run.row({ repo }, async () => {
       const ids = await acknowledged(repo, 1, Math.min(mib, 8))
       await $`mkdir source/sub && head -c 6M /dev/urandom > source/sub/extra && ln source/sub/extra source/linked && ln -s extra source/sub/symlink && setfattr -n user.word -v value source/sub/extra && chmod 640 source/sub/extra && touch -d 2001-02-03 source/sub/extra source/sub`
+      await witness('source', 'extra')
       await $`vykar --config config.yaml backup -R ${repo} > extra.out && sed -n 's/^Snapshot created: //p' extra.out > extra.id`
       await copyOf(repo)
       const there = at(repo, '$PWD/damaged')
       let [fired, tried] = [0, 0]
-      for (const [verb, inject, must] of faults) {
+      for (const [verb, inject, must, finding] of faults) {
         const name = `${verb} ${inject}`
         if (only && only !== name) continue
         tried++
@@ -90,7 +98,7 @@ await scenario(import.meta, spec, async (run) => {
         const met = await $({
           limit: '5m',
           expect: 'any',
-        })`rm -f calls; HOME=$PWD/lost ${there} timeout -k 5 120 strace -f -qq -o calls -e trace=${{ raw: inject.split(':')[0]! }} -e inject=${{ raw: inject }} vykar --config lost.yaml ${{ raw: words }} > met.out 2>&1`
+        })`rm -f calls; HOME=$PWD/lost ${there} timeout -k 5 120 strace -f -qq -o calls -e trace=${{ raw: inject.split(':')[0]! }} -e inject=${{ raw: inject }} ${{ raw: inject.endsWith('EIO') ? packs : '' }} vykar --config lost.yaml ${{ raw: words }} > met.out 2>&1`
         await $`grep -cE '\(INJECTED\)|\(DELAYED\)' calls > hits || true`
         const hits = Number(read('hits'))
         if (hits) fired++
@@ -103,7 +111,7 @@ await scenario(import.meta, spec, async (run) => {
         if (verb === 'restore' && met.code === 0) {
           const compared = await $({
             expect: 'any',
-          })`diff -qr --no-dereference source/sub met-tree/sub > wrong.out 2>&1`
+          })`(cd met-tree && sha256sum --check --quiet --strict ../extra.sha256) > wrong.out 2>&1 && test "$(find met-tree -type f -printf x | wc -c)" = "$(wc -l < extra.sha256)" && diff -qr --no-dereference source/sub met-tree/sub > wrong.out 2>&1`
           if (compared.code)
             violated(
               '3: exit 0 means right',
@@ -112,7 +120,7 @@ await scenario(import.meta, spec, async (run) => {
               'vykar restore',
             )
         }
-        await afterwards(repo, ids, name, verb === 'backup' ? met : undefined, there, [...ids, 'extra'])
+        await afterwards(repo, ids, name, verb === 'backup' ? met : undefined, there, [...ids, 'extra'], finding)
       }
       await $`rm -rf damaged copy source corpus met-tree`
       await conclude(fired, tried)

@@ -11,8 +11,17 @@ import { scenario } from '#lib/scenario.mts'
 import { $, fact, type Output, step } from '#lib/sh.mts'
 import { Skipped } from '#lib/verdict.mts'
 import { ownServer, standardNeeds } from '#scripts/checks.mts'
-import { contents, serverWants } from '#scripts/common.mts'
-import { acknowledged, allThere, at, conclude, faultOptions, lastOf, violated } from '#scripts/faults/common.mts'
+import { serverWants } from '#scripts/common.mts'
+import {
+  acknowledged,
+  allThere,
+  at,
+  conclude,
+  faultOptions,
+  lastOf,
+  violated,
+  witness,
+} from '#scripts/faults/common.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -48,7 +57,7 @@ await scenario(import.meta, spec, async (run) => {
         step(`turn ${turn}: ${build}`)
         const id = `turn-${turn}`
         await $`e2e data-gen/change --dir source --percent 10 --each --seed ${run.common.seed + turn} > change.out`
-        await contents('source', id)
+        await witness('source', id)
         const made = await $(any)`${as(build)} vykar --config ${build}.yaml backup -R ${repo} > met.out 2>&1`
         must(build, `backup ${turn}`, made)
         if (made.code) continue

@@ -120,8 +120,8 @@ export const profiles: Record<string, Fixed[]> = {
     ['stress', 15, ['--duration', '10m', '--strict-gaps'], quick],
   ],
   faults: [
-    ['faults/corruption', 15],
-    ['faults/crash', 15],
+    ['faults/corruption', 20],
+    ['faults/crash', 30],
     ['faults/power-loss', 15],
     ['faults/syscalls', 10],
     ['faults/disk-full', 10],

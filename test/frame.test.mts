@@ -82,6 +82,13 @@ describe('rows and verdict', { concurrency: 2, skip }, () => {
     assert.equal(ended.code, 75)
   })
 
+  test('a rule that was broken is FAIL, whatever ends the row; a time limit is an exit code where any is right', async () => {
+    const ended = await run(sandbox(), join(import.meta.dirname, 'fixtures/violation.mts'), ['--vykar', standin()])
+    assert.equal(ended.code, 1, ended.stdout + ended.stderr)
+    assert.match(ended.last, /^FAIL violation local: round 1: something is lost; then BLOCKED: the server is gone/)
+    assert.equal(ended.report!.rows[0]!.facts['exit code'], 124)
+  })
+
   test('--keep leaves repository and directory on PASS', async () => {
     const box = sandbox()
     const ended = await run(box, simple, ['--vykar', standin(), '--source', smallCorpus(), '--keep'])

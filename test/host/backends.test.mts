@@ -110,6 +110,16 @@ describe('honest', { concurrency: 2 }, () => {
   for (const [script, lie, code, reason, ...options] of [
     [
       'backends/shapes',
+      'odd-loses-plain',
+      1,
+      /cmp source\/plain restored-odd\/plain/,
+      '--repo',
+      'local',
+      '--shape',
+      'not-utf8',
+    ],
+    [
+      'backends/shapes',
       'cache-forgets',
       1,
       /: \d+ bytes of an unchanged tree were read again/,

@@ -21,7 +21,7 @@ const caught: Record<string, [pattern: string, reason: RegExp]> = {
   'container-not-stopped': ['downtime', /the container was not stopped for the backup|exit 3: .*could not be read/],
   'container-restarted': ['downtime', /started behind the hook's back, [\d.]+ s before|exit 3: .*could not be read/],
   'container-killed': ['downtime', /records: exit 1: .*sha256sum/],
-  'warned-lacks-files': ['downtime', /failing finally: difference/],
+  'warned-lacks-files': ['downtime', /differences between \S+ and warned/],
   'source-changes': ['volume', /difference.* between .*SOURCE\//],
   'restore-owner': ['volume', /difference/],
   'dump-empty': ['dump', /restored dump has 0 B|empty output/],

@@ -78,6 +78,22 @@ describe('faults', { skip, concurrency: 2 }, () => {
       assert.equal(ended.code, 0, ended.stdout + ended.stderr)
     })
 
+  // What vykar is known to do wrong is seen, and named in the last line.
+  for (const [finding, family, ...options] of [
+    ['compact-trusts-index', 'corruption', '--round', 'index deleted 0'],
+    ['damaged-snapshot-unseen', 'corruption', '--round', 'snapshot cut 0'],
+    ['maintenance-reads-index-unlocked', 'concurrency', '--round', 'compact that is late to lock'],
+    ['same-hostname-taken-for-dead', 'concurrency', '--round', 'live session of a machine of this name'],
+    ['coarse-times-hide-change', 'churn', '--round', 'two writes within one tick of the clock'],
+    ['repair-deletes-on-read-error', 'network', '--repo', 'rest', '--round', 'repair: 503 for every pack'],
+  ] as const)
+    test(`${finding} is seen`, async () => {
+      const where = [...managed(options), '--vykar', real!, '--services', 'managed', '--corpus-mib', '12']
+      const ended = await run(served(), `faults/${family}`, [...where, ...options])
+      assert.equal(ended.code, 0, ended.stdout + ended.stderr)
+      assert.match(ended.last, new RegExp(`known findings?: .*${finding}`))
+    })
+
   // In the middle of a fault, when file systems are mounted and servers and proxies run.
   for (const [family, begun, ...options] of [
     ['power-loss', / ext4 backup 1/, '--repo', 'rest'],
@@ -178,6 +194,24 @@ describe('faults', { skip, concurrency: 2 }, () => {
       'live session',
     ],
     ['hooks', 'failed-dump-ignored', /exit 0: /, '--round', 'dump exits 1 after 8 MB'],
+    ['hooks', 'hooks-warn-nothing', /a hook failed and not a word was said/, '--round', 'finally fails everywhere'],
+    // A killed prune that takes what its rules keep.
+    ['crash', 'prune-takes-all', /extra, made before the fault, is refused/, '--round', 'prune 0'],
+    // Rule 6: damage that shows only once space is reclaimed; and metadata is part of what a snapshot was.
+    [
+      'syscalls',
+      'compact-drops-live',
+      /is (wrong|refused) once all others were deleted and their space was reclaimed/,
+      '--round',
+      'check read:error=EIO:when=30+',
+    ],
+    [
+      'syscalls',
+      'restore-mode',
+      /ack-1, made before the fault, is wrong when it is restored/,
+      '--round',
+      'check read:error=EIO:when=30+',
+    ],
     ['churn', 'exit-3-as-0', /exit 0 although odd\/two cannot be read|is not there, exit 0/],
     [
       'clock',

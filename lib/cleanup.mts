@@ -109,7 +109,7 @@ export async function clearDeadRuns(runtime: string): Promise<string[]> {
   const dir = join(runtime, 'state')
   for (const name of existsSync(dir) ? readdirSync(dir) : []) {
     const runId = name.replace(/\.json$/, '')
-    if (!name.endsWith('.json') || !isRunId(runId) || !(await isFree(runId))) continue
+    if (!name.endsWith('.json') || !isRunId(runId) || !(await isFree(runId, dir))) continue
     const state = readJson<State>(join(dir, name))
     if (!state?.lines || !state.work) {
       cleared.push(
@@ -160,7 +160,7 @@ export async function capKept(runtime: string, capBytes: number): Promise<string
   let total = kept.reduce((sum, { size }) => sum + size, 0)
   for (const { dir, size } of kept) {
     if (total <= capBytes) break
-    if (!(await isFree(dir.slice(dirname(dir).length + 1)))) continue
+    if (!(await isFree(dir.slice(dirname(dir).length + 1), join(runtime, 'state')))) continue
     total -= size
     await removeOurs(runtime, dir)
     removed.push(dir)

@@ -34,7 +34,7 @@ const direct = '127.0.0.1,localhost,::1'
 export function statedEnvironment(): NodeJS.ProcessEnv {
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !bending.test(name)))
   const without = [env.no_proxy || env.NO_PROXY, direct].filter(Boolean).join(',')
-  return { ...env, NO_COLOR: '1', LC_ALL: 'C.UTF-8', no_proxy: without, NO_PROXY: without }
+  return { ...env, NO_COLOR: '1', LC_ALL: 'C.UTF-8', TZ: 'UTC', no_proxy: without, NO_PROXY: without }
 }
 
 /** Files that a run has open at once, many times over: sockets of servers, logs, pipes of commands. */

@@ -43,24 +43,6 @@ export function gapsOf(version: string, file = join(root, 'configs/known-gaps.ya
 }
 
 /**
- * Sets lines that show something other than a tree (what `delete` left, how a resume went) against known gaps.
- * @returns the lines that no gap explains, and the gaps that were seen
- */
-export function explainLines(
-  probe: 'leftover' | 'resume',
-  lines: string[],
-  gaps: Gap[],
-): { unexplained: string[]; seen: GapSeen[] } {
-  const known = gaps.filter((gap) => gap.shows[probe])
-  const matching = (gap: Gap) => lines.filter((line) => new RegExp(gap.shows[probe]!).test(line))
-  const seen = known.flatMap((gap): GapSeen[] => {
-    const count = matching(gap).length
-    return count ? [{ id: gap.id, state: 'seen', count, why: gap.why }] : []
-  })
-  return { unexplained: lines.filter((line) => !known.some((gap) => matching(gap).includes(line))), seen }
-}
-
-/**
  * Sets differences against known gaps.
  * @param affected for each gap id the paths of the source that have its case
  * @param words a difference in words
@@ -94,8 +76,15 @@ export function explain(
   return { unexplained, seen }
 }
 
-/** A line of vykar's log that is more than information. */
-const warned = /^(?:\d{4}-\d\d-\d\dT\S+\s+(?:WARN|ERROR)\s+|Warning: )(.*)$/gm
+/** A line of what vykar prints that is more than information: a warning, or an error of whatever form. */
+const warned =
+  /^(?:(?:\d{4}-\d\d-\d\dT\S+\s+WARN\s+|Warning: )(?<warning>.*)|\d{4}-\d\d-\d\dT\S+\s+ERROR\s+(.*)|(Error: .*|.*\bErrors: [1-9].*))$/gm
+/** What 0.19.1 says in every command of a repository whose config asks for it, word for word. */
+const asked = {
+  'allow_insecure_http: true':
+    /^repository(\.\w+ uses plaintext HTTP; repository\.allow_insecure_http=true enables this unsafe mode| '.*' uses non-HTTPS REST URL 'http:\S+'\. Transport is not TLS-protected\.)$/,
+  'mode: none': /^repository '.*' uses REST with plaintext mode \(encryption\.mode=none\)\.$/,
+}
 
 /**
  * Warnings and errors in what a command of vykar printed that nothing explains.
@@ -104,9 +93,11 @@ const warned = /^(?:\d{4}-\d\d-\d\dT\S+\s+(?:WARN|ERROR)\s+|Warning: )(.*)$/gm
  * @param config the row's config, which may ask for plain HTTP
  */
 export function unexplainedWarnings(text: string, version: string, config: string): string[] {
-  const found = [...text.matchAll(warned)].map(([, message]) => message!)
+  const found = [...text.matchAll(warned)]
   if (!found.length) return []
   const known = gapsOf(version).flatMap(({ shows }) => (shows.warning ? [new RegExp(shows.warning)] : []))
-  if (/allow_insecure_http: true/.test(config)) known.push(/http:\/\/|plain(text)? HTTP|non-HTTPS|insecure/i)
-  return found.filter((message) => !known.some((pattern) => pattern.test(message)))
+  for (const [words, warning] of Object.entries(asked)) if (config.includes(words)) known.push(warning)
+  return found
+    .filter(({ groups }) => !known.some((pattern) => groups?.warning !== undefined && pattern.test(groups.warning)))
+    .map(([line, message, error, other]) => message ?? error ?? other ?? line)
 }

@@ -164,7 +164,7 @@ export async function aptInstall(packages: string[]): Promise<string> {
   if (!sudo) throw new Error(`not root and no passwordless sudo: run apt-get install ${packages.join(' ')} as root`)
   const apt = [...sudo, 'env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', '-q']
   let said = ''
-  for (const words of [['update'], ['install', '-y', '--no-install-recommends', ...packages]]) {
+  for (const words of [['update'], ['install', '-y', '--no-remove', '--no-install-recommends', ...packages]]) {
     const done = await ask([...apt, ...words], { seconds: 3600 })
     said += done.stdout + done.stderr
     if (done.code !== 0) throw new Error(`apt-get ${words[0]}: ${lastLine(done.stderr) || lastLine(done.stdout)}`)

@@ -1,7 +1,7 @@
 // Locks between runs: flock(1) on a file, held while this process lives and free after kill -9.
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { accessSync, constants } from 'node:fs'
+import { accessSync, constants, mkdirSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Blocked } from './verdict.mts'
@@ -35,11 +35,13 @@ done; exit 76`
 /**
  * Takes the lock on `key` (a repository's URL, a run id).
  * @param what names the thing in the message when another run holds it
+ * @param dir where the lock lies, the host's directory for locks unless told: a run's is beside its state, which several hosts may share
  * @returns the function that releases it and waits until the holder is gone
  * @throws Blocked when another process holds it, Error when flock(1) is missing or the file cannot be opened
  */
-export async function lock(key: string, what: string): Promise<() => Promise<void>> {
-  const file = join(lockDir(), `vykar-e2e-${createHash('sha256').update(key).digest('hex').slice(0, 16)}.lock`)
+export async function lock(key: string, what: string, dir = lockDir()): Promise<() => Promise<void>> {
+  mkdirSync(dir, { recursive: true })
+  const file = join(dir, `vykar-e2e-${createHash('sha256').update(key).digest('hex').slice(0, 16)}.lock`)
   const child = spawn('bash', ['-c', holder, 'lock', file], {
     env: { PATH: process.env.PATH },
     cwd: '/',
@@ -65,9 +67,9 @@ export async function lock(key: string, what: string): Promise<() => Promise<voi
 }
 
 /** Whether nobody holds the lock on `key`. */
-export async function isFree(key: string): Promise<boolean> {
+export async function isFree(key: string, dir?: string): Promise<boolean> {
   try {
-    const release = await lock(key, key)
+    const release = await lock(key, key, dir)
     await release()
     return true
   } catch (error) {

@@ -7,7 +7,7 @@ import type { RowReport } from './report.mts'
 import type { Run } from './run.mts'
 import { endStep, execute, type Scope, within } from './sh.mts'
 import { quote } from './transcript.mts'
-import { Blocked, Interrupted, Mismatch, messageOf, Refused, verdictOf } from './verdict.mts'
+import { Blocked, Interrupted, Mismatch, messageOf, Refused, Skipped, verdictOf } from './verdict.mts'
 
 /** One repository × variant. A failure ends the row and not the run, except a refusal and an interruption. */
 export async function runRow(
@@ -41,7 +41,10 @@ export async function runRow(
     report.verdict = run.plan.vykar.standin ? 'DEMO' : 'PASS'
     report.reason = ''
   } catch (caught) {
-    const error = await reasonOf(run, caught, scope)
+    const lacks = caught instanceof Skipped && run.common.require.includes('all')
+    const error = lacks
+      ? new Mismatch(`required, but skipped: ${messageOf(caught)}`)
+      : await reasonOf(run, caught, scope)
     endStep(scope, error)
     report.verdict = verdictOf(error)
     report.reason = messageOf(error)

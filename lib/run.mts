@@ -109,8 +109,8 @@ export class Run {
 
   /** The lines of commands.sh that set its environment. */
   private exports(): string[] {
-    const { NO_COLOR, LC_ALL, no_proxy } = this.env
-    const lines = [`export NO_COLOR=${NO_COLOR} LC_ALL=${LC_ALL} no_proxy=${no_proxy} NO_PROXY=${no_proxy}`]
+    const { NO_COLOR, LC_ALL, TZ, no_proxy } = this.env
+    const lines = [`export NO_COLOR=${NO_COLOR} LC_ALL=${LC_ALL} TZ=${TZ} no_proxy=${no_proxy} NO_PROXY=${no_proxy}`]
     if (this.spec.passphrase !== false) lines.push('export VYKAR_PASSPHRASE=$passphrase')
     lines.push('export VYKAR_E2E_RUN=$(date -u +%Y%m%dT%H%M%SZ)-hand TMPDIR=$PWD/tmp && mkdir tmp')
     lines.push(`export PATH=$PWD/bin:${quote(root)}:$PATH:/usr/local/sbin:/usr/sbin:/sbin`)
@@ -259,7 +259,7 @@ export class Run {
    * @returns the verdict, and what ended the procedure early
    */
   async execute(body: () => Promise<void>): Promise<{ verdict: Verdict; page: string; ended: unknown }> {
-    const release = await lock(this.id, `run ${this.id}`)
+    const release = await lock(this.id, `run ${this.id}`, join(this.runtime, 'state'))
     await this.begin()
     const leaveGroup = enterGroup(this.id)
     const start = performance.now()

@@ -120,7 +120,7 @@ export async function execute(line: string, options: CommandOptions = {}, listed
   const s = scope()
   const { run } = s
   alive(s)
-  if (line.includes('--yes-delete-this-repo') && !s.mayDelete)
+  if (/--yes-delete-this-repo|\brclone delete\b/.test(line) && !s.mayDelete)
     throw new Refused(`refused: ${line}: no \`mayDelete\` has looked at the repository before`)
   if (listed) run.transcript.add(s.place, byHand(line, options.expect))
   const record: CommandRecord = { command: line, code: 0, at: Date.now(), seconds: 0 }
@@ -174,7 +174,7 @@ export async function execute(line: string, options: CommandOptions = {}, listed
   }
   if (/\bvykar --config /.test(line) && expected !== 'any' && record.code === 0) {
     const config = slurp(join(s.dir, 'config.yaml'))
-    const warnings = unexplainedWarnings(stderr + said(line, s.dir), run.plan.vykar.version, config)
+    const warnings = unexplainedWarnings(`${stdout}${stderr}\n${said(line, s.dir)}`, run.plan.vykar.version, config)
     const [first] = warnings.filter((text) => !options.warns?.test(text))
     if (first) throw new Mismatch(`${current.name}: vykar exited 0 but warned: ${first} (log: ${current.log})`)
   }

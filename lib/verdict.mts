@@ -36,11 +36,11 @@ export function verdictOf(error: unknown): Verdict {
 }
 
 /**
- * Adds rows up to the run's verdict: FAIL wins over BLOCKED, BLOCKED over PASS, PASS over SKIPPED.
+ * Adds rows up to the run's verdict: FAIL wins over BLOCKED, BLOCKED over DEMO, DEMO over PASS, PASS over SKIPPED.
  * No rows at all is a FAIL: a run that tried nothing has shown nothing.
  */
 export function fold(verdicts: Verdict[]): Verdict {
-  for (const word of ['FAIL', 'BLOCKED', 'PASS', 'DEMO', 'SKIPPED'] as const) if (verdicts.includes(word)) return word
+  for (const word of ['FAIL', 'BLOCKED', 'DEMO', 'PASS', 'SKIPPED'] as const) if (verdicts.includes(word)) return word
   return 'FAIL'
 }
 

@@ -11,7 +11,7 @@ import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { basename, dirname, join, resolve } from 'node:path'
-import { needProcess } from '#lib/environment.mts'
+import { hangupIgnored, needProcess } from '#lib/environment.mts'
 import { readJson } from '#lib/files.mts'
 import { which } from '#lib/host.mts'
 import { lock } from '#lib/lock.mts'
@@ -59,8 +59,13 @@ function handedOn(argv: string[]): string[] {
   for (const [i, word] of argv.entries()) {
     const name = /^--([^=]+)/.exec(word)?.[1] as (typeof handed)[number] | undefined
     if (!name || !handed.includes(name)) continue
-    words.push(word)
-    if (commonOptions[name].kind !== 'flag' && !word.includes('=')) words.push(argv[i + 1]!)
+    const { kind } = commonOptions[name]
+    if (kind === 'flag') words.push(word)
+    else {
+      const value = word.includes('=') ? word.slice(word.indexOf('=') + 1) : argv[i + 1]!
+      // A run that is resumed elsewhere means the same files.
+      words.push(`--${name}`, /path|file|dir/.test(kind) && value.includes('/') ? resolve(value) : value)
+    }
   }
   return words
 }
@@ -92,7 +97,7 @@ async function work(dir: string, run: SuiteRun, failFast: boolean): Promise<numb
   let stopped: NodeJS.Signals | undefined
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
     process.on(name, () => {
-      stopped ??= name
+      if (name !== 'SIGHUP' || !hangupIgnored()) stopped ??= name
     })
   const width = Math.max(...run.tasks.map((task) => task.scenario.length))
   const terminal = new Terminal('normal')
@@ -163,8 +168,12 @@ try {
       const runId = newRunId()
       const dir = join(all, runId)
       mkdirSync(dir, { recursive: true })
+      const vykar = programOf(options.vykar)
+      // The program itself, whatever PATH says when the run is resumed.
+      const program = vykar && !options.vykar ? ['--vykar', vykar.path] : []
       const tasks = choice.entries.map((entry, i) => ({
         ...entry,
+        args: [...entry.args, ...program],
         output: join(dir, `${String(i + 1).padStart(2, '0')}-${basename(entry.scenario)}.out`),
       }))
       const run: SuiteRun = {
@@ -172,7 +181,7 @@ try {
         runId,
         profile: options.profile ?? '',
         started: new Date().toISOString(),
-        vykar: programOf(options.vykar),
+        vykar,
         tasks,
         left: choice.left,
       }

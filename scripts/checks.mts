@@ -5,12 +5,12 @@ import { join } from 'node:path'
 import { parse } from 'yaml'
 import { lastLine } from '#lib/ask.mts'
 import { expand, localDir, suiteHost } from '#lib/config.mts'
-import { explainLines, gapsOf } from '#lib/gaps.mts'
+import { gapsOf } from '#lib/gaps.mts'
 import { isOurRepository, rememberRepository } from '#lib/ours.mts'
 import { $, check, look, note, read, rowScope, scope } from '#lib/sh.mts'
 import { quote } from '#lib/transcript.mts'
 import { Mismatch, Refused, Skipped } from '#lib/verdict.mts'
-import { finding } from '#scripts/findings.mts'
+import { explainLines, finding } from '#scripts/findings.mts'
 import { checkLine, compactLine, parseBackup, parseList, parseSize, type Snapshot } from '#scripts/printed.mts'
 
 /** What every scenario needs on the host. */
@@ -33,12 +33,12 @@ const absent = /no repository found at|repository not found at/
  * @param list a file with what `vykar list` printed, stdout and stderr
  * @throws Refused unless the user named it with --wipe-repo
  */
-export async function mayDelete(list: string): Promise<void> {
+export async function mayDelete(list: string, objects?: string): Promise<void> {
   const s = rowScope()
   const { run, repo } = s
   const { url, files } = run.endpoint(repo)
   const hand = `awk '/^ *No snapshots found|repository not found|no repository found/ {ok = 1} / Host / {ok = at = index($0, "Host")}
-  at && /^ *[0-9a-f]{8} / && substr($0, at, 10) !~ /^(${suiteHost} | *$)/ {bad = 1} END {exit bad || !ok}' ${list}  # nobody else's`
+  at && /^ *[0-9a-f]{8} / && substr($0, at, 10) !~ /^(${suiteHost} | *$)/ {bad = 1} END {exit bad || !ok}' ${list}${objects ? ` && { ! grep -qE '(repository not|no repository) found' ${list} || test ! -s ${objects}; }` : ''}  # nobody else's`
   await check(hand, () => {
     const refuse = (why: string) => {
       if (!run.common['wipe-repo'].includes(repo))
@@ -53,6 +53,8 @@ export async function mayDelete(list: string): Promise<void> {
       // A directory that is no repository and not empty is somebody's too.
       const others = files && !run.endpoint(repo).managed && existsSync(files) ? readdirSync(files) : []
       if (others.length && localDir(url)) throw new Refused(`refused: ${files} holds ${others[0]} and is no repository`)
+      const [stranger] = objects ? read(objects).split('\n').filter(Boolean) : []
+      if (stranger) refuse(`there is no repository, but it holds ${stranger}`)
       return
     }
     let foreign: Snapshot | undefined
@@ -143,8 +145,8 @@ function pathsOf(label: string): string[] {
   return mine?.paths ?? (mine?.path ? [mine.path] : [])
 }
 
-/** The moment of a time as `list` prints it: to the minute, in local time. */
-const minute = (date: string) => new Date(date.replace(' ', 'T')).getTime()
+/** The moment of a time as `list` prints it: to the minute, in the time zone that commands run in. */
+const minute = (date: string) => new Date(`${date.replace(' ', 'T')}Z`).getTime()
 
 /**
  * The backup's own words and `list` must agree: one new snapshot, under this label, of this host, of now, of this source, with these
@@ -188,7 +190,7 @@ function about(text: string, bytes: number, slack = 0): boolean {
 
 /** What `restore` says that it has done. */
 const restoredLine =
-  /^Restored: ([\d,]+) files, ([\d,]+) dirs, ([\d,]+) symlinks(?:, ([\d,]+) hard links)? \(([^)]+)\)/m
+  /^Restored: ([\d,]+) files, ([\d,]+) dirs, ([\d,]+) symlinks(?:, ([\d,]+) hard links)? \(([^)]+)\)$/m
 
 /**
  * The figures that vykar prints of a tree are those that find(1) counts in it: files and bytes of `backup` and `list`, files,
@@ -210,6 +212,8 @@ export async function numbers(tree: string, backup: string, list: string, restor
     const row = parseList(read(list)).find(({ id }) => id === created?.id)
     const [, files, dirs, symlinks, links = '0', size = ''] = restoredLine.exec(read(restored)) ?? []
     if (files === undefined) throw new Mismatch(`restore printed no result; ${lastLine(read(restored))}`)
+    const last = lastLine(read(restored))
+    if (!restoredLine.test(last)) throw new Mismatch(`restore printed something after its result: ${last}`)
     const plain = (text: string | undefined) => Number(text?.replaceAll(',', ''))
     for (const [what, said, is] of [
       ['backup: files', created?.files, n('held')],

@@ -42,11 +42,18 @@ export function encrypted(repo: string): boolean {
 /** `list`, the guard, `delete`, `init`, `info`, `claims`; config.yaml is there already. The repository goes again when the row has passed. */
 export async function fresh(repo: string): Promise<void> {
   const { run } = rowScope()
-  const { remote, objects, url } = run.endpoint(repo)
-  // 3 is rclone's "directory not found"; what `delete` left is looked at before.
-  if (remote) undo({ expect: [0, 3], keep: `objects of ${remote}` })`rclone delete --rmdirs ${{ raw: remote }}`
+  const { remote, objects, url, managed } = run.endpoint(repo)
   await $({ expect: [0, 1] })`vykar --config config.yaml list -R ${repo} > before.out 2>&1`
-  await mayDelete('before.out')
+  // On somebody else's server there may be anything where no repository is.
+  if (objects && !managed) await $`{ ${{ raw: objects }} || true; } > objects.were`
+  await mayDelete('before.out', objects && !managed ? 'objects.were' : undefined)
+  // 3 is rclone's "directory not found"; what `delete` left is looked at before. Never later: then it may be somebody else's.
+  if (remote)
+    undo({
+      expect: [0, 3],
+      keep: `objects of ${remote}`,
+      later: false,
+    })`rclone delete --rmdirs ${{ raw: remote }}`
   await $({ expect: [0, 1] })`vykar --config config.yaml delete -R ${repo} --yes-delete-this-repo > deleted.out 2>&1`
   await deleted('deleted.out')
   if (remote) await $({ expect: [0, 3] })`rclone delete --rmdirs ${{ raw: remote }}`
@@ -139,6 +146,7 @@ export async function again(repo: string, source: string, was: string, named: bo
   await storedChange('second.out', named ? undefined : 'change.out', packs)
   await $`vykar --config config.yaml list -R ${repo} > second.list`
   await listed('corpus', 'second.out', 'second.list')
+  await shows(2, 'second.list', 'two backups were made')
 
   step('restore all lost')
   await bothRestored(repo, source, named)
@@ -184,7 +192,14 @@ export async function cutShort(repo: string, signal: 'TERM' | 'KILL', mark: stri
   const backup = await background(signal)`vykar --config config.yaml backup -R ${repo}`
   // The hook's shell is about to end: a TERM that comes inside the hook is ignored.
   await $`until test -e ${mark} || ! kill -0 $(<${signal}.pid); do sleep 0.01; done; sleep 0.1`
-  const { code } = await backup.end(signal)
+  const { code, by } = await backup.end(signal)
+  const right = signal === 'TERM' ? 130 : 137
+  await check(`# ${signal} ends it with exit ${right}`, () => {
+    if (signal === 'TERM' && by === 'KILL')
+      throw new Mismatch('TERM did not end the backup within its grace, KILL was needed')
+    if (by !== 'none' && code !== right)
+      throw new Mismatch(`${signal} ended the backup with exit ${code} instead of ${right}`)
+  })
   if (signal === 'KILL') await torn()
   await $`vykar --config config.yaml list -R ${repo} > ${signal}.list`
   await shows(

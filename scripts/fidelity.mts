@@ -17,6 +17,7 @@ import { standardNeeds } from '#scripts/checks.mts'
 import { fresh } from '#scripts/common.mts'
 import { classes } from '#scripts/fidelity/classes.mts'
 import { type Fate, fateOf, writeFidelity } from '#scripts/fidelity/table.mts'
+import { needRoot } from '#scripts/filesystems/device.mts'
 import { finding } from '#scripts/findings.mts'
 
 const names = ['vykar', 'restic', 'rustic', 'borg', 'kopia'] as const
@@ -27,7 +28,7 @@ const options = {
 const needs = [...standardNeeds, 'setfattr', 'getfattr', 'setfacl', 'setcap'] as const
 
 await scenario(import.meta, { needs, repos: ['local'], options }, async (run) => {
-  if (process.getuid?.() !== 0 && !run.dry) throw new UsageError('only root can give owners, devices and capabilities')
+  needRoot(run, 'giving owners, devices and capabilities')
   const { tools: chosen, 'corpus-mib': mib } = run.options
   const absent = chosen.filter((name) => name !== 'vykar' && !which(name))
   if (absent.length) throw new UsageError(`named in --tools, but not installed: ${absent.join(', ')}`)
@@ -105,7 +106,7 @@ EOF`
         })`(. own/env.sh; ${{ raw: words.restore }}) > restore.out 2>&1`
         fact('exit codes', `backup ${backup.code}, restore ${back.code}`)
         restored = inside(place)
-        const there = await $({ expect: 'any' })`test -d ${{ raw: restored }}`
+        const there = await $({ expect: 'any' })`test -n "$(ls -A ${{ raw: restored }})"`
         if (there.code && !run.dry)
           return note(`${tool} restored nothing, so its column is empty: ${lastOf('backup.out')}`)
       }

@@ -1,8 +1,10 @@
-// What is vykar's fault: listed in configs/known-findings.yaml for its version, or a FAIL.
+// What is vykar's fault: listed in configs/known-findings.yaml for its version, or a FAIL; and known gaps that show elsewhere than in a tree.
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parse } from 'yaml'
+import type { Gap } from '#lib/gaps.mts'
 import { root } from '#lib/prepare.mts'
+import type { GapSeen } from '#lib/report.mts'
 import { note, rowScope } from '#lib/sh.mts'
 import { Mismatch, messageOf } from '#lib/verdict.mts'
 import { inRange } from '#lib/version.mts'
@@ -48,4 +50,22 @@ export function finding(id: string, seen: string | undefined): void {
   const fixed = `known finding fixed, remove it from configs/known-findings.yaml: ${id}`
   if (run.common['strict-gaps']) throw new Mismatch(fixed)
   note(fixed)
+}
+
+/**
+ * Sets lines that show something other than a tree (what `delete` left, how a resume went) against known gaps.
+ * @returns the lines that no gap explains, and the gaps that were seen
+ */
+export function explainLines(
+  probe: 'leftover' | 'resume',
+  lines: string[],
+  gaps: Gap[],
+): { unexplained: string[]; seen: GapSeen[] } {
+  const known = gaps.filter((gap) => gap.shows[probe])
+  const matching = (gap: Gap) => lines.filter((line) => new RegExp(gap.shows[probe]!).test(line))
+  const seen = known.flatMap((gap): GapSeen[] => {
+    const count = matching(gap).length
+    return count ? [{ id: gap.id, state: 'seen', count, why: gap.why }] : []
+  })
+  return { unexplained: lines.filter((line) => !known.some((gap) => matching(gap).includes(line))), seen }
 }

@@ -7,11 +7,12 @@
 // time, memory or space than the baseline with an interval beyond the threshold, or that only the baseline could do.
 // Writes report.md, junit.xml and results.tar.gz (at most 20 MiB) to ~/runtime/reports/gate/<run>/ and, where
 // $GITHUB_STEP_SUMMARY is set, the report there too. The last line is SHIP or DO NOT SHIP; exit 0 or 1.
-import { appendFileSync, mkdirSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { appendFileSync, mkdirSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { seeded } from '#data-gen/random.mts'
-import { needProcess } from '#lib/environment.mts'
+import { hangupIgnored, needProcess } from '#lib/environment.mts'
 import { writeWhole } from '#lib/files.mts'
 import { identifyVykar } from '#lib/host.mts'
 import { optionHelp, parseOptions } from '#lib/options.mts'
@@ -110,9 +111,15 @@ async function times(
   const page = reportOf(task)
     ?.notes.find((note) => note.startsWith('benchmark: '))
     ?.slice('benchmark: '.length)
-  if (!page) return { objections: [`benchmarks: ${task.result!.verdict}: ${task.result!.reason}`], notes: [] }
-  return judgeTimes(readBenchmark(dirname(dirname(page))), options.threshold)
+  const { verdict, reason } = task.result!
+  const objections = verdict === 'PASS' ? [] : [`benchmarks: ${verdict}: ${reason}`]
+  if (!page) return { objections: objections.length ? objections : ['benchmarks: no times were measured'], notes: [] }
+  const judged = judgeTimes(readBenchmark(dirname(dirname(page))), options.threshold)
+  return { ...judged, objections: [...objections, ...judged.objections] }
 }
+
+/** Checksum of a program. */
+const sumOf = (file: string) => createHash('sha256').update(readFileSync(file)).digest('hex')
 
 /** The page: the answer first. */
 function page(versions: string, { objections, notes }: Judgement): string {
@@ -140,9 +147,18 @@ async function gate(options: Options): Promise<number> {
     judgeScenarios(pairs),
     options.runs ? await times(dir, options, common, builds) : { objections: [], notes: ['times were not compared'] },
   ]
+  const same =
+    sumOf(builds.vykar) === sumOf(builds.baseline)
+      ? ['both builds are the same program: nothing new could be found']
+      : []
   const all: Judgement = {
     objections: [...verdicts.objections, ...speed.objections],
-    notes: [...verdicts.notes, ...speed.notes, ...left.map(({ scenario, why }) => `${scenario} was not run: ${why}`)],
+    notes: [
+      ...same,
+      ...verdicts.notes,
+      ...speed.notes,
+      ...left.map(({ scenario, why }) => `${scenario} was not run: ${why}`),
+    ],
   }
   const text = page(
     `vykar ${fresh.version} (${fresh.path}) against ${old.version} (${old.path}), profile ${options.profile}, seed ${options.seed}`,
@@ -172,7 +188,7 @@ async function gate(options: Options): Promise<number> {
 
 for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
   process.on(name, () => {
-    stopped ??= name
+    if (name !== 'SIGHUP' || !hangupIgnored()) stopped ??= name
   })
 allowLostOutput()
 try {

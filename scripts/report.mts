@@ -12,7 +12,7 @@
 // when something is missing.
 import { existsSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import { writeWhole } from '#lib/files.mts'
 import { nearest, optionHelp, parseOptions } from '#lib/options.mts'
 import { headerOf } from '#lib/prepare.mts'
@@ -103,26 +103,39 @@ function show(runtime: string, word: string): void {
  * Returns the exit code of the worst verdict, 1 where something expected has no result.
  */
 function mergeAll(runtime: string, dirs: string[], expected: string | undefined): number {
+  const lines = expected ? readFileSync(expected, 'utf8').split('\n').filter(Boolean) : []
+  if (expected && !lines.length) throw new UsageError(`--expected ${expected} is empty: nothing would be missing`)
   const from = dirs.map((dir) => resolve(dir))
   const copied = merge(from, runtime)
   for (const { report } of copied)
     console.log(`${report.verdict.padEnd(8)} ${report.scenario}  ${report.reason}`.trimEnd())
   const ids = new Set<string>()
-  const hosts = from.map((dir) => collect(dir).filter(({ report }) => ids.add(report.runId)))
+  const torn: string[] = []
+  const hosts = from.map((dir) => collect(dir, torn).filter(({ report }) => ids.add(report.runId)))
   hosts.push(collect(runtime).filter(({ report }) => !ids.has(report.runId)))
   const calls = hosts.flatMap((stored) =>
     [...newest(stored, keyOf)].map(([call, { now }]) => ({ call, report: now.report })),
   )
-  const lines = expected ? readFileSync(expected, 'utf8').split('\n').filter(Boolean) : []
-  const ended = (line: string) => calls.some(({ call, report }) => call === keyOfLine(line) && report.seconds > 0)
+  // What the stand-in has shown says nothing about vykar.
+  const ended = (line: string) =>
+    calls.some(({ call, report }) => call === keyOfLine(line) && report.seconds > 0 && report.verdict !== 'DEMO')
+  // A result that cannot be read is none, where no newer one is there.
+  const lost = torn.filter(
+    (dir) =>
+      !calls.some(({ report }) => report.runId > basename(dir) && report.scenario.endsWith(basename(dirname(dir)))),
+  )
+  const builds = new Set(calls.map(({ report }) => report.versions.vykar))
   const missing = lines.filter((line) => !ended(line))
   for (const line of missing) console.log(`again ./e2e ${line}`)
   console.log(`report ${index(runtime)}`)
-  const verdict = missing.length ? 'FAIL' : fold(calls.map(({ report }) => report.verdict))
+  const verdict =
+    missing.length || lost.length || builds.size > 1 ? 'FAIL' : fold(calls.map(({ report }) => report.verdict))
   const bad = calls.filter(({ report }) => report.verdict === 'FAIL' || report.verdict === 'BLOCKED')
   const skipped = calls.filter(({ report }) => report.verdict === 'SKIPPED')
   const said = [
     missing.length ? `${missing.length} of ${lines.length} have no result` : '',
+    lost.length ? `cannot be read: ${lost.join(', ')}` : '',
+    builds.size > 1 ? `they are of different builds: vykar ${[...builds].join(', ')}` : '',
     bad.length ? bad.map(({ call, report }) => `${call}: ${report.verdict}`).join(', ') : '',
     skipped.length ? `${skipped.length} SKIPPED: ${skipped.map(({ call }) => call).join(', ')}` : '',
   ].filter(Boolean)

@@ -131,7 +131,8 @@ async function sftp(run: Run, port: number): Promise<Endpoint> {
   const user = userInfo().username
   // sshd's privilege separation wants this directory, which Debian's service makes.
   if (process.getuid?.() === 0 && !existsSync('/run/sshd')) {
-    undo`rmdir /run/sshd || true`
+    // Another sshd may need it by then.
+    undo`pgrep -x sshd > /dev/null || rmdir /run/sshd || true`
     await $`mkdir -p /run/sshd`
   }
   await $`mkdir -m 700 server-sftp server-sftp/data`
@@ -141,8 +142,8 @@ async function sftp(run: Run, port: number): Promise<Endpoint> {
   await $`cat > server-sftp/sshd_config <<EOF
 Port ${port}
 ListenAddress 127.0.0.1
-HostKey $PWD/server-sftp/host_key
-AuthorizedKeysFile $PWD/server-sftp/authorized_keys
+HostKey "$PWD/server-sftp/host_key"
+AuthorizedKeysFile "$PWD/server-sftp/authorized_keys"
 PidFile none
 UsePAM no
 StrictModes no

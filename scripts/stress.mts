@@ -240,8 +240,6 @@ await scenario(import.meta, { needs: [...standardNeeds, 'getfattr'], wants: serv
     .filter((dir) => dir !== undefined)
     .map((dir) => ({ dir, bytes: concurrency * corpusGib * 2 ** 32 }))
   if (!run.dry) needSpace(needs, `${concurrency} sources of ${corpusGib.toFixed(3)} GiB`, 'take a smaller source')
-  // Rules such as keep_hourly go by hours of UTC, and `list` shows local ones.
-  run.setEnv('TZ', 'UTC')
   await servers()
 
   for (const repo of trace ? [trace.repo] : run.repos)

@@ -36,16 +36,31 @@ const dir = mkdtempSync(join(scratch, 'units-'))
 describe('what vykar prints', () => {
   test('list: lines of the log on stderr are no table, and hide none', () => {
     const warned =
-      "Warning: repository 'rest' uses non-HTTPS REST URL\n2026-11-25T23:13:04.364271Z  WARN plaintext HTTP\n"
+      "Warning: repository 'rest' uses non-HTTPS REST URL 'http://x'. Transport is not TLS-protected.\n2026-11-25T23:13:04.364271Z  WARN repository.url uses plaintext HTTP\n"
     assert.deepEqual(parseList(`${warned}No snapshots found.\n`), [])
     assert.throws(() => parseList(`${warned}Error: wrong passphrase\n`), /printed no table: Error: wrong passphrase/)
   })
   test('a warning that nothing explains is found in either form', () => {
     const both = 'Warning: something is odd\n2026-11-25T23:13:04.364271Z  WARN so is this\n'
     assert.deepEqual(unexplainedWarnings(both, '0.19.1', ''), ['something is odd', 'so is this'])
-    const plain = "Warning: repository 'rest' uses non-HTTPS REST URL\n"
+    const plain =
+      "Warning: repository 'rest' uses non-HTTPS REST URL 'http://127.0.0.1:1/'. Transport is not TLS-protected.\n"
     assert.deepEqual(unexplainedWarnings(plain, '0.19.1', 'allow_insecure_http: true'), [])
     assert.equal(unexplainedWarnings(plain, '0.19.1', '').length, 1)
+    // What the config asks for explains that warning, and nothing else that has such a URL in it.
+    const lost = '2026-11-25T23:13:04.364271Z ERROR pack lost: PUT http://127.0.0.1:1/packs\n'
+    assert.deepEqual(unexplainedWarnings(lost + plain, '0.19.1', 'allow_insecure_http: true'), [
+      'pack lost: PUT http://127.0.0.1:1/packs',
+    ])
+    const none = "Warning: repository 'rest' uses REST with plaintext mode (encryption.mode=none).\n"
+    assert.deepEqual(unexplainedWarnings(none, '0.19.1', 'encryption:\n  mode: none'), [])
+    assert.equal(unexplainedWarnings(none, '0.19.1', 'encryption:\n  mode: auto').length, 1)
+  })
+  test('an error on any line is found, whatever its form', () => {
+    const found = (text: string) => unexplainedWarnings(text, '0.19.1', '')
+    assert.deepEqual(found('Snapshot created: 12345678\nError: 3 files lost\n'), ['Error: 3 files lost'])
+    assert.equal(found('Restored: 1 files, 1 dirs, 0 symlinks (1 MiB), Errors: 7\n').length, 1)
+    assert.deepEqual(found('Check complete: 1 snapshots, 1 items, 0 errors\n'), [])
     const many = '2026-11-25T23:13:04.364271Z  WARN 588 additional metadata warnings suppressed\n'
     assert.deepEqual(unexplainedWarnings(many, '0.19.1', ''), [])
     assert.equal(unexplainedWarnings(many.replace('metadata', 'data'), '0.19.1', '').length, 1)

@@ -20,6 +20,7 @@ import {
   packBytes,
   released,
   says,
+  shows,
   sound,
   standardNeeds,
 } from '#scripts/checks.mts'
@@ -105,6 +106,7 @@ sources:
       await storedChange('second.out', own ? 'change.out' : undefined, before)
       await $`vykar --config config.yaml list -R ${repo} > second.list`
       await listed('corpus', 'second.out', 'second.list')
+      await shows(2, 'second.list', 'two backups were made')
 
       step('restore')
       // As if all were lost: the source is away, the cache and the home are empty.

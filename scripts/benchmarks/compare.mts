@@ -67,6 +67,9 @@ export function lacking(first: Benchmark, second: Benchmark): Lack[] {
 export function compare(first: Benchmark, second: Benchmark, threshold: number): Change[] {
   const close = Math.abs(first.sourceBytes - second.sourceBytes) <= first.sourceBytes / 100
   if (!close) throw new UsageError(`the sources differ: ${first.sourceBytes} and ${second.sourceBytes} bytes`)
+  for (const how of ['cache', 'compression'] as const)
+    if (first[how] && second[how] && first[how] !== second[how])
+      throw new UsageError(`${how} differs: ${first[how]} and ${second[how]}`)
   const changes = first.figures.flatMap((figures) => {
     const [before, after] = [times(first, figures), times(second, figures)]
     if (before.length < 2 || after.length < 2) return []

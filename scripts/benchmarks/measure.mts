@@ -3,7 +3,7 @@
 import { end, processesOf } from '#lib/process.mts'
 import { $, type CommandRecord, check, fact, look, read, rowScope, scope } from '#lib/sh.mts'
 import { quote } from '#lib/transcript.mts'
-import { Interrupted, Mismatch, messageOf } from '#lib/verdict.mts'
+import { Interrupted, Mismatch, messageOf, Refused } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 import { type Operation, operations, type Place, tools, vykarConfig } from './tools.mts'
 
@@ -126,6 +126,11 @@ export async function roundOf(method: Method, tool: string, round: number, place
   const seen = backend.kind === 'local' ? `repositories/${name}` : undefined
   const set = `. ${name}/env.sh; `
   let operation: Operation = 'init'
+  const { remote, managed } = run.endpoint(repo)
+  // What a tool leaves goes at the end: on somebody else's server only where nothing was before.
+  if (backend.kind === 's3' && remote && !managed)
+    await $({ otherwise: Refused })`test -z "$(rclone lsf ${{ raw: remote }}/${name} 2> /dev/null)"  # nobody else's`
+  rowScope().mayDelete = true
   try {
     await $`mkdir -p ${name}/restored repositories`
     const exports = Object.entries(env(place)).map(([key, value]) => `export ${key}=${value}`)
@@ -150,7 +155,6 @@ ${{ raw: vykarConfig(place, `REPO_${repo.toUpperCase()}`) }}EOF`
     if (!seen && remove) await $({ limit: method.limit })`${{ raw: `${set}${remove(place)}` }}`
     await $({ limit: '1h' })`rm -rf ${name} ${seen ?? `repositories/${name}`}`
     // What a tool without a command for it leaves of its repository on a server of ours.
-    const { remote } = run.endpoint(repo)
     if (backend.kind === 'sftp') await $({ limit: '10m' })`rm -rf "$FILES_SFTP"/${name}`
     // 3 is rclone's "directory not found".
     if (backend.kind === 's3' && remote)

@@ -119,12 +119,9 @@ sources:
         await contents({ raw: `"$(<restored-${repo}.path)"` }, 'snapshot')
 
         step('compare on the host')
-        const [there, here] = [`../volume.path`, `restored-${repo}.path`]
-        await sameTree(
-          { raw: '"$VYKAR_E2E_VOLUME"', path: read(there) },
-          { raw: `"$(<${here})"`, path: read(here) },
-          'restored',
-        )
+        const live = { raw: '"$VYKAR_E2E_VOLUME"', path: read('../volume.path') }
+        const here = `restored-${repo}.path`
+        await sameTree(live, { raw: `"$(<${here})"`, path: read(here) }, 'restored')
 
         step('compare in a container')
         const source = 'vykar-podman-volume-$VYKAR_E2E_RUN'
@@ -142,12 +139,24 @@ sources:
         await $({
           limit: '1h',
         })`HOME=$PWD/lost ${hidden({ raw: '"$VYKAR_E2E_VOLUME"' }, true)} vykar --config lost.yaml restore -R ${repo} $(<second.id) restored-second`
-        await $`cmp "$VYKAR_E2E_VOLUME"/second restored-second/second && rm "$VYKAR_E2E_VOLUME"/second`
-        await contents('restored-second', 'second')
-        await $`rm -r restored-second`
+        await sameTree(live, 'restored-second')
+        await $`rm -r restored-second && rm "$VYKAR_E2E_VOLUME"/second`
+
+        step('newest deleted')
+        // A cache that remembers what is gone would store nothing of it.
+        await $`vykar --config config.yaml snapshot delete -R ${repo} $(<second.id)`
+        await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} > compacted.out`
+        await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > renewed.out`
+        await $`sed -n 's/^Snapshot created: //p' renewed.out > renewed.id`
+        await $({
+          limit: '1h',
+        })`rm -rf lost && mkdir lost restored-renewed && HOME=$PWD/lost ${hidden({ raw: '"$VYKAR_E2E_VOLUME"' }, true)} vykar --config lost.yaml restore -R ${repo} $(<renewed.id) restored-renewed`
+        await sameTree(live, 'restored-renewed')
+        await contents('restored-renewed', 'renewed')
+        await $`rm -r restored-renewed`
 
         step('retire')
-        await retire(repo, ['snapshot', 'second'])
+        await retire(repo, ['snapshot', 'renewed'], (id, tree) => sameTree(live, tree, `${id}-reclaimed`))
       })
 
     if (patterns.includes('downtime'))

@@ -23,6 +23,13 @@ import { needSpace } from '#scripts/space.mts'
 export const variants = ['hooks', 'command_dumps'] as const
 export const needs = ['vykar', 'diff', 'timeout', 'flock'] as const
 
+/** Ways in which a dump that has failed ends, after its last byte, and what vykar says of each. */
+export const endings = {
+  'exit 1': /(exit code|exited with) 1\b/,
+  'exit 137': /(exit code|exited with) 137\b/,
+  'kill -9 $$': /exit code unknown|exited with signal/,
+} as const
+
 /** The options of every database scenario, with its own default image and size in GiB. */
 export function databaseOptions(defaultImage: string, gib = 10) {
   return {

@@ -15,6 +15,7 @@ import {
   churnOption,
   databaseOptions,
   databases,
+  endings,
   fitsHook,
   needs,
   oneMoment,
@@ -119,11 +120,15 @@ sources:
         await fresh(repo)
 
         step('failing dump')
-        await $`sed -E 's/pg_dump/& -t products/; s/^( *(command|before): .*)$/\1; exit 1/' config.yaml > failing.yaml`
-        await $({ limit: '1h', expect: [1] })`vykar --config failing.yaml backup -R ${repo} > failing.out 2>&1`
-        await says('failing.out', /(exit code|exited with) 1\b/, 'the backup failed, but not for its dump')
-        await $`vykar --config config.yaml list -R ${repo} > none.out`
-        await shows(0, 'none.out', 'the dump failed')
+        // After all that it was to write, with an exit code or by a signal; `finally` runs all the same.
+        for (const [end, message] of Object.entries(endings)) {
+          await $`sed -E 's/pg_dump/& -t products/; s/^( *(command|before): .*)$/\1; ${{ raw: end }}/' config.yaml > failing.yaml`
+          await $({ limit: '1h', expect: [1] })`vykar --config failing.yaml backup -R ${repo} > failing.out 2>&1`
+          await says('failing.out', message, 'the backup failed, but not for its dump')
+          await $`vykar --config config.yaml list -R ${repo} > none.out`
+          await shows(0, 'none.out', 'the dump failed')
+          if (variant === 'hooks') await $`test -z "$(ls dumps)"`
+        }
 
         const written = variant === run.options.churn
         let churn: Background | undefined

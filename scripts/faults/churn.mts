@@ -129,8 +129,8 @@ await scenario(import.meta, spec, async (run) => {
         await $`sed -n 's/^Snapshot created: //p' odd.out > odd.id; grep -oE 'odd/[a-z-]+(/[a-z-]+)*' odd.err | sort -u > named || true`
         fact(name, `exit ${met.code}, named: ${read('named').replaceAll('\n', ', ') || 'nothing'}`)
         if (met.code !== 3) violated('2: exit 3 means that exactly the announced files are missing', name, `exit ${met.code} although ${left} cannot be read: ${lastOf('odd.err')}`, 'vykar backup') // biome-ignore format: one line
-        if (!read('named').includes(left)) violated('what is left out is named', name, `${left} is not named`, 'vykar backup') // biome-ignore format: one line
-        if (!read('odd.id')) return
+        if (read('named') !== left) violated('what is left out is named, and nothing else', name, `${read('named').replaceAll('\n', ', ') || 'nothing'} is named instead of ${left}`, 'vykar backup') // biome-ignore format: one line
+        if (!read('odd.id')) return violated('2: exit 3 means that exactly the announced files are missing', name, 'no snapshot was made', 'vykar backup') // biome-ignore format: one line
         const how = await restoredAs(repo, 'odd', here)
         if (how !== 'right') violated('2: exit 3 means that exactly the announced files are missing', name, `the rest is ${how} when it is restored`, 'vykar backup; vykar restore') // biome-ignore format: one line
       }

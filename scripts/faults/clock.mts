@@ -48,8 +48,9 @@ const rules: Rules[] = [
 
 /** Seconds since 1970 of the `Start` or `End` of a snapshot, from what `snapshot info` printed. */
 const timeOf = (what: 'Start' | 'End') =>
-  Date.parse(new RegExp(`^ *${what} time +(\\S+ \\S+)`, 'm').exec(read('info.out'))?.[1]?.replace(' ', 'T') ?? '') /
-  1000
+  Date.parse(
+    new RegExp(`^ *${what} time +(\\S+ \\S+)`, 'm').exec(read('info.out'))?.[1]?.replace(/ (.*)/, 'T$1Z') ?? '',
+  ) / 1000
 /** Seconds of an offset such as `-1d`. */
 const secondsOf = (offset: string) =>
   Number(offset.slice(0, -1)) * { d: 86400, h: 3600, s: 1 }[offset.slice(-1) as 'd']!

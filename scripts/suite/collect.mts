@@ -33,9 +33,10 @@ export function readReport(path: string): Stored {
 }
 
 /**
- * All reports of a runtime directory, the newest first. One that is empty or torn is left out, with a note on stderr.
+ * All reports of a runtime directory, the newest first. One that is missing, empty or torn is left out, with a note on stderr.
+ * @param torn takes the directories of those
  */
-export function collect(runtime: string): Stored[] {
+export function collect(runtime: string, torn: string[] = []): Stored[] {
   const reports = join(runtime, 'reports')
   return directories(reports)
     .filter((name) => name !== 'all' && name !== 'gate')
@@ -44,12 +45,12 @@ export function collect(runtime: string): Stored[] {
         .filter(isRunId)
         .map((run) => join(reports, name, run)),
     )
-    .filter((dir) => existsSync(join(dir, 'report.json')))
     .flatMap((dir) => {
       try {
         return [readReport(dir)]
       } catch (error) {
         console.error(`note: left out: ${(error as Error).message}`)
+        torn.push(dir)
         return []
       }
     })

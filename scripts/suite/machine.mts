@@ -1,6 +1,6 @@
 // What setup.mts does to a machine beside installing packages: starts docker's daemon, brings an S3 server, and with --install-peers the
 // backup tools to compare with that Debian does not have, or not new enough.
-import { mkdirSync } from 'node:fs'
+import { existsSync, mkdirSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { ask, lastLine } from '#lib/ask.mts'
@@ -29,6 +29,7 @@ export async function dockerDaemon(dry: boolean): Promise<Outcome> {
   if (!which('dockerd')) return [77, "docker's daemon does not answer, and is not on this host"]
   if (dry) return [0, "would start docker's daemon"]
   if (process.getuid?.() !== 0) return [77, "docker's daemon does not run: sudo systemctl start docker"]
+  const others = existsSync('/run/docker.pid')
   for (const [how, line] of dockerStarts) {
     if ((await ask(['bash', '-c', line], { seconds: 90 })).code !== 0) continue
     for (let tries = 0; tries < 30; tries++) {
@@ -37,7 +38,7 @@ export async function dockerDaemon(dry: boolean): Promise<Outcome> {
     }
   }
   // One of ours that does not answer goes again.
-  await ask(['bash', '-c', '[ -d /run/systemd/system ] || kill "$(cat /run/docker.pid)"'])
+  if (!others) await ask(['bash', '-c', '[ -d /run/systemd/system ] || kill "$(cat /run/docker.pid)"'])
   return [1, "docker's daemon cannot be started: see /var/log/dockerd.log"]
 }
 

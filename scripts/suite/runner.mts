@@ -120,5 +120,11 @@ export async function runTask(task: Task, stop: () => boolean, stored: () => voi
   if (asked !== undefined && !late) return undefined
   const result = resultOf(task, code)
   if (!late) return result
-  return { ...result, verdict: 'BLOCKED', reason: `exceeded its limit of ${task.limit / 60} min` }
+  const over = `exceeded its limit of ${task.limit / 60} min`
+  const failed = readJson<RunReport>(result.report.replace(/\.md$/, '.json'))?.rows.find(
+    ({ verdict, reason }) => verdict === 'FAIL' && !reason.startsWith('interrupted'),
+  )
+  if (failed)
+    return { ...result, verdict: 'FAIL', reason: `${failed.repo} ${failed.variant}: ${failed.reason}; ${over}` }
+  return { ...result, verdict: 'BLOCKED', reason: over }
 }

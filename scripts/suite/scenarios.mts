@@ -99,6 +99,7 @@ export const profiles: Record<string, Fixed[]> = {
     ['filesystems/btrfs', 5, ['--corpus-gib', '0.1'], quick],
     ['filesystems/zfs', 5, ['--corpus-gib', '0.1'], quick],
     ['stress', 5, ['--iterations', '40', '--corpus-gib', '0.02'], quick],
+    ['stress', 5, ['--iterations', '30', '--corpus-gib', '0.05', '--concurrency', '2', '--mode', 'none'], quick],
   ],
   release: [
     ['backends/local', 15, ['--strict-gaps']],
@@ -202,7 +203,8 @@ export function choose(
       choice.left.push({ scenario, why: `none of its repositories (${own.join(', ')}) was chosen` })
       continue
     }
-    const narrowed = wanted.length < able.length ? ['--repo', wanted.join(',')] : []
+    // What the user has named must be there: then a repository that cannot be had is no SKIPPED row.
+    const narrowed = repos.length || wanted.length < able.length ? ['--repo', wanted.join(',')] : []
     choice.entries.push({ scenario, args: [...args, ...narrowed, ...common], limit: minutes * 60 })
   }
   return choice

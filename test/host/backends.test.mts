@@ -170,6 +170,51 @@ describe('honest', { concurrency: 2 }, () => {
 })
 
 describe('whose server it is', { concurrency: 2 }, () => {
+  test("objects of a user's where a repository would go: refused, and they stay", {
+    skip: noS3 || lacking('minio', 'rclone'),
+  }, async () => {
+    const where = box()
+    const port = 18_900 + (process.pid % 90)
+    const server = spawn(
+      'minio',
+      ['server', '--address', `127.0.0.1:${port}`, '--console-address', '127.0.0.1:0', join(where.dir, 'theirs')],
+      {
+        env: { ...process.env, MINIO_ROOT_USER: 'accounting-user', MINIO_ROOT_PASSWORD: 'theirs-secret' },
+        stdio: 'ignore',
+      },
+    )
+    try {
+      const remote = {
+        TYPE: 's3',
+        PROVIDER: 'Minio',
+        ENDPOINT: `http://127.0.0.1:${port}`,
+        ACCESS_KEY_ID: 'accounting-user',
+        SECRET_ACCESS_KEY: 'theirs-secret',
+      }
+      const env = {
+        ...process.env,
+        RCLONE_CONFIG: '/dev/null',
+        ...Object.fromEntries(Object.entries(remote).map(([key, value]) => [`RCLONE_CONFIG_X_${key}`, value])),
+      }
+      const rclone = (...words: string[]) =>
+        spawnSync('rclone', words, { env, encoding: 'utf8', input: 'a dump' }).stdout
+      for (let tries = 0; tries < 50 && !rclone('lsf', '-R', 'x:theirs').includes('dump'); tries++) {
+        rclone('mkdir', 'x:theirs')
+        rclone('rcat', 'x:theirs/s3/accounting.dump')
+        await sleep(200)
+      }
+      writeFileSync(
+        where.sample,
+        `repositories:\n  - label: s3\n    url: s3+http://127.0.0.1:${port}/theirs\n    allow_insecure_http: true\n    access_key_id: accounting-user\n    secret_access_key: theirs-secret\n`,
+      )
+      const refused = await run(where, 'backends/s3', args('--services', 'external'))
+      assert.equal(refused.code, 2, refused.stdout + refused.stderr)
+      assert.match(refused.last, /refused to delete .*: there is no repository, but it holds .*accounting\.dump/)
+      assert.match(rclone('lsf', '-R', 'x:theirs'), /accounting\.dump/)
+    } finally {
+      server.kill()
+    }
+  })
   test("a user's own running server is used, and neither stopped nor emptied", { skip: noRest }, async () => {
     const where = box()
     const data = join(where.dir, 'theirs')

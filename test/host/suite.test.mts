@@ -467,6 +467,18 @@ describe('report.mts', () => {
     assert.match(last(line, both), /^FAIL merged 2 reports; backends\/local --repo rest: FAIL$/)
     const longer = runtimeWith(call('20260101T000000Z-aaaa', 'PASS', '--repo', 'local', '--corpus-gib', '0.1'))
     assert.match(last(line, longer), /^FAIL merged 1 reports; 1 of 1 have no result$/)
+    // A result that was torn on its way is none, and no older one stands for it; a newer one does.
+    const torn = runtimeWith(call('20260101T000000Z-aaaa', 'PASS', '--repo', 'local'))
+    mkdirSync(join(torn, 'reports/local/20260102T000000Z-bbbb'))
+    assert.match(last(line, torn), /^FAIL merged 1 reports; cannot be read: .*bbbb$/)
+    mkdirSync(join(mended, 'reports/local/20260101T120000Z-cccc'))
+    assert.equal(last(line, mended), 'PASS merged 2 reports')
+    // A stand-in has shown nothing, builds are not mixed, and of nothing everything would be there.
+    const demo = runtimeWith(call('20260101T000000Z-aaaa', 'DEMO', '--repo', 'local'))
+    assert.match(last(line, demo), /^FAIL merged 1 reports; 1 of 1 have no result$/)
+    const old = { ...call('20260103T000000Z-dddd', 'PASS', '--repo', 'rest'), versions: { vykar: '0.18.0' } }
+    assert.match(last(line, mended, runtimeWith(old)), /^FAIL merged 3 reports; they are of different builds: vykar /)
+    assert.match(last('', mended), /--expected .* is empty/)
   })
 
   test('prune keeps what is young, the newest of each scenario, and what is not marked', async () => {
@@ -672,6 +684,10 @@ describe('the gate', () => {
     const summary = join(box.dir, 'summary.md')
     process.env.GITHUB_STEP_SUMMARY = summary
     const done = gate(box, real!, real!)
+    assert.match(
+      done.out + readFileSync(join(box.runtime, 'reports/gate', runsOf(box, 'gate')[0]!, 'report.md'), 'utf8'),
+      /both builds are the same program/,
+    )
     delete process.env.GITHUB_STEP_SUMMARY
     assert.equal(done.code, 0, done.out)
     assert.match(done.last, /^SHIP \d/)

@@ -31,6 +31,7 @@ const absent = /no repository found at|repository not found at/
  * cannot be read is the suite's all the same where its identity is the one that was written down at init.
  * Only then lets `$` a delete through; from then on the repository must be gone without a trace when the row has passed.
  * @param list a file with what `vykar list` printed, stdout and stderr
+ * @param objects a file with a line for each object that lies where the repository would go, on a server that is not ours
  * @throws Refused unless the user named it with --wipe-repo
  */
 export async function mayDelete(list: string, objects?: string): Promise<void> {
@@ -38,7 +39,7 @@ export async function mayDelete(list: string, objects?: string): Promise<void> {
   const { run, repo } = s
   const { url, files } = run.endpoint(repo)
   const hand = `awk '/^ *No snapshots found|repository not found|no repository found/ {ok = 1} / Host / {ok = at = index($0, "Host")}
-  at && /^ *[0-9a-f]{8} / && substr($0, at, 10) !~ /^(${suiteHost} | *$)/ {bad = 1} END {exit bad || !ok}' ${list}${objects ? ` && { ! grep -qE '(repository not|no repository) found' ${list} || test ! -s ${objects}; }` : ''}  # nobody else's`
+  at && /^ *[0-9a-f]{8} / && substr($0, at, 10) !~ /^(${suiteHost} | *$)/ {bad = 1} END {exit bad || !ok}' ${list}${objects ? ` && { ! grep -qE '(repository not|no repository) found' ${list} || ! grep -q '[[:alnum:]]' ${objects}; }` : ''}  # nobody else's`
   await check(hand, () => {
     const refuse = (why: string) => {
       if (!run.common['wipe-repo'].includes(repo))
@@ -53,7 +54,11 @@ export async function mayDelete(list: string, objects?: string): Promise<void> {
       // A directory that is no repository and not empty is somebody's too.
       const others = files && !run.endpoint(repo).managed && existsSync(files) ? readdirSync(files) : []
       if (others.length && localDir(url)) throw new Refused(`refused: ${files} holds ${others[0]} and is no repository`)
-      const [stranger] = objects ? read(objects).split('\n').filter(Boolean) : []
+      const stranger =
+        objects &&
+        read(objects)
+          .split('\n')
+          .find((line) => /\w/.test(line))
       if (stranger) refuse(`there is no repository, but it holds ${stranger}`)
       return
     }

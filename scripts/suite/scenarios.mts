@@ -192,20 +192,21 @@ export function choose(
   for (const { scenario, repos: able } of described) {
     if (words.length && !words.some((word) => scenario === word || scenario.startsWith(`${word.replace(/\/$/, '')}/`)))
       continue
-    const row = fixed.find(([name]) => name === scenario)
-    if (!row) {
+    const rows = fixed.filter(([name]) => name === scenario)
+    if (!rows.length) {
       choice.left.push({ scenario, why: `not in the profile ${profile}` })
       continue
     }
-    const [, minutes, args = [], own = able] = row
-    const wanted = repos.length ? own.filter((label) => repos.includes(label)) : own
-    if (!wanted.length) {
-      choice.left.push({ scenario, why: `none of its repositories (${own.join(', ')}) was chosen` })
-      continue
+    for (const [, minutes, args = [], own = able] of rows) {
+      const wanted = repos.length ? own.filter((label) => repos.includes(label)) : own
+      if (!wanted.length) {
+        choice.left.push({ scenario, why: `none of its repositories (${own.join(', ')}) was chosen` })
+        continue
+      }
+      // What the user has named must be there: then a repository that cannot be had is no SKIPPED row.
+      const narrowed = repos.length || wanted.length < able.length ? ['--repo', wanted.join(',')] : []
+      choice.entries.push({ scenario, args: [...args, ...narrowed, ...common], limit: minutes * 60 })
     }
-    // What the user has named must be there: then a repository that cannot be had is no SKIPPED row.
-    const narrowed = repos.length || wanted.length < able.length ? ['--repo', wanted.join(',')] : []
-    choice.entries.push({ scenario, args: [...args, ...narrowed, ...common], limit: minutes * 60 })
   }
   return choice
 }

@@ -193,6 +193,7 @@ describe('whose server it is', { concurrency: 2 }, () => {
       }
       const env = {
         ...process.env,
+        AWS_CA_BUNDLE: undefined,
         RCLONE_CONFIG: '/dev/null',
         ...Object.fromEntries(Object.entries(remote).map(([key, value]) => [`RCLONE_CONFIG_X_${key}`, value])),
       }

@@ -478,7 +478,19 @@ describe('report.mts', () => {
     assert.match(last(line, demo), /^FAIL merged 1 reports; 1 of 1 have no result$/)
     const old = { ...call('20260103T000000Z-dddd', 'PASS', '--repo', 'rest'), versions: { vykar: '0.18.0' } }
     assert.match(last(line, mended, runtimeWith(old)), /^FAIL merged 3 reports; they are of different builds: vykar /)
-    assert.match(last('', mended), /--expected .* is empty/)
+    writeFileSync(join(scratch, 'expected-none'), '')
+    const none = tool(
+      sandbox(),
+      'report',
+      'merge',
+      mended,
+      '--runtime',
+      runtimeWith(),
+      '--expected',
+      join(scratch, 'expected-none'),
+    )
+    assert.equal(none.code, 2)
+    assert.match(none.out, /--expected .* is empty/)
   })
 
   test('prune keeps what is young, the newest of each scenario, and what is not marked', async () => {

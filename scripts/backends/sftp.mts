@@ -1,10 +1,12 @@
 #!/usr/bin/env -S npx tsx
 // Full backup and restore of the small corpus over SFTP; every step is bounded, since SFTP can hang.
-// Passes when backends/local would, and a server whose host key is another than known_hosts says is refused. A step that
-// runs out of time is BLOCKED, and a plain sftp right after it says whether the server or vykar was at fault.
+// Passes when backends/local would, a server whose host key is another than known_hosts says is refused, and one that no
+// file knows is not accepted in silence. A step that runs out of time is BLOCKED, and a plain sftp right after it says
+// whether the server or vykar was at fault.
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
-import { $, step } from '#lib/sh.mts'
+import { $, check, fact, read, step } from '#lib/sh.mts'
+import { Mismatch } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 import { listed, says, standardNeeds } from '#scripts/checks.mts'
 import { again, fresh, retire, unreadable, written } from '#scripts/common.mts'
@@ -46,6 +48,24 @@ sources:
       await $`echo "$REPO_SFTP" | sed -E "s|sftp://([^@/]*@)?([^:/]+):([0-9]+).*|[\2]:\3 $(<another_key.pub)|" > another_hosts`
       await $({ limit: '120s', expect: [1] })`vykar --config another.yaml init -R ${repo} > another.out 2>&1`
       await says('another.out', /host key|known.?hosts/i, 'a changed host key was not refused')
+
+      step('unknown host key')
+      await $`: > no_hosts && sed 's|sftp_known_hosts:.*|sftp_known_hosts: no_hosts|' config.yaml > unknown.yaml`
+      const unknown = await $({
+        limit: '120s',
+        expect: [0, 1],
+      })`vykar --config unknown.yaml list -R ${repo} > unknown.out 2>&1`
+      await $`wc -c < no_hosts > learned`
+      // 0.19.1 trusts a server at first sight, as it documents: it writes its key down, and says so.
+      await check('test "$(<learned)" = 0 || grep -q \'WARN learned new SSH host key\' unknown.out', () => {
+        const learned = Number(read('learned')) > 0
+        if (learned && !/WARN learned new SSH host key/.test(read('unknown.out')))
+          throw new Mismatch('a host key that no file has was accepted, and not a word said')
+        fact(
+          'unknown host key',
+          `${learned ? 'accepted at first use, with a warning' : 'refused'} (exit ${unknown.code})`,
+        )
+      })
 
       step('init')
       await fresh(repo)

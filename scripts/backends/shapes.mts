@@ -16,7 +16,17 @@ import { finding } from '#scripts/findings.mts'
 import { parseBackup, parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
 
-const shapes = ['large-file', 'not-utf8', 'sources', 'paths', 'single', 'growing', 'threads', 'costs'] as const
+const shapes = [
+  'large-file',
+  'not-utf8',
+  'sources',
+  'paths',
+  'single',
+  'growing',
+  'threads',
+  'threads-none',
+  'costs',
+] as const
 const options = {
   shape: { kind: 'list', help: 'shapes to try, all unless told', choices: shapes },
   'large-mib': { kind: 'number', help: 'size of the large file, which is sparse, in MiB', default: 4200, min: 64 },
@@ -34,7 +44,8 @@ await scenario(import.meta, spec, async (run) => {
     paths: equalNames,
     single,
     growing,
-    threads: (repo) => threads(repo, seed),
+    threads: (repo) => threads(repo, seed, 'auto'),
+    'threads-none': (repo) => threads(repo, seed, 'none'),
     costs: (repo) => costs(repo, seed),
   }
   for (const repo of run.repos)
@@ -247,7 +258,7 @@ sources:
 }
 
 /** Two ways through the same code, one promise: threads, and the file cache as it is, without it, and of another tree. */
-async function threads(repo: string, seed: number): Promise<void> {
+async function threads(repo: string, seed: number, mode: 'auto' | 'none'): Promise<void> {
   step('source')
   await $({ limit: '30m' })`e2e data-gen/corpus --out corpus --gib 0.05 --churn 0 --seed ${seed}`
   await $`cp -a corpus/snapshot-1 source`
@@ -255,6 +266,8 @@ async function threads(repo: string, seed: number): Promise<void> {
 sources:
   - path: source
     label: threads
+encryption:
+  mode: ${mode}
 `
   await fresh(repo)
   await $`{ cat config.yaml; printf 'limits:\n  threads: 1\n'; } > one.yaml`

@@ -226,7 +226,7 @@ EOF
     tried.length = 0
     await run.row({ repo, variant: 'dumps' }, async () => {
       await begin()
-      await $`head -c 24M /dev/urandom > data && head -c 300M /dev/zero | tr '\0' d > much`
+      await $`head -c 24M /dev/urandom > data && head -c 300M /dev/zero | tr '\0' d > much && : > nothing`
       const cases: [name: string, dump: string, right: 'work' | 'fail', size?: string][] = [
         ['dump that works', 'cat data', 'work', 'data'],
         ['dump exits 1 at once', 'exit 1', 'fail'],
@@ -237,6 +237,7 @@ EOF
         ['dump dies by TERM', 'head -c 8M data; kill $$', 'fail'],
         ['dump is missing', './no-such-program', 'fail'],
         ['dump of 300 MB', 'cat much', 'work', 'much'],
+        ['dump that writes nothing', 'true', 'work', 'nothing'],
         ['dump whose child lives on', 'cat data; sleep 20 > /dev/null 2>&1 & echo $! > child.pid', 'work', 'data'],
         ['dump that prints errors', 'cat data; head -c 20M /dev/zero | tr "\\0" e >&2', 'work', 'data'],
       ]
@@ -258,6 +259,8 @@ EOF
             )
         }
         await $`test ! -e child.pid || kill $(<child.pid) 2> /dev/null || true; rm -f child.pid`
+        if (is === 'nothing' && !/WARN .*empty output/.test(read('met.out')))
+          violated('what is odd is said', name, 'a dump of no byte, and not a word of it', 'vykar backup')
         await clear()
       }
       if (chosen('one of two sources fails')) {

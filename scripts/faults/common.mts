@@ -167,6 +167,8 @@ export async function allThere(
   let all = true
   for (const id of ids) {
     const how = await restoredAs(repo, id, there)
+    // By hand the same ends the procedure, but where a known finding is met.
+    if (!finding) await check(`(cd tree && sha256sum --check --quiet --strict ../${id}.sha256)`, () => {})
     if (how === 'right') continue
     all = false
     violated(

@@ -7,8 +7,7 @@
 //   all.mts --list [--json]                                    what would be run, a line each as e2e takes it
 // A line for each scenario as it ends; run.json, report.md and junit.xml in ~/runtime/reports/all/<run>/. The exit code
 // is the worst verdict's. A scenario that exceeds its profile's limit is ended and BLOCKED.
-import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { existsSync, mkdirSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { basename, dirname, join, resolve } from 'node:path'
 import { hangupIgnored, needProcess } from '#lib/environment.mts'
@@ -22,7 +21,7 @@ import { pointTo } from '#lib/report.mts'
 import { allowLostOutput, duration, Terminal } from '#lib/terminal.mts'
 import { exitCodes, messageOf, UsageError, type Verdict, verdictOf } from '#lib/verdict.mts'
 import { byHand, lastTimes, skippedRows, timeLeft, verdictOfAll, writeResults } from '#scripts/suite/results.mts'
-import { runTask, type SuiteRun, save } from '#scripts/suite/runner.mts'
+import { checksum, runTask, type SuiteRun, save } from '#scripts/suite/runner.mts'
 import { callOf, choose, describeAll, profiles } from '#scripts/suite/scenarios.mts'
 
 /** Options that are handed on to every scenario. */
@@ -73,7 +72,7 @@ function handedOn(argv: string[]): string[] {
 /** What is `vykar` for this call, by path and checksum; undefined where there is none, which its scenarios will say. */
 function programOf(word: string | undefined): SuiteRun['vykar'] {
   const path = which(word?.includes('/') ? resolve(word) : (word ?? 'vykar'))
-  return path ? { path, sha256: createHash('sha256').update(readFileSync(path)).digest('hex') } : undefined
+  return path ? { path, sha256: checksum(path) } : undefined
 }
 
 /** The run of an earlier call, by id, directory or `latest`. Throws UsageError where it cannot be the same run. */

@@ -7,8 +7,7 @@
 // time, memory or space than the baseline with an interval beyond the threshold, or that only the baseline could do.
 // Writes report.md, junit.xml and results.tar.gz (at most 20 MiB) to ~/runtime/reports/gate/<run>/ and, where
 // $GITHUB_STEP_SUMMARY is set, the report there too. The last line is SHIP or DO NOT SHIP; exit 0 or 1.
-import { createHash } from 'node:crypto'
-import { appendFileSync, mkdirSync, readFileSync } from 'node:fs'
+import { appendFileSync, mkdirSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { seeded } from '#data-gen/random.mts'
@@ -25,7 +24,7 @@ import { shuffled } from '#scripts/benchmarks/stats.mts'
 import { type Judgement, judgeScenarios, judgeTimes, type Pair } from '#scripts/suite/judge.mts'
 import { pack } from '#scripts/suite/pack.mts'
 import { junitOfAll, reportOf } from '#scripts/suite/results.mts'
-import { runTask, type SuiteRun, type Task } from '#scripts/suite/runner.mts'
+import { checksum, runTask, type SuiteRun, type Task } from '#scripts/suite/runner.mts'
 import { choose, describeAll, type Entry, profiles } from '#scripts/suite/scenarios.mts'
 
 const specs = {
@@ -118,9 +117,6 @@ async function times(
   return { ...judged, objections: [...objections, ...judged.objections] }
 }
 
-/** Checksum of a program. */
-const sumOf = (file: string) => createHash('sha256').update(readFileSync(file)).digest('hex')
-
 /** The page: the answer first. */
 function page(versions: string, { objections, notes }: Judgement): string {
   const list = (items: string[]) => items.map((item) => `- ${item}`).join('\n') || 'none'
@@ -148,7 +144,7 @@ async function gate(options: Options): Promise<number> {
     options.runs ? await times(dir, options, common, builds) : { objections: [], notes: ['times were not compared'] },
   ]
   const same =
-    sumOf(builds.vykar) === sumOf(builds.baseline)
+    checksum(builds.vykar) === checksum(builds.baseline)
       ? ['both builds are the same program: nothing new could be found']
       : []
   const all: Judgement = {

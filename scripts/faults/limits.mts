@@ -1,6 +1,7 @@
 #!/usr/bin/env -S npx tsx
-// Limits: many small files at n, 2n and 4n, one file of 8 GiB, many hard links, few file descriptors, little memory, a repository and a cache that are read-only.
-// Passes when all of it is backed up and restored to what it was, time, memory and bytes read grow no faster than the number of files, and
+// Limits: many small files at n, 2n and 4n, one file of 8 GiB, many hard links, few file descriptors, little memory, a repository that is
+// read-only.
+// Passes when all of it is backed up and restored to what it was, processor time and memory grow no faster than the number of files, and
 // what cannot be done is said; the smallest memory that still works is a figure.
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, note, type Output, read, undo } from '#lib/sh.mts'

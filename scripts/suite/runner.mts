@@ -1,6 +1,8 @@
 // Runs scripts one after the other, so that a run which was killed can be taken up again: what a script prints goes to
 // a file, and its pid and start time are on record before it is waited for.
+
 import { spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { closeSync, existsSync, openSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { sleep } from 'zx'
@@ -41,6 +43,9 @@ export interface SuiteRun {
   tasks: Task[]
   left: Choice['left']
 }
+
+/** The checksum of a program: two of the same are the same build. */
+export const checksum = (file: string): string => createHash('sha256').update(readFileSync(file)).digest('hex')
 
 /** Writes run.json in one step: a reader, and a run that is taken up again, see it whole. */
 export const save = (dir: string, run: SuiteRun): void =>

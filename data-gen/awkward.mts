@@ -1,6 +1,5 @@
 // The cases that backup tools get wrong: names, links, modes, owners, times, attributes, holes, special files. Every attribute that
 // the suite compares has a bearer here that differs from the default.
-import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import fs from 'node:fs'
@@ -9,7 +8,7 @@ import { dirname, join } from 'node:path'
 import { ask, lastLine } from '#lib/ask.mts'
 
 /** Goes up when a corpus of the same size and seed becomes another one: an older one of the suite's own is then made anew. */
-export const corpusFormat = 2
+export const corpusFormat = 3
 
 const MiB = 2 ** 20
 /** Levels of the longest path, with names of 200 bytes: Linux takes 4096 bytes, and a restored copy has a longer prefix. */
@@ -151,6 +150,17 @@ function writeModes({ at, put }: Place): void {
   }
 }
 
+/** Sets `user.largest` on a file: as many bytes as it takes, and a file beside which the caller is takes; 64 KiB are Linux's own limit. */
+const largestXattr = `set -e
+probe=$(mktemp -p . .vykar-e2e-xattr-XXXXXX); trap 'rm -f "$probe"' EXIT
+set_to() { setfattr -n user.largest -v "$(head -c "$1" /dev/zero | tr '\\0' v)" "$2"; }
+least=1 most=65537
+while ((most - least > 1)); do
+  n=$(((least + most) / 2))
+  if { set_to $n "$0" && set_to $n "$probe"; } 2> /dev/null; then least=$n; else most=$n; fi
+done
+set_to $least "$0"`
+
 async function writeAttributes({ at, put }: Place): Promise<void> {
   put('xattr')
   await run('setfattr', '-n', 'user.vykar-e2e', '-v', 'a value', at('xattr'))
@@ -160,11 +170,18 @@ async function writeAttributes({ at, put }: Place): Promise<void> {
   put('xattr-3072')
   await run('setfattr', '-n', 'user.large', '-v', 'v'.repeat(3072), at('xattr-3072'))
   await run('setfattr', '-n', 'user.on-dir', '-v', 'dir', at('empty-dir'))
+  // The largest value that the file systems of the source and of the caller, where restores go, both take.
+  put('xattr-largest')
+  await run('bash', '-c', largestXattr, at('xattr-largest'))
   put('xattr-name-not-utf8')
+  await run('setfattr', '-n', 'user.beside', '-v', 'kept', at('xattr-name-not-utf8'))
   // A name that is not UTF-8 is no argument that Node can pass on.
   await run('bash', '-c', 'setfattr -n $\'user.\\xff\' -v value "$0"', at('xattr-name-not-utf8'))
   put('acl')
   await run('setfacl', '-m', 'u:12345:rw,g:54321:r', at('acl'))
+  // Not every file system has flags.
+  put('flag-no-dump')
+  await ask(['chattr', '+d', at('flag-no-dump')])
   put('acl-default/file')
   await run('setfacl', '-m', 'd:u:12345:rwx,d:g:54321:rx,u:12345:rwx', at('acl-default'))
 }
@@ -187,8 +204,10 @@ async function writeOwned({ at, put }: Place): Promise<void> {
   fs.chownSync(at('capability-owner'), 12345, 54321)
   await run('setcap', 'cap_net_raw=ep', at('capability-owner'))
   put('xattr-trusted')
+  put('xattr-security')
   for (const words of [
     ['setfattr', '-n', 'trusted.vykar-e2e', '-v', 'a value', at('xattr-trusted')],
+    ['setfattr', '-n', 'security.vykar-e2e', '-v', 'a value', at('xattr-security')],
     ['setfattr', '-h', '-n', 'trusted.on-symlink', '-v', 'a value', at('links/to-file')],
   ])
     await ask(words)
@@ -199,7 +218,13 @@ async function writeSpecial({ at }: Place): Promise<void> {
   fs.mkdirSync(at('special'))
   await run('mkfifo', at('special/fifo'))
   fs.linkSync(at('special/fifo'), at('special/fifo-link'))
-  if (root) spawnSync('mknod', [at('special/null'), 'c', '1', '3'])
+  // The block device is none that exists: whoever reads it is told so, and reads nobody's disk. A container may allow neither.
+  if (root)
+    for (const [name, ...kind] of [
+      ['null', 'c', '1', '3'],
+      ['disk', 'b', '240', '255'],
+    ])
+      await ask(['mknod', at(`special/${name}`), ...kind])
   // A socket's path must be short: it is made elsewhere, as a name that close() does not find any more.
   const made = fs.mkdtempSync('/tmp/vykar-e2e-')
   const server = createServer().listen(join(made, 'socket'))

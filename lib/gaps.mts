@@ -17,6 +17,8 @@ export interface Difference {
   probe: Probe
   line: string
   path: string
+  /** What of the attribute differs. */
+  detail?: string
 }
 
 /** An entry of known-gaps.yaml. */

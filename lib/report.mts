@@ -201,7 +201,7 @@ export function ownSeconds(report: Pick<RunReport, 'steps' | 'rows'>, seconds: n
 export function markdown(report: RunReport): string {
   const demo = report.standin ? ' (stand-in: this says nothing about vykar)' : ''
   const head = ['step and commands', 'result', 'wall', 'CPU', 'peak memory', 'log']
-  const list = (items: string[]) => (items.length ? items.map((item) => `- ${item}`).join('\n') : 'none')
+  const list = (items: string[]) => items.map((item) => `- ${item}`).join('\n') || 'none'
   const gaps = report.rows.flatMap((row) =>
     row.gaps.map((gap) => [row.repo, row.variant, gap.id, gap.state, gap.count, gap.why]),
   )
@@ -263,17 +263,7 @@ export function pointTo(link: string, target: string): void {
 }
 
 /** Columns of summary.csv. */
-export const summaryColumns = [
-  'run_id',
-  'scenario',
-  'repo',
-  'variant',
-  'status',
-  'reason',
-  'seconds',
-  'vykar_version',
-  'report_path',
-]
+export const summaryColumns = 'run_id scenario repo variant status reason seconds vykar_version report_path'.split(' ')
 
 /**
  * Writes the report's files below `<runtime>/reports/<name>/<run id>/`.

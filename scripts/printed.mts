@@ -94,3 +94,6 @@ export const checkLine =
 
 /** The closing line of `vykar compact`: packs repacked, packs deleted, space freed. */
 export const compactLine = /^Compaction complete: (\d+) packs repacked, (\d+) empty packs deleted, (.+) freed/m
+
+/** What a backup says that takes up what an interrupted one has uploaded; no other may. */
+export const resumes = /^recovered pending index entries from interrupted sessions recovered_chunks=\d+ journals=\d+$/

@@ -22,7 +22,7 @@ const specs = {
   vykar: { kind: 'path', help: 'whose known gaps count; default the one on PATH', default: 'vykar' },
 } as const
 
-const bash = async (line: string, cwd: string, most = 0): Promise<string> => {
+const run = async (line: string, cwd: string, most = 0): Promise<string> => {
   const done = await ask(['bash', '-c', `set -euo pipefail\n${line}`], { cwd, env: statedEnvironment(), seconds: 7200 })
   if (done.code > most) throw new Error(`${line}: ${done.stderr.trim()}`)
   return done.stdout
@@ -42,10 +42,10 @@ try {
     const lacking = options.files ? await notHeld(dir) : []
     if (!options.files)
       for (const line of listings(quote(a), quote(b), name, lacking))
-        await bash(line, dir, line.startsWith('diff') ? 1 : 0)
+        await run(line, dir, line.startsWith('diff') ? 1 : 0)
     const { version } = await identifyVykar(options.vykar)
-    const inSource = (line: string) => bash(`bash -c ${quote(line)}`, resolve(dir, a))
-    const { unexplained, seen } = await judge({ source: a, restored: b, dir, name, version, lacking, inSource })
+    const bash = (tree: string, line: string) => run(`bash -c ${quote(line)}`, resolve(dir, tree))
+    const { unexplained, seen } = await judge({ source: a, restored: b, dir, name, version, lacking, bash })
     if (!options.files) await ask(['rm', '-r', dir])
     for (const gap of seen) if (gap.state === 'seen') console.log(`known gap ${gap.id}: ${gap.why} (${gap.count})`)
     for (const line of unexplained) console.log(line)

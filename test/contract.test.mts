@@ -81,6 +81,8 @@ for (const [name, vykar, skip] of [
         ['corpus', 'corpus'],
       )
       assert.equal(parseList(ok('list', '--last', '1'))[0]!.id, second!.id)
+      assert.equal(parseList(ok('list', '-S', 'corpus')).length, 2)
+      assert.match(ok('list', '-S', 'nosuch'), /^No snapshots found\.$/m)
       ok('snapshot', 'delete', second!.id)
     })
     test('snapshot list and info', () => {

@@ -22,7 +22,7 @@ import { listed, numbers, packBytes, says, shows, standardNeeds, torn } from '#s
 import { contents, fresh, retire, serverWants } from '#scripts/common.mts'
 import { corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
 import { explainLines } from '#scripts/findings.mts'
-import { parseBackup, parseList, parseSize } from '#scripts/printed.mts'
+import { parseBackup, parseList, parseSize, resumes } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
 
 const options = {
@@ -131,7 +131,8 @@ repositories:
       fact('resume_rc', '')
       const resumed = await $({
         limit: '1h',
-        expect: 'any',
+        expect: [0, 1, 2, 3],
+        warns: resumes,
       })`vykar --config config.yaml backup -R ${repo} > backup.out 2> backup.err`
       fact('resume_rc', resumed.code)
       await $`sed -n 's/^Snapshot created: //p' backup.out | grep . > snapshot.id || { tail -n 1 backup.err >&2; exit 1; }`

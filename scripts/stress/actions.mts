@@ -4,7 +4,7 @@ import type { Run } from '#lib/run.mts'
 import { $, check, inside, read } from '#lib/sh.mts'
 import { Mismatch } from '#lib/verdict.mts'
 import { says, sound } from '#scripts/checks.mts'
-import { parseBackup } from '#scripts/printed.mts'
+import { parseBackup, resumes } from '#scripts/printed.mts'
 import { type Kept, survivors } from './model.mts'
 import type { Series, Spent } from './series.mts'
 import { type Action, isMaintenance, overlap, type WalkOptions } from './walk.mts'
@@ -172,7 +172,8 @@ type Cut = Ended & { wait: number }
 /** What was interrupted is made again, when no other client is at work. An interrupt that came late has made a whole snapshot, which goes. */
 async function resume(walk: Walk, { client }: Action, serial: string, { code, by, wait }: Cut): Promise<void> {
   const { repo } = walk
-  await $`vykar --config config.yaml list -R ${repo} > late.list`
+  // Its own alone: another client's that came too late is for that one to look at.
+  await $`vykar --config config.yaml list -R ${repo} -S client-${client} > late.list`
   await $`sed -nE 's/^ *([0-9a-f]{8}) .*/\1/p' late.list | grep -vxFf <(cat ../model/*.id) > late.ids || true`
   await check(`[[ $rc == 130 || $rc == 143 || -s late.ids ]]`, () => {
     if (by === 'KILL') throw new Mismatch('TERM did not end the backup within 60 s, KILL was needed')
@@ -187,7 +188,7 @@ async function resume(walk: Walk, { client }: Action, serial: string, { code, by
     limit: '1h',
   })`while read -r id; do mkdir late && vykar --config config.yaml restore -R ${repo} $id late && diff -r --no-dereference ${source} late && rm -r late && vykar --config config.yaml snapshot delete -R ${repo} $id; done < late.ids`
   const again = deed(walk, { kind: 'backup', client }, serial)
-  await $({ limit: '1h' })`${again.line} > backup.out`
+  await $({ limit: '1h', warns: resumes })`${again.line} > backup.out`
   await again.after?.()
 }
 

@@ -48,9 +48,9 @@ class Failure extends Error {
 }
 
 const args = minimist(process.argv.slice(2), {
-  string: ['config', 'R', 'repo', 'l', 'label', 'last', 'threshold', '_'],
+  string: ['config', 'R', 'repo', 'l', 'label', 'last', 'source', 'threshold', '_'],
   boolean: ['verify-data', 'yes-delete-this-repo', 'version', 'verify', 'long'],
-  alias: { R: 'repo', l: 'label', c: 'config' },
+  alias: { R: 'repo', l: 'label', c: 'config', S: 'source' },
 })
 const say = (text: string): void => {
   process.stdout.write(`${text}\n`)
@@ -361,6 +361,7 @@ async function backup(repo: Repository, paths: string[]): Promise<void> {
 
 function list(repo: Repository): void {
   let rows = repo.snapshots
+  if (args.source) rows = rows.filter(({ label }) => label === args.source)
   if (args.last) rows = rows.slice(-Number(args.last))
   if (!rows.length) return say('No snapshots found.')
   const cells = [['ID', 'Date', 'Host', 'Label', 'Source', 'Files', 'Size', 'Added']]

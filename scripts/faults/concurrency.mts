@@ -1,5 +1,5 @@
 #!/usr/bin/env -S npx tsx
-// Concurrency: several clients on one repository, maintenance while a backup or a restore goes on, a holder of the lock that is stopped, and
+// Concurrency: several clients on one repository, maintenance while a backup, a restore or a check goes on, a holder of the lock that is stopped, and
 // locks and sessions of other hosts: live, stale, malformed, with clocks ahead and behind.
 // Passes when what must exclude each other does (proven by time stamps: the refused command began and ended while the other was at work), what
 // may go on together succeeds, whatever is stale is cleared, and every acknowledged snapshot is still restored to what it was.
@@ -63,7 +63,7 @@ await scenario(import.meta, spec, async (run) => {
         const task = await background('slow')`vykar --config slow.yaml ${{ raw: long }}`
         if (long.startsWith('backup'))
           await $({ limit: '60s' })`until test -e started || ! kill -0 $(<slow.pid) 2> /dev/null; do sleep 0.01; done`
-        // A restore is stopped in the middle of its work, so that it lasts as long as is needed.
+        // A restore or a check is stopped in the middle of its work, so that it lasts as long as is needed.
         else
           await $({
             limit: '60s',
@@ -123,6 +123,7 @@ await scenario(import.meta, spec, async (run) => {
       await beside('backup', `backup -R ${repo}`, excluded, 'refused')
       await beside('backup', `backup -R ${repo}`, shared, 'work')
       await beside('restore', `restore -R ${repo} $(<ack-2.id) slow-tree`, excluded, 'refused')
+      await beside('check', `check -R ${repo} --verify-data`, excluded, 'refused')
 
       if (chosen('four clients at once')) {
         await $`for n in 1 2 3 4; do mkdir -p client-$n && cp -a source/. client-$n && head -c 4M /dev/urandom > client-$n/own && sed "s|path: source|path: client-$n|; s|label: faults|label: client-$n|; s|^cache_dir: .*|cache_dir: cache-$n|" config.yaml > client-$n.yaml; done`

@@ -1,5 +1,5 @@
 #!/usr/bin/env -S npx tsx
-// Corruption: objects of a repository, and files of the local cache, get a flipped bit, a zeroed block, a cut end, are deleted, swapped or
+// Corruption: objects of a repository, the journal of an interrupted backup, and files of the local cache, get a flipped bit, a zeroed block, a cut end, are deleted, swapped or
 // put back from an earlier time; encrypted and not.
 // Passes when no restore out of a damaged copy exits 0 with wrong or missing data, check --verify-data says so wherever restore fails,
 // check --repair harms no snapshot that could be restored, and damage to the cache, which is no part of the repository, harms nothing.
@@ -7,11 +7,21 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { stringify } from 'csv-stringify/sync'
 import { seeded } from '#data-gen/random.mts'
+import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, step } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { copyOf } from '#scripts/damage.mts'
-import { acknowledged, at, conclude, faultOptions, lastOf, restoredAs, violated } from '#scripts/faults/common.mts'
+import {
+  acknowledged,
+  at,
+  conclude,
+  faultOptions,
+  lastOf,
+  restoredAs,
+  violated,
+  witness,
+} from '#scripts/faults/common.mts'
 
 /** What can be damaged: bash that prints the candidates below `damaged`, or below the cache. */
 const objects: Record<string, string> = {
@@ -21,6 +31,7 @@ const objects: Record<string, string> = {
   snapshot: 'find damaged/snapshots -type f',
   key: 'find damaged/keys -type f',
   config: 'ls damaged/config',
+  'session journal': "find damaged/sessions -name '*.index'",
   ...Object.fromEntries(
     ['dedup_cache', 'filecache', 'full_index_cache', 'index_blob', 'restore_cache', 'snapshot_list'].map((name) => [
       `cache ${name}`,
@@ -49,11 +60,24 @@ await scenario(import.meta, spec, async (run) => {
         // What repository and cache were before the last backup.
         const ids = await acknowledged(repo, 2, mib, mode, () => $`cp -a "$REPO_LOCAL" old && cp -a cache/. old`)
         await copyOf(repo)
+        // A backup that TERM ends leaves what it has uploaded to the next one, which reads of it in a journal.
+        await $`cp -a source cut-source && head -c 24M /dev/urandom > cut-source/more && sed 's|path: source|path: cut-source|; s|^cache_dir: .*|cache_dir: cut-cache|' config.yaml > cut.yaml && cp -al copy interrupted`
+        await witness('cut-source', 'cut')
+        const cut = await background(
+          'cut',
+        )`env ${at(repo, '$PWD/interrupted')} vykar --config cut.yaml backup -R ${repo}`
+        await $({
+          limit: '60s',
+        })`until test -n "$(find interrupted/packs -type f -cnewer cut.sha256 -print -quit)" || ! kill -0 $(<cut.pid) 2> /dev/null; do :; done`
+        await cut.end('TERM')
         const plan = Object.keys(objects).flatMap((object) => Object.keys(kinds).map((kind) => ({ object, kind })))
         const times = asked || 1
         let fired = 0
         let tried = 0
-        const said = new Map<string, { check: number; verify: number; restore: number; of: number }>()
+        const said = new Map<
+          string,
+          Record<'check' | 'verify' | 'restore' | 'restore --verify' | 'next' | 'of', number>
+        >()
         for (let n = 0; n < times; n++)
           for (const { object, kind } of plan) {
             const name = `${object} ${kind} ${n}`
@@ -61,7 +85,9 @@ await scenario(import.meta, spec, async (run) => {
             const random = seeded(`corruption ${seed} ${mode} ${name}`)
             const share = 50 + Math.floor(random() * 900)
             step(name)
-            await $`rm -rf damaged lost lived && cp -al copy damaged && cp -a cache lived`
+            const journal = object === 'session journal'
+            const whole = journal ? 'interrupted' : 'copy'
+            await $`rm -rf damaged lost lived && cp -al ${whole} damaged && cp -a cache lived`
             const pick = `${objects[object]} 2> /dev/null | LC_ALL=C sort | shuf -n 2 --random-source=<(yes ${Math.floor(random() * 1e6)})`
             // A file of its own first: copies share theirs. Without a second object there is nothing to swap, without an older one nothing to put back.
             const again =
@@ -74,7 +100,7 @@ await scenario(import.meta, spec, async (run) => {
             fired++
             const there = at(repo, '$PWD/damaged')
             const cache = object.startsWith('cache')
-            await $`sed 's|^cache_dir: .*|cache_dir: ${{ raw: cache ? 'lived' : 'lost' }}|' config.yaml > with.yaml`
+            await $`sed 's|^cache_dir: .*|cache_dir: ${{ raw: cache ? 'lived' : 'lost' }}|' ${{ raw: journal ? 'cut' : 'config' }}.yaml > with.yaml`
             const results: Record<string, number> = {}
             for (const [command, words] of [
               ['check', 'check'],
@@ -110,6 +136,7 @@ await scenario(import.meta, spec, async (run) => {
                   `vykar restore --verify ${id}`,
                 )
             }
+            const verified = await restoredAs(repo, ids.at(-1)!, there, '--verify', cache ? 'with.yaml' : 'lost.yaml')
             const failed = [...how.values()].some((word) => word !== 'right')
             // Of a snapshot that is gone, or is another one, nothing tells that it was there; config and key, check itself needs.
             const untold = ['config', 'key'].includes(object) || /snapshot (deleted|swapped|older)/.test(name)
@@ -129,19 +156,21 @@ await scenario(import.meta, spec, async (run) => {
                 'vykar restore',
                 mode === 'none' && object === 'cache snapshot_list' ? 'damaged-snapshot-list-hides' : '',
               )
-            const seen = said.get(object) ?? { check: 0, verify: 0, restore: 0, of: 0 }
-            said.set(object, {
-              check: seen.check + Number(results.check !== 0),
-              verify: seen.verify + Number(results.verify !== 0),
-              restore: seen.restore + Number(failed),
-              of: seen.of + 1,
-            })
-            rows.push([mode, object, kind, n, results.check, results.verify, ...ids.map((id) => how.get(id))])
             // With the cache that it has, the next backup must not make a snapshot that lacks something.
             const next = await $({
               limit: '5m',
               expect: 'any',
             })`${there} timeout -k 5 60 vykar --config with.yaml backup -R ${repo} > next.out 2>&1`
+            const seen = said.get(object) ?? { check: 0, verify: 0, restore: 0, 'restore --verify': 0, next: 0, of: 0 }
+            said.set(object, {
+              check: seen.check + Number(results.check !== 0),
+              verify: seen.verify + Number(results.verify !== 0),
+              restore: seen.restore + Number(failed),
+              'restore --verify': seen['restore --verify'] + Number(verified !== 'right'),
+              next: seen.next + Number(next.code !== 0),
+              of: seen.of + 1,
+            })
+            rows.push([mode, object, kind, n, results.check, results.verify, ...ids.map((id) => how.get(id)), verified, next.code]) // biome-ignore format: one line
             const dedup = object === 'cache dedup_cache'
             if (next.code === 124 || next.code === 137)
               violated(
@@ -151,7 +180,7 @@ await scenario(import.meta, spec, async (run) => {
                 'vykar backup',
                 dedup ? 'damaged-dedup-cache-hangs' : '',
               )
-            else if (cache && next.code)
+            else if ((cache || journal) && next.code)
               violated(
                 '4: works again',
                 name,
@@ -160,13 +189,13 @@ await scenario(import.meta, spec, async (run) => {
                 dedup ? 'damaged-dedup-cache-refused' : '',
               )
             if (next.code === 0 && !failed) {
-              await $`sed -n 's/^Snapshot created: //p' next.out > next.id && cp ${ids.at(-1)!}.sha256 next.sha256 && cp ${ids.at(-1)!}.tree next.tree`
-              const whole = await restoredAs(repo, 'next', there)
-              if (whole !== 'right')
+              await $`sed -n 's/^Snapshot created: //p' next.out > next.id && cp ${journal ? 'cut' : ids.at(-1)!}.sha256 next.sha256 && cp ${journal ? 'cut' : ids.at(-1)!}.tree next.tree`
+              const became = await restoredAs(repo, 'next', there)
+              if (became !== 'right')
                 violated(
                   '2: exit 0 means complete',
                   name,
-                  `the next backup exits 0, but is ${whole} when restored`,
+                  `the next backup exits 0, but is ${became} when restored`,
                   'vykar backup',
                 )
             }
@@ -178,7 +207,7 @@ await scenario(import.meta, spec, async (run) => {
               ['compact', 'compact-trusts-index'],
             ] as const) {
               const verb = words.split(' --yes')[0]!
-              if (verb === 'compact') await $`rm -rf damaged && cp -al copy damaged && ${{ raw: again }}`
+              if (verb === 'compact') await $`rm -rf damaged && cp -al ${whole} damaged && ${{ raw: again }}`
               const done = await $({
                 limit: '5m',
                 expect: 'any',
@@ -201,14 +230,31 @@ await scenario(import.meta, spec, async (run) => {
                   )
             }
           }
-        for (const [object, { check, verify, restore, of }] of said)
-          fact(`${object}: seen by`, `check ${check}, check --verify-data ${verify}, restore ${restore} of ${of}`)
-        await $`rm -rf damaged copy old lived`
+        for (const [object, { check, verify, restore, 'restore --verify': verified, next, of }] of said)
+          fact(
+            `${object}: seen by`,
+            `check ${check}, check --verify-data ${verify}, restore ${restore}, restore --verify ${verified}, the next backup ${next} of ${of}`,
+          )
+        await $`rm -rf damaged copy interrupted old lived cut-source`
         await conclude(fired, tried)
       })
   if (!run.dry)
     writeFileSync(
       join(run.dirs.reports, 'corruption.csv'),
-      stringify([['mode', 'object', 'damage', 'round', 'check', 'verify_data', 'ack_1', 'ack_2'], ...rows]),
+      stringify([
+        [
+          'mode',
+          'object',
+          'damage',
+          'round',
+          'check',
+          'verify_data',
+          'ack_1',
+          'ack_2',
+          'restore_verify',
+          'next_backup',
+        ],
+        ...rows,
+      ]),
     )
 })

@@ -34,10 +34,11 @@ const spec = { needs: [...standardNeeds, 'mkfs.xfs', 'mkfs.btrfs'], repos: ['loc
 await scenario(import.meta, spec, async (run) => {
   const { 'corpus-mib': mib, round: only } = run.options
   needRoot(run, 'mounting small file systems')
+  const rows = [...Object.keys(systems).map((system) => ({ system, mode: 'auto' as const })), { system: 'ext4', mode: 'none' as const }] // biome-ignore format: one line
   for (const repo of run.repos)
-    for (const [system, mount] of Object.entries(systems))
-      await run.row({ repo, variant: system }, async () => {
-        const ids = await acknowledged(repo, 2, Math.min(mib, 12))
+    for (const { system, mode } of rows)
+      await run.row({ repo, variant: mode === 'none' ? `${system}-unencrypted` : system }, async () => {
+        const ids = await acknowledged(repo, 2, Math.min(mib, 12), mode)
         await copyOf(repo)
         await $`mkdir small`
         undo`! mountpoint -q small || umount small`
@@ -50,7 +51,7 @@ await scenario(import.meta, spec, async (run) => {
             if (only && only !== name) continue
             tried++
             step(name)
-            await $`${{ raw: mount }}`
+            await $`${{ raw: systems[system]! }}`
             await $`rm -rf cache damaged tree-full && cp -a copy ${place === 'repository' ? 'small/damaged' : 'damaged'} && mkdir small/cache small/tmp small/target`
             const there = at(repo, `$PWD/${place === 'repository' ? 'small/damaged' : 'damaged'}`)
             await $`sed 's|^cache_dir: .*|cache_dir: ${{ raw: place === 'cache' ? 'small/cache' : 'cache' }}|' config.yaml > full.yaml`

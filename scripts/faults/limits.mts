@@ -1,10 +1,11 @@
 #!/usr/bin/env -S npx tsx
-// Limits: many small files at n, 2n and 4n, one file of 8 GiB, many hard links, few file descriptors, little memory, a repository that is
-// read-only.
-// Passes when all of it is backed up and restored to what it was, processor time and memory grow no faster than the number of files, and
-// what cannot be done is said; the smallest memory that still works is a figure.
+// Limits: many small files at n, 2n and 4n, one file of 8 GiB, a dump of several GiB, many hard links, few file descriptors, little memory, a
+// repository or a cache that is read-only.
+// Passes when all of it is backed up and restored to what it was, processor time, memory and bytes read grow no faster than the number of
+// files, memory not with a dump, and what cannot be done is said; the smallest memory that still works is a figure.
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, note, type Output, read, undo } from '#lib/sh.mts'
+import { bytes } from '#lib/terminal.mts'
 import { standardNeeds, torn } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import {
@@ -33,6 +34,7 @@ const options = {
   ...faultOptions,
   files: { kind: 'number', help: 'the largest number of small files', default: 100_000, min: 400 },
   links: { kind: 'number', help: 'hard links to one file', default: 100_000, min: 2000 },
+  'dump-gib': { kind: 'number', help: 'size of the dump in GiB', default: 2, above: true },
   'large-gib': { kind: 'number', help: 'size of the large file, which is sparse, in GiB', default: 8, min: 1 },
   long: { kind: 'flag', help: 'a million files, and a file of 64 GiB' },
 } as const
@@ -50,7 +52,11 @@ await scenario(import.meta, spec, async (run) => {
     await run.row({ repo, variant: 'many' }, async () => {
       await acknowledged(repo, 1, 1)
       await $`rm -rf source && mkdir source`
-      const costs: Record<string, Output['cost'][]> = { 'first backup': [], 'unchanged backup': [], restore: [] }
+      const costs: Record<string, (Output['cost'] & { bytesRead: number })[]> = {
+        'first backup': [],
+        'unchanged backup': [],
+        restore: [],
+      }
       const all = [files / 4, files / 2, files].map(Math.round)
       for (const [i, n] of all.entries()) {
         if (!chosen(`${n} files`)) continue
@@ -60,22 +66,31 @@ await scenario(import.meta, spec, async (run) => {
         })`seq ${i ? all[i - 1]! + 1 : 1} ${n} | awk '{d = "source/" int($1 / 1000); if (d != last) {system("mkdir -p " d); last = d} f = d "/" $1; print "content of file " $1 > f; close(f)}'`
         await witness('source', 'many')
         await $`rm -rf cache lost tree && mkdir lost tree`
-        const first = await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > many.out`
-        const again = await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > unchanged.out`
+        // The shell's own count of what it and its children have read, once they have ended.
+        const first = await $({
+          limit: '1h',
+        })`bash -c 'vykar --config config.yaml backup -R ${repo} > many.out && cat /proc/$$/io' | sed -n 's/^rchar: //p' > first.read`
+        const again = await $({
+          limit: '1h',
+        })`bash -c 'vykar --config config.yaml backup -R ${repo} > unchanged.out && cat /proc/$$/io' | sed -n 's/^rchar: //p' > again.read`
         await $`sed -n 's/^Snapshot created: //p' many.out > many.id`
         const restored = await $({
           limit: '1h',
-        })`HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<many.id) tree > many.restored`
+        })`bash -c 'HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<many.id) tree > many.restored && cat /proc/$$/io' | sed -n 's/^rchar: //p' > restored.read`
         await $({
           limit: '1h',
         })`(cd tree && sha256sum --check --quiet --strict ../many.sha256) && test "$(find tree -type f -printf x | wc -c)" = ${n}`
-        for (const [what, { cost }] of Object.entries({
-          'first backup': first,
-          'unchanged backup': again,
-          restore: restored,
-        })) {
-          costs[what]!.push(cost)
-          fact(`${n} files, ${what}`, `${cost.seconds.toFixed(1)} s, ${Math.round((cost.peakKiB ?? 0) / 1024)} MiB`)
+        for (const [what, { cost }, file] of [
+          ['first backup', first, 'first.read'],
+          ['unchanged backup', again, 'again.read'],
+          ['restore', restored, 'restored.read'],
+        ] as const) {
+          const bytesRead = Number(read(file))
+          costs[what]!.push({ ...cost, bytesRead })
+          fact(
+            `${n} files, ${what}`,
+            `${cost.seconds.toFixed(1)} s, ${Math.round((cost.peakKiB ?? 0) / 1024)} MiB, ${bytes(bytesRead)} read`,
+          )
         }
         await clearOthers(repo, ['ack-1'])
       }
@@ -85,6 +100,7 @@ await scenario(import.meta, spec, async (run) => {
           const grown = {
             'processor time': (most.cpuSeconds ?? most.seconds) / Math.max(least.cpuSeconds ?? least.seconds, 0.5),
             memory: (most.peakKiB ?? 1) / (least.peakKiB ?? 1),
+            'bytes read': most.bytesRead / least.bytesRead,
           }
           for (const [name, ratio] of Object.entries(grown))
             if (ratio > linear)
@@ -131,6 +147,52 @@ await scenario(import.meta, spec, async (run) => {
             'vykar backup; vykar restore',
           )
         await $`rm -rf source tree`
+      }
+      await conclude(tried.length, tried.length)
+    })
+    tried.length = 0
+
+    await run.row({ repo, variant: 'dump' }, async () => {
+      await acknowledged(repo, 1, 1)
+      if (chosen('large dump')) {
+        const most = run.options['dump-gib']
+        if (!run.dry)
+          needSpace(
+            [{ dir: run.runtime, bytes: most * 2 ** 30 * 1.1 }],
+            'the restored dump',
+            'take a smaller --dump-gib',
+          )
+        await $`mkdir dumped && { sed '/^sources:/,/^[a-z]/{/^sources:/d; /^ /d}' config.yaml; printf 'sources:\n  - label: dump\n    command_dumps:\n      - {name: large, command: "bash dump.sh"}\n'; } > dump.yaml`
+        const peaks: number[] = []
+        for (const gib of [most / 4, most]) {
+          await $`echo ${{ raw: `'head -c ${Math.round(gib * 2 ** 30)} /dev/urandom | tee >(sha256sum > dumped.sum)'` }} > dump.sh`
+          const made = await $({
+            limit: '1h',
+          })`vykar --config dump.yaml backup -R ${repo} > dump.out && sed -n 's/^Snapshot created: //p' dump.out > dump.id`
+          peaks.push(made.cost.peakKiB ?? 1)
+          fact(`dump of ${gib} GiB`, `${made.seconds.toFixed(1)} s, ${Math.round((made.cost.peakKiB ?? 0) / 1024)} MiB`)
+          await $`rm -rf lost tree && mkdir lost tree`
+          await $({
+            limit: '1h',
+          })`HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<dump.id) tree > dump.restored`
+          const same = await $({
+            limit: '1h',
+            expect: [0, 1],
+          })`diff dumped.sum <(sha256sum < tree/vykar-dumps/large) > dump.diff`
+          if (same.code)
+            violated('2: exit 0 means complete', 'large dump', `a dump of ${gib} GiB came back wrong`, 'vykar backup; vykar restore') // biome-ignore format: one line
+        }
+        await check('# memory does not grow with the dump', () => {
+          if (peaks[1]! > 2 * peaks[0]!)
+            violated(
+              'cost is no more than linear',
+              'large dump',
+              `memory grows from ${Math.round(peaks[0]! / 1024)} to ${Math.round(peaks[1]! / 1024)} MiB from a dump of ${most / 4} GiB to one of ${most}`,
+              'vykar backup',
+            )
+        })
+        await $`rm -rf tree`
+        await clearOthers(repo, ['ack-1'])
       }
       await conclude(tried.length, tried.length)
     })
@@ -207,10 +269,13 @@ await scenario(import.meta, spec, async (run) => {
             )
         }
       }
-      if (repo === 'local' && process.getuid?.() === 0 && chosen('read-only')) {
-        await $`mkdir ro && mount --bind "$REPO_LOCAL" ro && mount -o remount,ro,bind ro`
+      for (const [name, mounted] of Object.entries({ 'read-only': '"$REPO_LOCAL"', 'read-only cache': 'cache' })) {
+        if (repo !== 'local' || (process.getuid?.() !== 0 && !run.dry) || !chosen(name)) continue
+        const cache = mounted === 'cache'
+        await $`mkdir -p ro && mount --bind ${{ raw: mounted }} ro && mount -o remount,ro,bind ro`
         undo`! mountpoint -q ro || umount ro`
-        const ro = at(repo, '$PWD/ro')
+        await $`sed 's|^cache_dir: .*|cache_dir: ${{ raw: cache ? 'ro' : 'lost' }}|' config.yaml > ro.yaml`
+        const place = cache ? here : at(repo, '$PWD/ro')
         for (const words of [
           `list -R ${repo}`,
           `check -R ${repo}`,
@@ -220,28 +285,27 @@ await scenario(import.meta, spec, async (run) => {
           await $`rm -rf tree lost && mkdir tree lost`
           const met = await $({
             expect: 'any',
-          })`${ro} HOME=$PWD/lost timeout -k 5 120 vykar --config lost.yaml ${{ raw: words }} > ro.out 2>&1`
+          })`${place} HOME=$PWD/lost timeout -k 5 120 vykar --config ro.yaml ${{ raw: words }} > ro.out 2>&1`
           fact(
-            `read-only repository, ${words.split(' ')[0]}`,
+            `${name}${cache ? '' : ' repository'}, ${words.split(' ')[0]}`,
             `exit ${met.code}${met.code ? `: ${lastOf('ro.out').slice(0, 100)}` : ''}`,
           )
           if (met.code && !words.startsWith('backup'))
             violated(
               '1: acknowledged snapshots restore',
-              'read-only',
-              `${words.split(' ')[0]} exits ${met.code} on a read-only repository: ${lastOf('ro.out')}`,
+              name,
+              `${words.split(' ')[0]} exits ${met.code} with a ${cache ? 'read-only cache' : 'read-only repository'}: ${lastOf('ro.out')}`,
               `vykar ${words.split(' ')[0]}`,
-              'read-only-repository-refused',
+              cache ? '' : 'read-only-repository-refused',
             )
           if (met.code === 124)
-            violated('7: everything ends', 'read-only', `${words.split(' ')[0]} did not end`, `vykar ${words}`)
-          if (met.code === 0 && words.startsWith('backup'))
-            violated(
-              '2: exit 0 means complete',
-              'read-only',
-              'backup exits 0 on a read-only repository',
-              'vykar backup',
-            )
+            violated('7: everything ends', name, `${words.split(' ')[0]} did not end`, `vykar ${words}`)
+          if (met.code === 0 && words.startsWith('backup')) {
+            await $`sed -n 's/^Snapshot created: //p' ro.out > ro.id`
+            await witness('source', 'ro')
+            if (!cache || (await restoredAs(repo, 'ro', here)) !== 'right')
+              violated('2: exit 0 means complete', name, `backup exits 0 with a ${name}`, 'vykar backup')
+          }
         }
         await $`umount ro`
       }

@@ -1,5 +1,5 @@
 #!/usr/bin/env -S npx tsx
-// System calls that fail: strace(1) makes writes, syncs, renames, reads and attribute calls of vykar return EIO, ENOSPC, EPERM or EINTR, once
+// System calls that fail, with encryption and without: strace(1) makes writes, syncs, renames, reads and attribute calls of vykar return EIO, ENOSPC, EPERM or EINTR, once
 // or from a moment on, or takes its time over them, as a slow disk does.
 // Passes when what could not be done is said (an exit code, or the path of what is missing), a slow disk and an interrupted call cost
 // nothing, every acknowledged snapshot is still restored to what it was, and the next backup, check and restore succeed.
@@ -77,9 +77,10 @@ const spec = { needs: [...standardNeeds, 'strace'], repos: ['local'], options: f
 
 await scenario(import.meta, spec, async (run) => {
   const { 'corpus-mib': mib, round: only } = run.options
-  for (const repo of run.repos)
-    await run.row({ repo }, async () => {
-      const ids = await acknowledged(repo, 1, Math.min(mib, 8))
+  const rows = run.repos.flatMap((repo) => (['auto', 'none'] as const).map((mode) => ({ repo, mode })))
+  for (const { repo, mode } of rows)
+    await run.row({ repo, variant: mode === 'none' ? 'unencrypted' : 'encrypted' }, async () => {
+      const ids = await acknowledged(repo, 1, Math.min(mib, 8), mode)
       await $`mkdir source/sub && head -c 6M /dev/urandom > source/sub/extra && ln source/sub/extra source/linked && ln -s extra source/sub/symlink && setfattr -n user.word -v value source/sub/extra && chmod 640 source/sub/extra && touch -d 2001-02-03 source/sub/extra source/sub`
       await witness('source', 'extra')
       await $`vykar --config config.yaml backup -R ${repo} > extra.out && sed -n 's/^Snapshot created: //p' extra.out > extra.id`

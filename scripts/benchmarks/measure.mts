@@ -100,9 +100,19 @@ const snapshotsAfter: Record<Operation, number> = {
   prune: 1,
 }
 
-/** An operation that has done nothing is fast: there are as many snapshots as there must be, and what reads all data has read them. */
-async function didSomething(operation: Operation, { repositoryBytes = 0 }: Sample, count: string | undefined) {
+/**
+ * An operation that has done nothing is fast: there are as many snapshots as there must be, the newest lists what the source holds, and
+ * what reads all data has read them.
+ */
+async function didSomething(
+  operation: Operation,
+  { repositoryBytes = 0 }: Sample,
+  count: string | undefined,
+  listed: [line: string, of: string] | undefined,
+) {
   const n = snapshotsAfter[operation]
+  if (listed && operation.endsWith('backup'))
+    await $`was=$(${{ raw: listed[0] }}); is=$(find source ${{ raw: listed[1] }} -printf x | wc -c); test "$was" = "$is" || { echo "${operation}: the snapshot lists $was, and the source has $is" >&2; exit 1; }`
   if (count)
     await $`test "$(${{ raw: count }})" = ${n} || { echo ${`${operation}: there are not ${n} snapshots`} >&2; exit 1; }`
   const least = operation === 'check data' || operation === 'restore' ? Math.round(repositoryBytes / 3) : 0
@@ -119,7 +129,7 @@ async function didSomething(operation: Operation, { repositoryBytes = 0 }: Sampl
  */
 export async function roundOf(method: Method, tool: string, round: number, place: Place): Promise<Sample[]> {
   const { repo, dry, run } = rowScope()
-  const { env, commands, says, count, remove, restored } = tools[tool]!
+  const { env, commands, says, count, listed, remove, restored } = tools[tool]!
   const { name, backend } = place
   const samples: Sample[] = []
   const lines = commands(place)
@@ -148,7 +158,8 @@ ${{ raw: vykarConfig(place, `REPO_${repo.toUpperCase()}`) }}EOF`
       const sample: Sample = { repo, tool, round, operation, ...figuresOf(record) }
       if (seen) sample.repositoryBytes = Number((await look`du -s --block-size=1 ${seen} | cut -f1`).stdout)
       if (operation === 'restore') await compared(tool, restored(place))
-      await didSomething(operation, sample, count && `${set}${count(place)}`)
+      const [line, of] = listed?.(place) ?? []
+      await didSomething(operation, sample, count && `${set}${count(place)}`, line && of ? [set + line, of] : undefined)
       samples.push(sample)
     }
     await $({ limit: method.limit })`${{ raw: `(${set}${says(place)})` }} > ${tool}.says`

@@ -53,6 +53,8 @@ export interface Tool {
   says: (place: Place) => string
   /** Prints how many snapshots there are, where the tool has been tried with it. */
   count?: (place: Place) => string
+  /** Bash that prints how many entries the newest snapshot lists, and what find(1) is told to count of the source. */
+  listed?: (place: Place) => [line: string, of: string]
   /** Removes a repository from a server, where the tool has a command for that. */
   remove?: (place: Place) => string
   /** Where the source's content is after a restore into `<name>/restored`. */
@@ -108,6 +110,11 @@ const vykar: Tool = {
   says: ({ program, name }) => `${program} --config ${name}/vykar.yaml info -R bench`,
   count: ({ program, name }) =>
     `${program} --config ${name}/vykar.yaml list -R bench | { grep -cE '^ *[0-9a-f]{8} ' || true; }`,
+  // Empty files are none to it.
+  listed: ({ program, name }) => [
+    `${program} --config ${name}/vykar.yaml list -R bench --last 1 | grep -E '^ *[0-9a-f]{8} ' | awk '{print $(NF - 4)}'`,
+    '-type f -size +0',
+  ],
   remove: ({ program, name }) => `${program} --config ${name}/vykar.yaml delete -R bench --yes-delete-this-repo`,
   restored: into,
 }
@@ -155,6 +162,7 @@ const restic: Tool = {
   },
   says: (place) => `${resticWords(place)} stats --mode raw-data`,
   count: (place) => `${resticWords(place)} snapshots --json | grep -o '"short_id"' | wc -l`,
+  listed: (place) => [`${resticWords(place)} ls latest --json | grep -c '"type":"file"'`, '-type f'],
   restored: (place) => `${into(place)}${source}`,
 }
 function resticWords({ program, backend: { sftp } }: Place): string {
@@ -230,6 +238,10 @@ const borg: Tool = {
   },
   says: ({ program }) => `${program} info`,
   count: ({ program }) => `${program} list --short | wc -l`,
+  listed: ({ program }) => [
+    `${program} list "::$(${program} list --short --last 1)" --format '{mode}{NL}' | wc -l`,
+    '! -type s',
+  ],
   restored: (place) => `${into(place)}${source}`,
 }
 

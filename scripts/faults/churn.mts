@@ -4,8 +4,10 @@
 // Passes when each file in the snapshot is one that the source held at some moment (old, new, or named as left out with exit 3), nothing
 // outside of the source has been read, the rest is complete, and every acknowledged snapshot is still restored to what it was.
 import { background } from '#lib/background.mts'
+import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, note, type Output, read, step, undo } from '#lib/sh.mts'
+import { Skipped } from '#lib/verdict.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import {
@@ -56,7 +58,7 @@ with open(sys.argv[1], 'r+b') as file, mmap.mmap(file.fileno(), 0) as pages:
 
 const spec = {
   needs: [...standardNeeds, 'python3'],
-  wants: serverWants,
+  wants: [...serverWants, 'strace'],
   repos: ['local'],
   options: faultOptions,
 } as const
@@ -223,6 +225,49 @@ await scenario(import.meta, spec, async (run) => {
       await conclude(tried, tried)
     })
 
+    await run.row({ repo, variant: 'swapped' }, async () => {
+      if (!run.dry && !which('strace')) throw new Skipped('strace is missing: apt-get install -y strace')
+      const ids = await acknowledged(repo, 1, 1)
+      const { chosen, tried } = roundsOf(only)
+      let fired = 0
+      // strace stops vykar once it has seen what the path is, and has not opened it yet: whoever may write in the source has that moment, too.
+      for (const [what, path, to] of [
+        ['directory', 'dir', 'outside'],
+        ['file', 'plain', 'outside/secret'],
+      ] as const) {
+        const name = `a ${what} that becomes a symlink before it is opened`
+        if (!chosen(name)) continue
+        await $`rm -rf swap outside away calls cache && mkdir -p swap/dir outside && echo inside > swap/dir/file && echo plain > swap/plain && echo 'not to be read' > outside/secret && sed 's|path: source|path: swap|; s|label: faults|label: swap|' config.yaml > swap.yaml`
+        const going = await background(
+          'swapped',
+        )`strace -f -qq -o calls -P "$PWD"/swap/${path} -e trace=llistxattr,lgetxattr -e inject=llistxattr:signal=SIGSTOP:when=1 vykar --config swap.yaml backup -R ${repo}`
+        await $({
+          limit: '60s',
+        })`until pid=$(pgrep -P $(<swapped.pid)) && grep -q '^State:.[tT]' /proc/$pid/status && test -s calls || ! kill -0 $(<swapped.pid) 2> /dev/null; do sleep 0.05; done; echo $pid > traced.pid`
+        const stopped = going.running()
+        await $`mv swap/${path} away && ln -s "$PWD"/${to} swap/${path}; kill -CONT $(<traced.pid) 2> /dev/null || true`
+        const met = await going.done([0, 3])
+        if (stopped) fired++
+        await $`rm -rf tree lost && mkdir tree lost && sed -n 's/^Snapshot created: //p' swapped.out > swapped.id && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<swapped.id) tree > restored.out 2>&1; grep -rl 'not to be read' tree > leaked || true`
+        fact(
+          name,
+          `exit ${met.code}, ${read('leaked') ? 'what the symlink names was read' : 'nothing outside was read'}`,
+        )
+        if (read('leaked'))
+          violated(
+            'nothing outside of the source is read',
+            name,
+            `exit ${met.code}, and ${read('leaked')} is a file from outside of the source`,
+            'vykar backup; vykar restore',
+            what === 'directory' ? 'swapped-directory-followed' : '',
+          )
+      }
+      await $`rm -rf swap outside away`
+      await clearOthers(repo, ids)
+      await afterwards(repo, ids, 'all', undefined, here)
+      await conclude(fired, tried.length)
+    })
+
     const coarse = 'two writes within one tick of the clock'
     await run.row({ repo, variant: 'coarse' }, async () => {
       needRoot(run, 'mounting a file system that keeps whole seconds')
@@ -259,10 +304,10 @@ await scenario(import.meta, spec, async (run) => {
 
 /** What the restored tree holds of the file that was changed, and of what was not. */
 function judge(what: string, name: string, { code }: Output): void {
-  const broken = (seen: string) =>
-    violated('2: what is there is one that there was', name, seen, 'vykar backup; vykar restore')
+  const broken = (seen: string, finding = '') =>
+    violated('2: what is there is one that there was', name, seen, 'vykar backup; vykar restore', finding)
   if (read('calm.diff')) broken(`files that nobody touched are wrong: ${read('calm.diff').split('\n')[0]}`)
-  if (read('leaked')) broken(`a file outside of the source was read: ${read('leaked')}`)
+  if (read('leaked')) broken(`a file outside of the source was read: ${read('leaked')}`, 'swapped-directory-followed')
   const files = new Map(read('letters').split('\n').filter(Boolean).map((line) => [line.split(' ')[0]!, line.split(' ')])) // biome-ignore format: one line
   const size = 24 * 2 ** 20
   for (const file of ['appended', 'truncated', 'renamed', 'replaced', 'deleted', 'mapped']) {

@@ -1,14 +1,16 @@
 #!/usr/bin/env -S npx tsx
-// Targets of a restore: a directory that is not empty, planted symlinks, a path too long for the target, a user who may not set owners, a
+// Targets of a restore: a directory that is not empty, planted symlinks, a directory that becomes one, a path too long for the target, a user who may not set owners, a
 // file system that holds no owners, links or modes, and a directory that cannot be written.
 // Passes when what cannot be restored is said with an exit code, everything else is there, and nothing outside of the target is written.
+import { background } from '#lib/background.mts'
+import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
-import { $, fact, read, step, undo } from '#lib/sh.mts'
+import { $, fact, note, read, step, undo } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { acknowledged, allThere, at, conclude, faultOptions, lastOf, violated } from '#scripts/faults/common.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 
-const spec = { needs: standardNeeds, repos: ['local'], options: faultOptions } as const
+const spec = { needs: standardNeeds, wants: ['strace'], repos: ['local'], options: faultOptions } as const
 
 await scenario(import.meta, spec, async (run) => {
   needRoot(run, 'mounting a small file system, and restoring as another user')
@@ -57,6 +59,35 @@ await scenario(import.meta, spec, async (run) => {
           `restore (exit ${planted}) wrote through a symlink: ${read('outside')}`,
           'vykar restore',
         )
+
+      step('a directory that becomes a symlink')
+      // Whoever owns the target can do so at any time; strace stops vykar at the moment at which it has put the directory there.
+      if (run.dry || which('strace')) {
+        tried++
+        await $`mkdir swapped private away && chmod 700 private && mkdir -p one/dir && echo inside > one/dir/inside && chown 12345:54321 one/dir && chmod 777 one/dir && sed 's|path: source|path: one|; s|label: faults|label: one|' config.yaml > one.yaml && vykar --config one.yaml backup -R ${repo} > one.out && sed -n 's/^Snapshot created: //p' one.out > one.id`
+        const going = await background(
+          'swap',
+        )`strace -f -qq -o calls -e trace=rename -e inject=rename:signal=SIGSTOP:when=1 vykar --config config.yaml restore -R ${repo} $(<one.id) swapped`
+        await $({
+          limit: '60s',
+        })`until pid=$(pgrep -P $(<swap.pid)) && grep -q '^State:.[tT]' /proc/$pid/status && test -s calls || ! kill -0 $(<swap.pid) 2> /dev/null; do sleep 0.05; done; echo $pid > traced.pid`
+        const stopped = going.running()
+        await $`mv swapped/dir away/ && ln -s "$PWD"/private swapped/dir; kill -CONT $(<traced.pid) 2> /dev/null || true`
+        const met = await going.done([0, 1])
+        await $`stat -c '%a %u' private > private.is`
+        fact(
+          'a directory that becomes a symlink',
+          `exit ${met.code}${stopped ? '' : ', had ended'}; outside: ${read('private.is')}`,
+        )
+        if (stopped && read('private.is') !== '700 0')
+          violated(
+            'nothing outside of the target is written',
+            'a directory that becomes a symlink',
+            `restore (exit ${met.code}) gave a directory outside of its target mode and owner ${read('private.is')}`,
+            'vykar restore',
+            'swapped-target-followed',
+          )
+      } else note('a directory that becomes a symlink was not tried: strace is missing')
 
       step('target is a symlink')
       await $`mkdir -p real && ln -s real through`

@@ -240,6 +240,7 @@ describe('benchmarks', { skip }, () => {
 
   for (const [lie, reason] of [
     ['prune-nothing', /vykar prune: .*there are not 1 snapshots/],
+    ['unchanged-empty', /vykar unchanged backup: .*the snapshot lists 0, and the source has \d+/],
     ['verify-unread', /vykar check data: .*has read \d+ bytes of a repository of \d+/],
     ['restore-mode', /vykar restore: .*mode 0644 became 0646/],
   ] as const)

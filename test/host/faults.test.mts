@@ -51,7 +51,6 @@ describe('faults', { skip, concurrency: 2 }, () => {
     ['syscalls', '--round', 'restore utimensat:error=EPERM:when=2+'],
     ['dialects', '--repo', 's3', '--round', 'LIST in pages of two'],
     ['dialects', '--repo', 'sftp', '--round', 'MaxSessions 1'],
-    ['targets'],
     ['network', '--repo', 'rest', '--round', 'backup: pack stored, answer lost'],
     ['network', '--repo', 'sftp', '--round', 'restore: reset once'],
     ['server', '--repo', 'rest', '--round', 'disk of the server full'],
@@ -61,7 +60,8 @@ describe('faults', { skip, concurrency: 2 }, () => {
     ['hooks'],
     ['churn', '--rounds', '1', '--round', 'replaced 0'],
     ['clock', '--snapshots', '12', '--round', 'keep_weekly 5'],
-    ['limits', '--files', '2000', '--links', '2000'],
+    ['limits', '--files', '2000', '--links', '2000', '--large-gib', '1', '--dump-gib', '0.4'],
+    ['corruption', '--round', 'session journal bit 0'],
     ['versions', '--repo', 'local', '--baseline', real!],
   ] as const)
     test(`${[family, ...options].join(' ')} passes`, async () => {
@@ -84,6 +84,8 @@ describe('faults', { skip, concurrency: 2 }, () => {
     ['damaged-snapshot-unseen', 'corruption', '--round', 'snapshot cut 0'],
     ['maintenance-reads-index-unlocked', 'concurrency', '--round', 'compact that is late to lock'],
     ['same-hostname-taken-for-dead', 'concurrency', '--round', 'live session of a machine of this name'],
+    ['swapped-directory-followed', 'churn', '--round', 'a directory that becomes a symlink before it is opened'],
+    ['swapped-target-followed', 'targets'],
     ['coarse-times-hide-change', 'churn', '--round', 'two writes within one tick of the clock'],
     ['repair-deletes-on-read-error', 'network', '--repo', 'rest', '--round', 'repair: 503 for every pack'],
   ] as const)

@@ -1,6 +1,6 @@
 #!/usr/bin/env -S npx tsx
 // Shapes of sources that backup tools get wrong, each in a row of its own: a file of more than 4 GiB, names that are not UTF-8, two
-// sources, several paths with equal names, a single file, a symlink to a file, a trailing slash, a file that grows while it is read,
+// sources, files where dumps are put, several paths with equal names, a single file, a symlink to a file, a trailing slash, a file that grows while it is read,
 // and the same tree with one thread and many, with a warm, a cold and a moved file cache.
 // Passes when each is restored, with an empty cache, to what it was; what must be left out is left out with exit 3, and nothing else is;
 // and an unchanged tree is not read again because its label, the order of its paths or its neighbours have changed.
@@ -20,6 +20,7 @@ const shapes = [
   'large-file',
   'not-utf8',
   'sources',
+  'dump-names',
   'paths',
   'single',
   'growing',
@@ -41,6 +42,7 @@ await scenario(import.meta, spec, async (run) => {
     'large-file': (repo) => largeFile(repo, mib),
     'not-utf8': notUtf8,
     sources: twoSources,
+    'dump-names': dumpNames,
     paths: equalNames,
     single,
     growing,
@@ -108,7 +110,7 @@ sources:
   await restore(repo, 'odd')
   // What is restored is right, and complete but for what was announced.
   await $({ expect: [0, 1] })`diff -qr --no-dereference source restored-odd > odd.diff`
-  await $`cmp source/plain restored-odd/plain`
+  await $`cmp source/plain restored-odd/plain && (cd source && find . -type f -size +0 | LC_ALL=C sort) > odd.was && (cd restored-odd && find . -type f -size +0 | LC_ALL=C sort) > odd.is && LC_ALL=C comm -23 odd.was odd.is > odd.missing`
   await check(`! grep -q '^Files ' odd.diff && ! grep -q 'Only in restored' odd.diff`, () => {
     const lines = read('odd.diff').split('\n').filter(Boolean)
     const wrong = lines.find((line) => !line.startsWith('Only in source'))
@@ -116,6 +118,10 @@ sources:
     if (lines.length && code.code === 0)
       throw new Mismatch(`exit 0, but ${lines.length} entries are missing: ${lines[0]}`)
     if (!lines.length && code.code === 3) throw new Mismatch('exit 3, but nothing is missing')
+    // Files with content that are missing are named each; how a name is written that is no UTF-8 is vykar's own affair.
+    for (const name of ['odd-', 'inside'])
+      if (read('odd.missing').includes(name) && !new RegExp(`source/[^']*${name}`).test(read('odd.err')))
+        throw new Mismatch(`exit ${code.code}, but ${name} is missing and not named`)
     const said = lines.length ? `${lines.length} entries whose names are not UTF-8 are left out, exit 3` : undefined
     finding('names-not-utf8-skipped', said)
     fact('left out', lines.length)
@@ -161,6 +167,38 @@ sources:
   await sameTree('one', 'restored-one')
   await sameTree('two', 'restored-two')
   await $`echo 'dump a' | cmp - restored-dumped/vykar-dumps/a.dump && echo 'dump b' | cmp - restored-dumped/vykar-dumps/b.dump`
+}
+
+/** Files of the source's own where a dump is put in the snapshot: without dumps they are files as others; beside a dump none may vanish. */
+async function dumpNames(repo: string): Promise<void> {
+  step('source')
+  await $`mkdir -p source/vykar-dumps && echo mine > source/vykar-dumps/a.dump && echo too > source/vykar-dumps/other && echo plain > source/plain`
+  await config`
+sources:
+  - path: source
+    label: named
+`
+  await fresh(repo)
+  step('without dumps')
+  await backup(repo, 'alone')
+  await restore(repo, 'alone')
+  await sameTree('source', 'restored-alone')
+  step('beside a dump')
+  await $`sed 's/^\( *\)label: named/&\n\1command_dumps: [{name: a.dump, command: echo dumped}]/' config.yaml > dumped.yaml`
+  const met = await $({
+    limit: '1h',
+    expect: [0, 3],
+  })`vykar --config dumped.yaml backup -R ${repo} > dumped.out 2> dumped.err`
+  await $`sed -n 's/^Snapshot created: //p' dumped.out > dumped.id`
+  await restore(repo, 'dumped')
+  await $`echo dumped | cmp - restored-dumped/vykar-dumps/a.dump && cmp source/plain restored-dumped/plain`
+  await $`cat restored-dumped/vykar-dumps/other > other.is || true`
+  await check('# exit 0: what is no dump is there, too; exit 3: it is named', () => {
+    const there = read('other.is') === 'too'
+    const named = met.code === 3 && read('dumped.err').includes('vykar-dumps/other')
+    const seen = 'a file below vykar-dumps/ of a source that has command_dumps is not in the snapshot, and backup'
+    finding('dumps-hide-directory', there || named ? undefined : `${seen} exits ${met.code}`)
+  })
 }
 
 /** Several paths in one source, two of which end in the same name, in another order the next time. */

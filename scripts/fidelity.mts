@@ -25,7 +25,7 @@ const options = {
   tools: { kind: 'list', help: 'tools to compare; default those installed', choices: names },
   'corpus-mib': { kind: 'number', help: 'plain files beside the awkward ones, in MiB', default: 5, above: true },
 } as const
-const needs = [...standardNeeds, 'setfattr', 'getfattr', 'setfacl', 'setcap'] as const
+const needs = [...standardNeeds, 'getfattr'] as const
 
 await scenario(import.meta, { needs, repos: ['local'], options }, async (run) => {
   needRoot(run, 'giving owners, devices and capabilities')

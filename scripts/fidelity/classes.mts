@@ -56,7 +56,7 @@ const odd = [
 /** All classes, in the order of the table. */
 export const classes: Class[] = [
   { name: 'content of files', shows: content("! -name 'latin-*'") },
-  { name: 'names and types', shows: found("! -name 'latin-*' ! -type p ! -type s ! -type c", '%y') },
+  { name: 'names and types', shows: found("! -name 'latin-*' ! -type p ! -type s ! -type c ! -type b", '%y') },
   { name: 'empty files', shows: found('-type f -empty', '%s') },
   { name: 'empty directories', shows: found("-type d -empty -name '*empty*'", '%y') },
   { name: 'dot files and directories', shows: found("-path '*/.*'", '%y') },
@@ -79,8 +79,10 @@ export const classes: Class[] = [
     shows: xattr("-name 'xattr-name*'", '^user\\.'),
     known: ['xattr-name-not-utf8', 'lost, said'],
   },
+  { name: 'xattr of the largest size', shows: xattr('-name xattr-largest', '^user\\.largest') },
   { name: 'xattr trusted.*', shows: xattr('-type f', '^trusted\\.'), optional: true },
   { name: 'xattr of a symlink', shows: xattr('-type l', '^trusted\\.'), optional: true },
+  { name: 'xattr security.*', shows: xattr("-name 'xattr-security'", '^security\\.vykar'), optional: true },
   { name: 'capabilities', shows: xattr('-type f', '^security\\.capability'), optional: true },
   { name: 'targets of symlinks', shows: found('-type l', '%l') },
   {
@@ -94,7 +96,7 @@ export const classes: Class[] = [
   },
   { name: 'FIFO', shows: found('-type p', '%m'), known: ['special-files', 'refused'] },
   { name: 'socket', shows: found('-type s', '%m'), known: ['special-files', 'refused'] },
-  { name: 'device', shows: found('-type c', '%m'), known: ['special-files', 'refused'], optional: true },
+  { name: 'device', shows: found('-type c -o -type b', '%y %m'), known: ['special-files', 'refused'], optional: true },
   {
     name: 'holes',
     shows: `find . -type f -size +1M -printf '%p\\t%s\\t%b\\n' | awk -F'\\t' '$2 > 2 * $3 * 512 {print $1 "\\tsparse"}'`,

@@ -66,7 +66,9 @@ export async function mayDelete(list: string, objects?: string): Promise<void> {
     try {
       foreign = parseList(text).find((snapshot) => snapshot.host !== suiteHost)
     } catch {
-      if (!(files && isOurRepository(run.runtime, files))) refuse(`it cannot be read (${lastLine(text)})`)
+      // On a server of the run's own there is nobody else's: what is left there is of a row that was kept.
+      const ours = run.endpoint(repo).managed || (files && isOurRepository(run.runtime, files))
+      if (!ours) refuse(`it cannot be read (${lastLine(text)})`)
     }
     if (foreign) refuse(`snapshot ${foreign.id} is of host ${foreign.host}, not of this suite`)
   })

@@ -22,6 +22,7 @@ import {
   lastOf,
   restoredAs,
   violated,
+  within,
   witness,
 } from '#scripts/faults/common.mts'
 import { kept, type Rules } from '#scripts/faults/retention.mts'
@@ -84,7 +85,7 @@ await scenario(import.meta, spec, async (run) => {
         const met = await $({
           limit: '5m',
           expect: 'any',
-        })`date +%s > met.begun; faketime -f ${offset} timeout -k 5 120 vykar --config config.yaml backup -R ${repo} > met.out 2>&1`
+        })`date +%s > met.begun; faketime -f ${offset} timeout -k 5 ${within(120)} vykar --config config.yaml backup -R ${repo} > met.out 2>&1`
         await $`sed -n 's/^Snapshot created: //p' met.out > faked.id; test ! -s faked.id || vykar --config config.yaml snapshot info -R ${repo} $(<faked.id) > info.out`
         await check('# it was made at that time', () => {
           const shown = read('faked.id') ? timeOf('Start') : Number.NaN
@@ -106,7 +107,7 @@ await scenario(import.meta, spec, async (run) => {
         // Maintenance by the client that is off, and by one that is not.
         const pruned = await $({
           expect: 'any',
-        })`faketime -f ${offset} timeout -k 5 120 vykar --config config.yaml compact -R ${repo} > compact.out 2>&1`
+        })`faketime -f ${offset} timeout -k 5 ${within(120)} vykar --config config.yaml compact -R ${repo} > compact.out 2>&1`
         if (pruned.code) violated('a clock that is off costs nothing', name, `compact exits ${pruned.code}: ${lastOf('compact.out')}`, `faketime -f ${offset} vykar compact`) // biome-ignore format: one line
         await afterwards(repo, ids, name, undefined, here, [...ids, 'faked'])
         await clearOthers(repo, ids)
@@ -128,7 +129,7 @@ await scenario(import.meta, spec, async (run) => {
         await $`echo +0 > clock && find / -xdev -name 'libfaketime.so.1' -print -quit 2> /dev/null > faketime.path`
         const task = await background(
           'jump',
-        )`env LD_PRELOAD=$(<faketime.path) FAKETIME_TIMESTAMP_FILE=$PWD/clock FAKETIME_NO_CACHE=1 timeout -k 5 120 vykar --config jump.yaml backup -R ${repo}`
+        )`env LD_PRELOAD=$(<faketime.path) FAKETIME_TIMESTAMP_FILE=$PWD/clock FAKETIME_NO_CACHE=1 timeout -k 5 ${within(120)} vykar --config jump.yaml backup -R ${repo}`
         await $({
           limit: '60s',
         })`until test -s started || ! kill -0 $(<jump.pid) 2> /dev/null; do sleep 0.01; done; echo ${jump} > clock; touch stop`

@@ -21,6 +21,7 @@ import {
   lastOf,
   roundsOf,
   violated,
+  within,
   witness,
 } from '#scripts/faults/common.mts'
 import { servers } from '#scripts/servers.mts'
@@ -47,7 +48,7 @@ await scenario(import.meta, spec, async (run) => {
       $({
         limit: '5m',
         expect: 'any',
-      })`date +%s%N > met.begun; rc=0; timeout -k 5 120 vykar --config ${client} ${{ raw: words }} > met.out 2>&1 || rc=$?; date +%s%N > met.ended; exit $rc`
+      })`date +%s%N > met.begun; rc=0; timeout -k 5 ${within(120)} vykar --config ${client} ${{ raw: words }} > met.out 2>&1 || rc=$?; date +%s%N > met.ended; exit $rc`
     /** Commands that need the repository for themselves, and those that do not. */
     const excluded = { prune: `prune -R ${repo}`, compact: `compact -R ${repo}`, 'snapshot delete': `snapshot delete -R ${repo} $(<extra.id)`, 'check --repair': `check --repair --yes -R ${repo}` } // biome-ignore format: one line
     const shared = { list: `list -R ${repo}`, check: `check -R ${repo}`, restore: `restore -R ${repo} $(<ack-1.id) tree`, backup: `backup -R ${repo}` } // biome-ignore format: one line
@@ -110,6 +111,15 @@ await scenario(import.meta, spec, async (run) => {
               `vykar ${name}`,
             )
         })
+        // What was restored meanwhile, and by the one that was held, is right.
+        const trees = [...(met.code === 0 && words.startsWith('restore') ? [['tree', 'ack-1']] : []), ...(ended.code === 0 && long.startsWith('restore') ? [['slow-tree', 'ack-2']] : [])] // biome-ignore format: one line
+        for (const [tree, id] of trees) {
+          const same = await $({
+            expect: 'any',
+          })`(cd ${tree!} && sha256sum --check --quiet --strict ../${id!}.sha256 > ../wrong.out 2>&1) && test "$(find ${tree!} -type f -printf x | wc -c)" = "$(wc -l < ${id!}.sha256)"`
+          if (same.code)
+            violated('3: exit 0 means right', what, `restore exits 0 with wrong data: ${lastOf('wrong.out')}`, 'vykar restore') // biome-ignore format: one line
+        }
         await contents('slow-is', 'slow')
         const there = ended.code === 0 && long.startsWith('backup') ? ['ack-1', 'ack-2', 'slow'] : ['ack-1', 'ack-2']
         await afterwards(repo, there, what, undefined, here, ['ack-1', 'ack-2', 'extra', 'slow'])
@@ -161,9 +171,12 @@ await scenario(import.meta, spec, async (run) => {
         await $`${{ raw: extra(repo) }} && vykar --config config.yaml snapshot delete -R ${repo} $(<extra.id)`
         await $({
           limit: '5m',
-        })`pids=; for n in 1 2 3 4; do (rc=0; vykar --config config.yaml compact -R ${repo} --threshold 0 > compact-$n.out 2>&1 || rc=$?; echo $rc > compact-$n.rc) & pids="$pids $!"; done; wait $pids`
+        })`pids=; for n in 1 2 3 4; do (date +%s%N > compact-$n.begun; rc=0; vykar --config config.yaml compact -R ${repo} --threshold 0 > compact-$n.out 2>&1 || rc=$?; echo $rc > compact-$n.rc; date +%s%N > compact-$n.ended) & pids="$pids $!"; done; wait $pids`
         await $`cat compact-?.rc | sort | uniq -c | tr -s ' ' > codes`
-        fired++
+        await $`test "$(sort -n compact-?.begun | tail -n 1)" -lt "$(sort -n compact-?.ended | head -n 1)" && echo yes > at.once || echo no > at.once`
+        if (read('at.once') === 'yes') fired++
+        if (!run.dry && ![1, 2, 3, 4].some((n) => read(`compact-${n}.rc`) === '0'))
+          violated('what excludes lets one in', 'four compacts at once', 'none of four compacts was let in', 'vykar compact') // biome-ignore format: one line
         fact('four compacts at once', `exit codes (count, code): ${read('codes').split('\n').map((line) => line.trim()).join(', ')}`) // biome-ignore format: one line
         await $`grep -L 'locked by\|active session\|Compaction complete' compact-?.out > odd || true`
         if (read('odd'))
@@ -237,6 +250,10 @@ await scenario(import.meta, spec, async (run) => {
                 ? 'same-hostname-taken-for-dead'
                 : '',
           )
+        if (right === 'refused' && met.code && !/active session|locked by/.test(read('met.out')))
+          violated('what excludes is said', name, `compact: ${lastOf('met.out')}`, 'vykar compact')
+        if (right === 'refused' && met.code && !read('still.list'))
+          violated('mutual exclusion', name, 'compact was refused, and took the lock or the session away', 'vykar compact') // biome-ignore format: one line
         if (right === 'work' && met.code)
           violated(
             'whatever is stale is cleared',
@@ -356,13 +373,15 @@ await scenario(import.meta, spec, async (run) => {
         const reclaimed = await vykar(`compact -R ${repo} --threshold 0`, 'meanwhile.yaml')
         await $`kill -CONT $(<going.pid) 2> /dev/null || true`
         const ended = await going.done([0, 1])
-        if (working) fired++
+        if (working && reclaimed.code === 0) fired++
         fact(
           name,
           `${working ? '' : 'had ended; '}backup meanwhile: exit ${made.code}, compact meanwhile: exit ${reclaimed.code}${reclaimed.code ? ` (${lastOf('met.out').slice(0, 60)})` : ''}; it goes on: exit ${ended.code}${ended.code ? ` (${lastOf('going.out').slice(0, 80)})` : ''}`,
         )
         if (made.code)
           violated('whatever is stale is cleared', name, `a backup meanwhile exits ${made.code}`, 'vykar backup')
+        if (reclaimed.code)
+          violated('whatever is stale is cleared', name, `compact meanwhile exits ${reclaimed.code}`, 'vykar compact')
         const there = [...ids]
         await witness('meanwhile', 'meanwhile')
         if (made.code === 0) there.push('meanwhile')

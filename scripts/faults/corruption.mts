@@ -20,6 +20,7 @@ import {
   lastOf,
   restoredAs,
   violated,
+  within,
   witness,
 } from '#scripts/faults/common.mts'
 
@@ -160,7 +161,7 @@ await scenario(import.meta, spec, async (run) => {
             const next = await $({
               limit: '5m',
               expect: 'any',
-            })`${there} timeout -k 5 60 vykar --config with.yaml backup -R ${repo} > next.out 2>&1`
+            })`${there} timeout -k 5 ${within(60)} vykar --config with.yaml backup -R ${repo} > next.out 2>&1`
             const seen = said.get(object) ?? { check: 0, verify: 0, restore: 0, 'restore --verify': 0, next: 0, of: 0 }
             said.set(object, {
               check: seen.check + Number(results.check !== 0),

@@ -87,7 +87,7 @@ await scenario(import.meta, spec, async (run) => {
           await copyOf(repo)
           const there = at(repo, '$PWD/damaged')
           const rounds = asked || usual[mode]
-          let [fired, tried, whole] = [0, 0, 0.4]
+          let [fired, tried, whole] = [0, 0, 0]
           const seen: Partial<Record<keyof typeof states, number>> = {}
           for (let n = 0; n < rounds; n++) {
             const name = `${command} ${n}`
@@ -98,6 +98,15 @@ await scenario(import.meta, spec, async (run) => {
             if (before === 'DELETE')
               await $`${there} vykar --config killed.yaml snapshot delete -R ${repo} $(<extra.id)`
             else await $`${{ raw: before }}`
+            // How long it takes when nobody kills it: the first time it is let go.
+            if (!whole && !run.dry) {
+              await $`rm -rf timed && cp -a damaged timed && sed 's|^cache_dir: .*|cache_dir: timed-cache|' killed.yaml > timed.yaml`
+              const timed = await $({
+                limit: '5m',
+              })`${at(repo, '$PWD/timed')} vykar --config timed.yaml ${{ raw: line.replace(/^(snapshot delete|\S+)/, `$1 -R ${repo}`) }} > timed.out 2>&1`
+              whole = timed.seconds
+              await $`rm -rf timed timed-cache killed-tree && mkdir killed-tree`
+            }
             const moment = whole * (0.05 + 0.9 * seeded(`crash ${seed} ${name}`)())
             const words = line.replace(/^(snapshot delete|\S+)/, `$1 -R ${repo}`)
             // Every other round waits for a state that shows, and not for a moment.

@@ -17,6 +17,7 @@ import {
   faultOptions,
   judge,
   roundsOf,
+  within,
 } from '#scripts/faults/common.mts'
 import { addressOf, freePort, parseS3 } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
@@ -52,30 +53,34 @@ await scenario(import.meta, spec, async (run) => {
         await $`head -c 9M /dev/urandom > source/fresh`
         works(
           'backup',
-          await $(limit)`${there} timeout -k 5 240 vykar --config config.yaml backup -R ${repo} > met.out 2>&1`,
+          await $(
+            limit,
+          )`${there} timeout -k 5 ${within(240)} vykar --config config.yaml backup -R ${repo} > met.out 2>&1`,
         )
         await $`sed -n 's/^Snapshot created: //p' met.out > gone.id`
         works(
           'list',
-          await $(limit)`${there} timeout -k 5 240 vykar --config config.yaml list -R ${repo} > met.out 2>&1`,
+          await $(
+            limit,
+          )`${there} timeout -k 5 ${within(240)} vykar --config config.yaml list -R ${repo} > met.out 2>&1`,
         )
         works(
           'check',
           await $(
             limit,
-          )`${there} timeout -k 5 240 vykar --config config.yaml check -R ${repo} --verify-data > met.out 2>&1`,
+          )`${there} timeout -k 5 ${within(240)} vykar --config config.yaml check -R ${repo} --verify-data > met.out 2>&1`,
         )
         works(
           'snapshot delete',
           await $(
             limit,
-          )`${there} timeout -k 5 240 vykar --config config.yaml snapshot delete -R ${repo} $(<gone.id) > met.out 2>&1`,
+          )`${there} timeout -k 5 ${within(240)} vykar --config config.yaml snapshot delete -R ${repo} $(<gone.id) > met.out 2>&1`,
         )
         works(
           'compact',
           await $(
             limit,
-          )`${there} timeout -k 5 240 vykar --config config.yaml compact -R ${repo} --threshold 0 > met.out 2>&1`,
+          )`${there} timeout -k 5 ${within(240)} vykar --config config.yaml compact -R ${repo} --threshold 0 > met.out 2>&1`,
         )
         await afterwards(repo, ids, name, undefined, there)
       }

@@ -18,6 +18,7 @@ import {
   restoredAs,
   roundsOf,
   violated,
+  within,
   witness,
 } from '#scripts/faults/common.mts'
 import { parseList } from '#scripts/printed.mts'
@@ -62,7 +63,7 @@ sources:
       const met = await $({
         limit: '20m',
         expect: 'any',
-      })`timeout -k 5 ${limit} vykar --config case.yaml ${{ raw: words }} > met.out 2>&1`
+      })`timeout -k 5 ${within(limit)} vykar --config case.yaml ${{ raw: words }} > met.out 2>&1`
       if (met.code === 124 || met.code === 137)
         violated('7: everything ends', tried.at(-1)!, `did not end within ${limit} s`, `vykar ${words}`)
       return met

@@ -4,8 +4,9 @@
 // Passes when all of it is backed up and restored to what it was, processor time, memory and bytes read grow no faster than the number of
 // files, memory not with a dump, and what cannot be done is said; the smallest memory that still works is a figure.
 import { scenario } from '#lib/scenario.mts'
-import { $, check, fact, note, type Output, read, undo } from '#lib/sh.mts'
+import { $, check, fact, type Output, read, undo } from '#lib/sh.mts'
 import { bytes } from '#lib/terminal.mts'
+import { Blocked } from '#lib/verdict.mts'
 import { standardNeeds, torn } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import {
@@ -19,6 +20,7 @@ import {
   restoredAs,
   roundsOf,
   violated,
+  within,
   witness,
 } from '#scripts/faults/common.mts'
 import { memoryCgroup } from '#scripts/memory.mts'
@@ -272,8 +274,9 @@ await scenario(import.meta, spec, async (run) => {
       for (const [name, mounted] of Object.entries({ 'read-only': '"$REPO_LOCAL"', 'read-only cache': 'cache' })) {
         if (repo !== 'local' || (process.getuid?.() !== 0 && !run.dry) || !chosen(name)) continue
         const cache = mounted === 'cache'
-        await $`mkdir -p ro && mount --bind ${{ raw: mounted }} ro && mount -o remount,ro,bind ro`
+        await $`mkdir -p ro`
         undo`! mountpoint -q ro || umount ro`
+        await $`mount --bind ${{ raw: mounted }} ro && mount -o remount,ro,bind ro`
         await $`sed 's|^cache_dir: .*|cache_dir: ${{ raw: cache ? 'ro' : 'lost' }}|' config.yaml > ro.yaml`
         const place = cache ? here : at(repo, '$PWD/ro')
         for (const words of [
@@ -285,7 +288,7 @@ await scenario(import.meta, spec, async (run) => {
           await $`rm -rf tree lost && mkdir tree lost`
           const met = await $({
             expect: 'any',
-          })`${place} HOME=$PWD/lost timeout -k 5 120 vykar --config ro.yaml ${{ raw: words }} > ro.out 2>&1`
+          })`${place} HOME=$PWD/lost timeout -k 5 ${within(120)} vykar --config ro.yaml ${{ raw: words }} > ro.out 2>&1`
           fact(
             `${name}${cache ? '' : ' repository'}, ${words.split(' ')[0]}`,
             `exit ${met.code}${met.code ? `: ${lastOf('ro.out').slice(0, 100)}` : ''}`,
@@ -296,10 +299,19 @@ await scenario(import.meta, spec, async (run) => {
               name,
               `${words.split(' ')[0]} exits ${met.code} with a ${cache ? 'read-only cache' : 'read-only repository'}: ${lastOf('ro.out')}`,
               `vykar ${words.split(' ')[0]}`,
-              cache ? '' : 'read-only-repository-refused',
+              !cache && !words.startsWith('list') && /Read-only file system/.test(read('ro.out'))
+                ? 'read-only-repository-refused'
+                : '',
             )
           if (met.code === 124)
             violated('7: everything ends', name, `${words.split(' ')[0]} did not end`, `vykar ${words}`)
+          if (met.code === 0 && words.startsWith('restore')) {
+            const same = await $({
+              expect: 'any',
+            })`(cd tree && sha256sum --check --quiet --strict ../ack-1.sha256 > ../wrong.out 2>&1) && test "$(find tree -type f -printf x | wc -c)" = "$(wc -l < ack-1.sha256)"`
+            if (same.code)
+              violated('3: exit 0 means right', name, `restore exits 0 with wrong data: ${lastOf('wrong.out')}`, 'vykar restore') // biome-ignore format: one line
+          }
           if (met.code === 0 && words.startsWith('backup')) {
             await $`sed -n 's/^Snapshot created: //p' ro.out > ro.id`
             await witness('source', 'ro')
@@ -321,22 +333,26 @@ await scenario(import.meta, spec, async (run) => {
       if (chosen('memory')) {
         const group = run.dry ? '/sys/fs/cgroup/memory' : await memoryCgroup(limits[0]!, 'memory')
         const file = group.includes('/memory/') || run.dry ? 'memory.limit_in_bytes' : 'memory.max'
-        const within = (limit: number, line: string) =>
+        const limited = (limit: number, line: string) =>
           $({
             limit: '5m',
             expect: 'any',
           })`echo $((${limit} << 20)) > ${{ raw: `${group}/${file}` }} && rm -rf cache && (echo $BASHPID > ${{ raw: group }}/cgroup.procs; ${{ raw: line }})`
         // A limit counts once something was killed by it: writes into a directory that is no control group succeed too.
-        const control = await within(64, 'head -c 512M /dev/zero | tail -c 400M | tail -c 1 > /dev/null')
-        if (control.code === 0 && !run.dry) note('memory was not tried: the limit does not hold here')
+        const control = await limited(64, 'head -c 512M /dev/zero | tail -c 400M | tail -c 1 > /dev/null')
+        if (control.code === 0 && !run.dry) throw new Blocked('memory was not tried: the limit does not hold here')
         else {
           let least = 0
+          await witness('source', 'little')
           for (const limit of limits) {
-            const met = await within(limit, `vykar --config config.yaml backup -R ${repo} > little.out 2>&1`)
+            const met = await limited(limit, `vykar --config config.yaml backup -R ${repo} > little.out 2>&1`)
             if (met.code) {
               fact('memory', `works with ${least} MiB; with ${limit} MiB backup exits ${met.code}`)
               break
             }
+            await $`sed -n 's/^Snapshot created: //p' little.out > little.id`
+            if ((await restoredAs(repo, 'little', here)) !== 'right')
+              violated('2: exit 0 means complete', 'memory', `with ${limit} MiB backup exits 0, and its snapshot is not complete`, 'vykar backup') // biome-ignore format: one line
             least = limit
           }
           if (least === limits.at(-1)) fact('memory', `works with ${least} MiB, the least that was tried`)

@@ -171,6 +171,7 @@ async function serve(req: IncomingMessage, res: ServerResponse, body: Buffer): P
     give(res, { status: 503, headers: {}, body: Buffer.from('proxy: late\n') })
     await sleep(value)
     await ask(req, body)
+    appendFileSync(hits, `${new Date().toISOString()} delivered ${req.method} ${req.url}\n`)
     return
   }
   if (action === 'digest') {

@@ -103,7 +103,7 @@ await scenario(import.meta, spec, async (run) => {
             'disk of the server full',
             `while the server's disk is full a restore is ${how}: ${lastOf('restore.out')}`,
             'vykar restore',
-            'full-server-refuses-restore',
+            how === 'refused' && /\b413\b/.test(read('restore.out')) ? 'full-server-refuses-restore' : '',
           )
         await fuller.end('TERM')
         await $`rm small/filler && mount -o remount,size=400m small`

@@ -16,6 +16,7 @@ import {
   judge,
   lastOf,
   violated,
+  within,
   witness,
 } from '#scripts/faults/common.mts'
 
@@ -99,7 +100,7 @@ await scenario(import.meta, spec, async (run) => {
         const met = await $({
           limit: '5m',
           expect: 'any',
-        })`rm -f calls; HOME=$PWD/lost ${there} timeout -k 5 120 strace -f -qq -o calls -e trace=${{ raw: inject.split(':')[0]! }} -e inject=${{ raw: inject }} ${{ raw: inject.endsWith('EIO') ? packs : '' }} vykar --config lost.yaml ${{ raw: words }} > met.out 2>&1`
+        })`rm -f calls; HOME=$PWD/lost ${there} timeout -k 5 ${within(120)} strace -f -qq -o calls -e trace=${{ raw: inject.split(':')[0]! }} -e inject=${{ raw: inject }} ${{ raw: inject.endsWith('EIO') ? packs : '' }} vykar --config lost.yaml ${{ raw: words }} > met.out 2>&1`
         await $`grep -cE '\(INJECTED\)|\(DELAYED\)' calls > hits || true`
         const hits = Number(read('hits'))
         if (hits) fired++
@@ -121,7 +122,8 @@ await scenario(import.meta, spec, async (run) => {
               'vykar restore',
             )
         }
-        await afterwards(repo, ids, name, verb === 'backup' ? met : undefined, there, [...ids, 'extra'], finding)
+        const kept = /compact|delete/.test(verb) ? ids : [...ids, 'extra']
+        await afterwards(repo, kept, name, verb === 'backup' ? met : undefined, there, [...ids, 'extra'], finding)
       }
       await $`rm -rf damaged copy source corpus met-tree`
       await conclude(fired, tried)

@@ -98,7 +98,9 @@ function writeNames({ at, put, key }: Place, crowded: boolean): void {
   put(`longest/${long}/file`)
   // Words that are looked for in the repository: they are random, so that no compression hides them.
   const word = (n: number) => createHash('sha256').update(key).update(`planted ${n}`).digest('hex')
-  put('planted', `${word(1)}\n${word(2)}\n${word(3)}\n`)
+  // The last of them is a name.
+  put(word(4), '')
+  put('planted', `${word(1)}\n${word(2)}\n${word(3)}\n${word(4)}\n`)
   if (!crowded) return
   fs.mkdirSync(at('crowd'))
   for (let n = 0; n < 20_000; n++) fs.writeFileSync(at(`crowd/${n}`), `${n}\n`)
@@ -172,7 +174,8 @@ async function writeAttributes({ at, put }: Place): Promise<void> {
   await run('setfattr', '-n', 'user.on-dir', '-v', 'dir', at('empty-dir'))
   // The largest value that the file systems of the source and of the caller, where restores go, both take.
   put('xattr-largest')
-  await run('bash', '-c', largestXattr, at('xattr-largest'))
+  const largest = await ask(['bash', '-c', largestXattr, at('xattr-largest')], { cwd: process.cwd() })
+  if (largest.code !== 0) throw new Error(`xattr-largest: ${lastLine(largest.stderr)}`)
   put('xattr-name-not-utf8')
   await run('setfattr', '-n', 'user.beside', '-v', 'kept', at('xattr-name-not-utf8'))
   // A name that is not UTF-8 is no argument that Node can pass on.

@@ -74,6 +74,8 @@ export function hangupIgnored(): boolean {
   return false
 }
 
+/** Names that vykar gives, and this suite does not. */
+const vykars = /vykar(?!-repos|-e2e)/
 /**
  * Names in the places where programs leave things unasked: the home, its directories for caches, settings and state, and the
  * caller's directory. Compared before and after a run, they show what it left outside of its own directories.
@@ -81,7 +83,10 @@ export function hangupIgnored(): boolean {
 export function strewn(): Set<string> {
   const home = homedir()
   const places = [home, ...['.cache', '.config', '.local/share', '.local/state'].map((name) => join(home, name)), process.cwd()] // biome-ignore format: one line
-  return new Set(places.flatMap((dir) => (existsSync(dir) ? readdirSync(dir).map((name) => join(dir, name)) : [])))
+  const inside = (dir: string) => (existsSync(dir) ? readdirSync(dir).map((name) => join(dir, name)) : [])
+  // Where everybody leaves things, what is vykar's by its name.
+  const shared = ['/tmp', '/var/tmp', '/dev/shm', '/run'].flatMap(inside).filter((path) => vykars.test(basename(path)))
+  return new Set([...places.flatMap(inside), ...shared])
 }
 
 /**
@@ -95,7 +100,7 @@ export function leftOutside(before: ReadonlySet<string>, work: string, runtime: 
   // The suite's own generators leave their compiled form.
   const names = existsSync(tmp) ? readdirSync(tmp).filter((name) => !/^(tsx|node)-/.test(name)) : []
   const left = names.map((name) => `temporary file ${name}`)
-  return { left: [...left, ...fresh.filter((path) => /vykar(?!-repos|-e2e)/.test(basename(path)))], fresh }
+  return { left: [...left, ...fresh.filter((path) => vykars.test(basename(path)))], fresh }
 }
 
 /** Attributes of files that are compared where the file system can hold them. */
@@ -108,7 +113,8 @@ export type Attribute = (typeof attributes)[number]
 /** What no tool here compares, since no restore can be expected to bring it back. */
 export const neverCompared = ['atime', 'ctime', 'birth time', 'inode number', 'project quota']
 
-const probe = `cd "$1" && mkdir probe && cd probe && : > f || exit 1
+// What a directory hands down would be on all that is made in it, and on what is restored: setgid, a default ACL, flags.
+const probe = `cd "$1" && chmod g-s . && { setfacl -bk . 2> /dev/null; mkdir probe; } && cd probe && : > f || exit 1
 touch -d @1600000000.123456789 f; [[ $(stat -c %.9Y f) == *.123456789 ]] || echo nanoseconds
 touch -d @4000000000 f 2> /dev/null; [[ $(stat -c %Y f) == 4000000000 ]] || echo 'dates after 2038'
 chmod 640 f; [[ $(stat -c %a f) == 640 ]] || echo mode
@@ -118,7 +124,7 @@ setfattr -n user.probe -v x f 2> /dev/null || echo xattrs
 setfacl -m u:12345:r f 2> /dev/null || echo ACLs
 if ((EUID == 0)); then chown 12345:12345 f 2> /dev/null || echo owner
   setcap cap_net_raw=ep f 2> /dev/null || echo capabilities; fi
-lsattr -d f > /dev/null 2>&1 || echo 'inode flags'
+[[ $(lsattr -d f 2> /dev/null) =~ ^[-eIN]+' ' ]] || echo 'inode flags'
 cd .. && rm -r probe`
 
 /**

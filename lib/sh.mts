@@ -181,11 +181,9 @@ export async function execute(line: string, options: CommandOptions = {}, listed
   return { code: record.code, seconds: record.seconds, stdout, stderr, cost: record }
 }
 
-/** What a line that failed has written to the file it was redirected to. */
-const said = (line: string, dir: string) => {
-  const file = /> ?([\w.-]+)(?: 2>&1)?$/.exec(line)?.[1]
-  return file ? slurp(join(dir, file)) : ''
-}
+/** What a line has written to the files that it was redirected to. */
+const said = (line: string, dir: string) =>
+  [...line.matchAll(/>> ?([\w.-]+)|> ?([\w.-]+)/g)].map((m) => slurp(join(dir, m[1] ?? m[2]!))).join('\n')
 
 /** A tag that takes options first or none. */
 type Tag<O, T> = {

@@ -195,7 +195,7 @@ export async function judge(c: Compared): Promise<{ unexplained: string[]; seen:
     ...parseDiff(at('diff'), c.source, c.restored, excused),
     ...parseRsync(at('there') + at('back')),
     ...grown(at('holes'), restored),
-    ...differentFlags(at('flags'), at('flags-restored')),
+    ...(c.lacking.includes('inode flags') ? [] : differentFlags(at('flags'), at('flags-restored'))),
   ]
   const held = (d: Difference) => !c.lacking.includes('dates after 2038') || !cutOff(d, source, restored)
   // Which attribute differs rsync does not say: where it is not that of every file, it is looked up.

@@ -54,6 +54,7 @@ export async function mayDelete(list: string, objects?: string): Promise<void> {
       // A directory that is no repository and not empty is somebody's too.
       const others = files && !run.endpoint(repo).managed && existsSync(files) ? readdirSync(files) : []
       if (others.length && localDir(url)) throw new Refused(`refused: ${files} holds ${others[0]} and is no repository`)
+      alien(files, others)
       const stranger =
         objects &&
         read(objects)
@@ -103,6 +104,15 @@ export async function deleted(said: string): Promise<void> {
   })
 }
 
+/**
+ * A directory that the user names as a REST server's holds what a repository is made of, and nothing else.
+ * @throws Refused where it holds something of somebody's
+ */
+function alien(dir: string | undefined, names: readonly string[]): void {
+  const other = names.find((name) => !/^(config|index|index\.gen|keys|snapshots|packs|locks|sessions|\.tmp\S*|lost\+found)$/.test(name)) // biome-ignore format: one line
+  if (other) throw new Refused(`refused: ${dir} holds ${other}, which is no part of a repository: name the server's own data directory`) // biome-ignore format: one line
+}
+
 /** A REST server does not delete: that is put on record, and its directory emptied where it is known. */
 async function refusedDelete(status: string): Promise<void> {
   const { run, repo } = rowScope()
@@ -112,8 +122,11 @@ async function refusedDelete(status: string): Promise<void> {
   )
   if (!files) return
   if (managed) for (const name of readdirSync(files)) await run.remove(join(files, name))
-  // The user named it as one that may be emptied.
-  else await look`find ${files} -mindepth 1 -delete`
+  // The user named it as the server's own.
+  else {
+    alien(files, readdirSync(files))
+    await look`find ${files} -mindepth 1 -delete`
+  }
 }
 
 /** The repository that init has just made is written down as the suite's. */
@@ -166,8 +179,12 @@ export async function listed(label: string, backup = 'backup.out', list = 'list.
     const created = parseBackup(read(backup))
     if (created.length !== 1)
       throw new Mismatch(`backup exited 0 but printed ${created.length} created snapshots instead of one`)
-    const { id, errors, files } = created[0]!
+    const { id, errors, files, original, compressed, deduplicated } = created[0]!
     if (errors) throw new Mismatch(`backup exited 0 but counted ${errors} errors`)
+    // Each chunk has a head of its own, and the tree's own metadata are stored too.
+    const heads = 2 ** 20 + original / 100 + 400 * files
+    if (compressed > original + heads || deduplicated > compressed + heads)
+      throw new Mismatch(`backup compressed ${original} bytes to ${compressed}, and stored ${deduplicated}`)
     const found = parseList(read(list))
     const mine = found.find((snapshot) => snapshot.id === id)
     if (!mine)

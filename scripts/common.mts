@@ -149,13 +149,14 @@ export async function again(repo: string, source: string, was: string, named: bo
   await shows(2, 'second.list', 'two backups were made')
 
   step('restore all lost')
+  if (encrypted(repo)) await wrongRestore(repo)
   await bothRestored(repo, source, named)
   await sameTree(was, 'restored')
   await numbers(was, 'backup.out', 'list.out', 'restored.out')
   await sameTree(source, 'restored-second')
   await numbers(source, 'second.out', 'second.list', 'restored-second.out')
   await contents('restored', 'first')
-  await $`rm -r restored-second`
+  await $`chmod -R u+rwX restored-second && rm -r restored-second`
 
   step('newest deleted')
   await $`vykar --config config.yaml snapshot delete -R ${repo} $(<second.id)`
@@ -168,7 +169,7 @@ export async function again(repo: string, source: string, was: string, named: bo
   })`HOME=$PWD/lost ${hidden(source, named)} vykar --config lost.yaml restore -R ${repo} $(<third.id) restored-third > restored-third.out`
   await sameTree(source, 'restored-third')
   await contents('restored-third', 'third')
-  await $`rm -r restored-third`
+  await $`chmod -R u+rwX restored-third && rm -r restored-third`
   if (!named) await stillAs(source, 'second.witness')
 
   step('unchanged backup')
@@ -177,7 +178,12 @@ export async function again(repo: string, source: string, was: string, named: bo
     limit: '1h',
   })`bash -c 'vykar --config config.yaml backup -R ${repo} > fourth.out && cat /proc/$$/io' | sed -n 's/^rchar: //p' > fourth.read`
   await $`sed -n 's/^Snapshot created: //p' fourth.out > fourth.id`
-  await readLittle('fourth.read', 'first.read', 'fourth.out')
+  await readLittle('fourth.read', 'first.read', 'fourth.out', 'third.out')
+  await $`vykar --config config.yaml list -R ${repo} > fourth.list`
+  await listed('corpus', 'fourth.out', 'fourth.list')
+  await $`vykar --config config.yaml snapshot list -R ${repo} $(<fourth.id) > fourth.listing`
+  await $`diff <(find ${source} -mindepth 1 \( -type f -o -type d -o -type l \) -printf '%P\n' | sort) <(sort fourth.listing)`
+  if (!named) await unreadable(repo, source)
   await $`vykar --config config.yaml snapshot delete -R ${repo} $(<fourth.id)`
 }
 
@@ -227,7 +233,17 @@ export async function finallyFails(repo: string, compare: (tree: string) => Prom
   await $`sed -n 's/^Snapshot created: //p' warned.out | grep . > warned.id && mkdir warned`
   await $({ limit: '1h' })`vykar --config config.yaml restore -R ${repo} $(<warned.id) warned`
   await compare('warned')
-  await $`rm -r warned && vykar --config config.yaml snapshot delete -R ${repo} $(<warned.id)`
+  await $`chmod -R u+rwX warned && rm -r warned && vykar --config config.yaml snapshot delete -R ${repo} $(<warned.id)`
+}
+
+/** A restore with a wrong passphrase and an empty cache is refused, and gives nothing. */
+export async function wrongRestore(repo: string): Promise<void> {
+  await $`rm -rf lost && mkdir stolen`
+  await $({
+    expect: [1],
+  })`VYKAR_PASSPHRASE=wrong vykar --config asked.yaml restore -R ${repo} $(<first.id) stolen > stolen.out 2>&1`
+  await says('stolen.out', /wrong passphrase/, 'a restore with a wrong passphrase was not refused')
+  await $`rmdir stolen`
 }
 
 /** Both snapshots, with an empty cache and home, the source out of sight. */
@@ -286,26 +302,33 @@ export async function storedChange(backup: string, changed: string | undefined, 
 
 /**
  * A backup of an unchanged tree has read next to nothing of it and stored nothing: at most a tenth of what the first backup read, or
- * 16 MiB of caches and index.
+ * 16 MiB of caches and index and 400 bytes for each file.
  * @param now, first files with the bytes that the two backups have read
  * @param backup what the unchanged one printed
+ * @param like what a backup of the same tree has printed before
  */
-export async function readLittle(now: string, first: string, backup: string): Promise<void> {
-  await check(`(($(<${now}) < $(<${first}) / 10 || $(<${now}) < 16777216))`, () => {
-    const [read1, read2] = [Number(read(first)), Number(read(now))]
-    const [created] = parseBackup(read(backup))
-    if (!created) throw new Mismatch('the unchanged backup exited 0 but printed no created snapshot')
-    if (read1 < created.original / 2)
-      throw new Mismatch(
-        `the first backup has read ${read1} of ${created.original} bytes: nothing can be said of the next`,
-      )
-    fact('read by an unchanged backup', `${bytes(read2)} of ${bytes(created.original)}`)
-    fact('unchanged: read (bytes)', read2)
-    if (!(read2 < Math.max(read1 / 10, 2 ** 24)))
-      throw new Mismatch(`a backup of an unchanged tree has read ${read2} bytes, the first one ${read1}`)
-    if (created.deduplicated > slack(created.original))
-      throw new Mismatch(`a backup of an unchanged tree stored ${created.deduplicated} bytes`)
-  })
+export async function readLittle(now: string, first: string, backup: string, like: string): Promise<void> {
+  await check(
+    `(($(<${now}) < $(<${first}) / 10 || $(<${now}) < 16777216 + 400 * $(sed -nE 's/^ *Files: ([0-9]+).*/\\1/p' ${backup})))`,
+    () => {
+      const [read1, read2] = [Number(read(first)), Number(read(now))]
+      const [created] = parseBackup(read(backup))
+      if (!created) throw new Mismatch('the unchanged backup exited 0 but printed no created snapshot')
+      if (read1 < created.original / 2)
+        throw new Mismatch(
+          `the first backup has read ${read1} of ${created.original} bytes: nothing can be said of the next`,
+        )
+      const [before] = parseBackup(read(like))
+      if (created.files !== before?.files || created.original !== before.original)
+      throw new Mismatch(`a backup of an unchanged tree counted ${created.files} files of ${created.original} bytes, the one before ${before?.files} of ${before?.original}`) // biome-ignore format: one line
+      fact('read by an unchanged backup', `${bytes(read2)} of ${bytes(created.original)}`)
+      fact('unchanged: read (bytes)', read2)
+      if (!(read2 < Math.max(read1 / 10, 2 ** 24 + 400 * created.files)))
+        throw new Mismatch(`a backup of an unchanged tree has read ${read2} bytes, the first one ${read1}`)
+      if (created.deduplicated > slack(created.original))
+        throw new Mismatch(`a backup of an unchanged tree stored ${created.deduplicated} bytes`)
+    },
+  )
 }
 
 /**

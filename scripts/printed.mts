@@ -71,20 +71,22 @@ export interface Created {
   files: number
   errors: number
   original: number
+  compressed: number
   deduplicated: number
 }
 
 /** Parses the blocks that `vykar backup` prints, one for each snapshot; hook output around them is passed over. */
 export function parseBackup(text: string): Created[] {
   const block =
-    /^Snapshot created: ([0-9a-f]{8,})\n {2}Source: .*\(label: (.*)\)\n {2}Files: (\d[\d,]*?)(?:, Errors: (\d[\d,]*?))?, Original: ([^,]+), Compressed: [^,]+, Deduplicated: (.+)$/gm
+    /^Snapshot created: ([0-9a-f]{8,})\n {2}Source: .*\(label: (.*)\)\n {2}Files: (\d[\d,]*?)(?:, Errors: (\d[\d,]*?))?, Original: ([^,]+), Compressed: ([^,]+), Deduplicated: (.+)$/gm
   return [...text.matchAll(block)].map((m) => ({
     id: m[1]!,
     label: m[2]!,
     files: count(m[3]!),
     errors: count(m[4] ?? '0'),
     original: parseSize(m[5]!),
-    deduplicated: parseSize(m[6]!),
+    compressed: parseSize(m[6]!),
+    deduplicated: parseSize(m[7]!),
   }))
 }
 

@@ -24,7 +24,7 @@ import {
   sound,
   standardNeeds,
 } from '#scripts/checks.mts'
-import { contents, hidden, readLittle, storedChange, unreadable, written } from '#scripts/common.mts'
+import { contents, hidden, readLittle, storedChange, unreadable, written, wrongRestore } from '#scripts/common.mts'
 import { changing, corpus, fits, sourceOptions, stillAs, untouched, witness } from '#scripts/corpus.mts'
 import { copyOf, damaged, reclaimed } from '#scripts/damage.mts'
 
@@ -83,6 +83,7 @@ sources:
       })`bash -c 'vykar --config config.yaml backup -R ${repo} > backup.out && cat /proc/$$/io' | sed -n 's/^rchar: //p' > first.read`
       await $`sed -n 's/^Snapshot created: //p' backup.out > first.id`
       if (own) await unreadable(repo, source)
+      await $`test -z "$(find "$REPO_LOCAL" ! -type l -perm /022)"  # nobody else can write in the repository`
       await released('backup')
 
       step('list')
@@ -109,6 +110,7 @@ sources:
       await shows(2, 'second.list', 'two backups were made')
 
       step('restore')
+      await wrongRestore(repo)
       // As if all were lost: the source is away, the cache and the home are empty.
       if (own) await $`mv ${source} away`
       await $`rm -rf lost && mkdir lost restored restored-second`
@@ -127,7 +129,7 @@ sources:
       await contents('restored', 'first')
       await sameTree(source, 'restored-second')
       await numbers(source, 'second.out', 'second.list', 'restored-second.out')
-      await $`rm -r restored-second`
+      await $`chmod -R u+rwX restored-second && rm -r restored-second`
 
       step('newest deleted')
       // A cache that remembers what has been deleted would now store files that point to nothing.
@@ -141,7 +143,7 @@ sources:
       })`HOME=$PWD/lost ${out} vykar --config lost.yaml restore -R ${repo} $(<third.id) restored-third > restored-third.out`
       await sameTree(source, 'restored-third')
       await contents('restored-third', 'third')
-      await $`rm -r restored-third`
+      await $`chmod -R u+rwX restored-third && rm -r restored-third`
       if (own) await stillAs(source, 'second.witness')
 
       step('unchanged backup')
@@ -150,7 +152,12 @@ sources:
         limit: '1h',
       })`bash -c 'vykar --config config.yaml backup -R ${repo} > fourth.out && cat /proc/$$/io' | sed -n 's/^rchar: //p' > fourth.read`
       await $`sed -n 's/^Snapshot created: //p' fourth.out > fourth.id`
-      await readLittle('fourth.read', 'first.read', 'fourth.out')
+      await readLittle('fourth.read', 'first.read', 'fourth.out', 'third.out')
+      await $`vykar --config config.yaml list -R ${repo} > fourth.list`
+      await listed('corpus', 'fourth.out', 'fourth.list')
+      await $`vykar --config config.yaml snapshot list -R ${repo} $(<fourth.id) > fourth.listing`
+      await $`diff <(find ${source} -mindepth 1 \( -type f -o -type d -o -type l \) -printf '%P\n' | sort) <(sort fourth.listing)`
+      if (own) await unreadable(repo, source)
       await $`vykar --config config.yaml snapshot delete -R ${repo} $(<fourth.id)`
 
       step('check')

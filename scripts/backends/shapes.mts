@@ -324,7 +324,7 @@ encryption:
     await $`diff <(sort way-0.listing) <(sort way-${n}.listing)`
     await restore(repo, `way-${n}`)
     await sameTree('source', `restored-way-${n}`)
-    await $`rm -r restored-way-${{ raw: String(n) }}`
+    await $`chmod -R u+rwX restored-way-${{ raw: String(n) }} && rm -r restored-way-${{ raw: String(n) }}`
     if (n)
       await check(`# ${way}: nothing is stored again`, () => {
         const { deduplicated } = parseBackup(read(`way-${n}.out`))[0] ?? { deduplicated: Number.NaN }

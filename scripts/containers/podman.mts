@@ -140,7 +140,7 @@ sources:
           limit: '1h',
         })`HOME=$PWD/lost ${hidden({ raw: '"$VYKAR_E2E_VOLUME"' }, true)} vykar --config lost.yaml restore -R ${repo} $(<second.id) restored-second`
         await sameTree(live, 'restored-second')
-        await $`rm -r restored-second && rm "$VYKAR_E2E_VOLUME"/second`
+        await $`chmod -R u+rwX restored-second && rm -r restored-second && rm "$VYKAR_E2E_VOLUME"/second`
 
         step('newest deleted')
         // A cache that remembers what is gone would store nothing of it.
@@ -153,7 +153,7 @@ sources:
         })`rm -rf lost && mkdir lost restored-renewed && HOME=$PWD/lost ${hidden({ raw: '"$VYKAR_E2E_VOLUME"' }, true)} vykar --config lost.yaml restore -R ${repo} $(<renewed.id) restored-renewed`
         await sameTree(live, 'restored-renewed')
         await contents('restored-renewed', 'renewed')
-        await $`rm -r restored-renewed`
+        await $`chmod -R u+rwX restored-renewed && rm -r restored-renewed`
 
         step('retire')
         await retire(repo, ['snapshot', 'renewed'], (id, tree) => sameTree(live, tree, `${id}-reclaimed`))

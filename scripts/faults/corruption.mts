@@ -215,6 +215,15 @@ await scenario(import.meta, spec, async (run) => {
               })`rm -rf lost; ${there} vykar --config with.yaml ${{ raw: words }} -R ${repo} > repair.out 2>&1`
               if (done.code === 124 || done.code === 137)
                 violated('7: everything ends', name, `${verb} does not end`, `vykar ${words}`)
+              // What says that it has repaired leaves a repository that check finds nothing wrong with.
+              if (verb !== 'compact' && done.code === 0 && !['config', 'key'].includes(object)) {
+                const sound = await $({
+                  limit: '5m',
+                  expect: 'any',
+                })`rm -rf lost; ${there} vykar --config with.yaml check -R ${repo} --verify-data > repaired.out 2>&1`
+                if (sound.code)
+                  violated('5: repair repairs', name, `${verb} exits 0, and check --verify-data complains: ${lastOf('repaired.out')}`, `vykar ${words}`) // biome-ignore format: one line
+              }
               for (const id of ids)
                 if (how.get(id) === 'right' && (await restoredAs(repo, id, there)) !== 'right')
                   violated('5: repair harms nothing', name, `after ${verb} ${id} cannot be restored, and could before`, `vykar ${words}`) // biome-ignore format: one line

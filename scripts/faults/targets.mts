@@ -167,6 +167,14 @@ await scenario(import.meta, spec, async (run) => {
       if (acl === 0 && read('acl.count') !== '0')
         violated('exit 0 means right', 'default ACL', `${read('acl.count')} entries of the target's default ACL are on what was restored`, 'vykar restore', 'restore-keeps-inherited-acl') // biome-ignore format: one line
 
+      step('setgid')
+      const plainModes = `find . -mindepth 1 -type d -printf '%P %m\\n' | sort`
+      await $`mkdir shared && chmod 2755 shared`
+      const setgid = await restore('setgid', 'shared/target')
+      await $`(cd source && ${{ raw: plainModes }}) > modes.were; (cd shared/target && ${{ raw: plainModes }}) > modes.are; diff modes.were modes.are | grep -c '^>' > modes.count || true`
+      if (setgid === 0 && read('modes.count') !== '0')
+        violated('exit 0 means right', 'setgid', `${read('modes.count')} directories have the target's setgid bit, which their source has not`, 'vykar restore', 'restore-keeps-inherited-setgid') // biome-ignore format: one line
+
       step('read-only')
       await $`mkdir -p ro`
       undo`! mountpoint -q ro || umount ro`

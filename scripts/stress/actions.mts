@@ -105,7 +105,7 @@ function deed(walk: Walk, action: Action, serial: string): Deed {
         await manifest('restored', 'restored')
         for (const part of ['sha256', 'tree', 'xattr'])
           await $({ limit: '1h' })`diff -a ../model/${target!}.${part} restored.${part}`
-        await $({ limit: '1h' })`rm -rf restored/`
+        await $({ limit: '1h' })`chmod -R u+rwX restored && rm -rf restored/`
         walk.restored.add(target!)
       },
     })
@@ -262,7 +262,7 @@ export async function act(walk: Walk, n: number, actions: readonly Action[]): Pr
       )
       count(walk, `${action.kind}, refused beside another client`)
       if (!isMaintenance(action.kind)) again.push(action)
-      if (action.kind === 'restore') await $`rm -rf restored/`
+      if (action.kind === 'restore') await $`chmod -R u+rwX restored && rm -rf restored/`
     })
   for (const [action, how] of cuts) await at(action, () => resume(walk, action, serialOf(action), how))
   for (const action of again) await at(action, () => alone(walk, action, serialOf(action)))

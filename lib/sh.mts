@@ -183,7 +183,7 @@ export async function execute(line: string, options: CommandOptions = {}, listed
 
 /** What a line has written to the files that it was redirected to. */
 const said = (line: string, dir: string) =>
-  [...line.matchAll(/>> ?([\w.-]+)|> ?([\w.-]+)/g)].map((m) => slurp(join(dir, m[1] ?? m[2]!))).join('\n')
+  [...line.matchAll(/>>? ?(\w[\w./-]*)/g)].map(([, name]) => join(dir, name!)).filter((file) => statSync(file, { throwIfNoEntry: false })?.isFile()).map(slurp).join('\n') // biome-ignore format: one line
 
 /** A tag that takes options first or none. */
 type Tag<O, T> = {

@@ -50,11 +50,11 @@ export async function mayDelete(list: string, objects?: string): Promise<void> {
     if (base && existsSync(join(base, 'config')) && existsSync(join(base, 'snapshots')))
       throw new Refused(`refused: ${base} in the sample is itself a repository; give label ${repo} a URL of its own`)
     const text = read(list)
+    const others = files && !run.endpoint(repo).managed && existsSync(files) ? readdirSync(files) : []
+    if (!localDir(url)) alien(files, others)
     if (absent.test(text)) {
       // A directory that is no repository and not empty is somebody's too.
-      const others = files && !run.endpoint(repo).managed && existsSync(files) ? readdirSync(files) : []
       if (others.length && localDir(url)) throw new Refused(`refused: ${files} holds ${others[0]} and is no repository`)
-      alien(files, others)
       const stranger =
         objects &&
         read(objects)

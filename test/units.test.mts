@@ -9,6 +9,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readFileSync,
+  rmSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
@@ -17,7 +18,7 @@ import { describe, test } from 'node:test'
 import { seeded } from '#data-gen/random.mts'
 import { maskUri, resolveUrl, serverUri } from '#lib/address.mts'
 import { expand, localDir, Sample, scenarioUrl } from '#lib/config.mts'
-import { statedEnvironment } from '#lib/environment.mts'
+import { leftOutside, statedEnvironment, strewn } from '#lib/environment.mts'
 import { readJson, writeWhole } from '#lib/files.mts'
 import { explain, type Gap, gapsOf, unexplainedWarnings } from '#lib/gaps.mts'
 import { nearest, parseOptions } from '#lib/options.mts'
@@ -96,7 +97,7 @@ Snapshot created: 246d2337
   Files: 1, Errors: 2, Original: 50.00 MiB, Compressed: 50.20 MiB, Deduplicated: 40 B
 `
     assert.deepEqual(parseBackup(text), [
-      { id: '246d2337', label: 'corpus', files: 1, errors: 2, original: 50 * 2 ** 20, deduplicated: 40 },
+      { id: '246d2337', label: 'corpus', files: 1, errors: 2, original: 50 * 2 ** 20, compressed: 50.2 * 2 ** 20, deduplicated: 40 }, // biome-ignore format: one line
     ])
     assert.deepEqual(parseBackup('Snapshot created: 246d2337\n'), [])
   })
@@ -533,4 +534,15 @@ describe('verdicts and reports', () => {
       [2216422362, 1824738947],
     )
   })
+})
+
+test('what vykar leaves in a place where everybody leaves things is seen', () => {
+  const before = strewn()
+  const file = join('/tmp', `vykar-spool-${process.pid}`)
+  writeFileSync(file, '')
+  try {
+    assert.deepEqual(leftOutside(before, '/nowhere', '/nowhere').left, [file])
+  } finally {
+    rmSync(file)
+  }
 })

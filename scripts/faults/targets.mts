@@ -173,7 +173,7 @@ await scenario(import.meta, spec, async (run) => {
       const setgid = await restore('setgid', 'shared/target')
       await $`(cd source && ${{ raw: plainModes }}) > modes.were; (cd shared/target && ${{ raw: plainModes }}) > modes.are; diff modes.were modes.are | grep -c '^>' > modes.count || true`
       if (setgid === 0 && read('modes.count') !== '0')
-        violated('exit 0 means right', 'setgid', `${read('modes.count')} directories have the target's setgid bit, which their source has not`, 'vykar restore', 'restore-keeps-inherited-setgid') // biome-ignore format: one line
+        violated('exit 0 means right', 'setgid', `${read('modes.count')} directories have the target's setgid bit, which their source has not`, 'vykar restore') // biome-ignore format: one line
 
       step('read-only')
       await $`mkdir -p ro`

@@ -264,6 +264,13 @@ describe('whose server it is', { concurrency: 2 }, () => {
         assert.equal(caught.code, 1, caught.stdout)
         assert.match(caught.last, reason)
       }
+      // A directory that is not the server's is not emptied, whatever is answered to a delete.
+      mkdirSync(join(where.dir, 'photos'))
+      writeFileSync(join(where.dir, 'photos/letter.txt'), 'mine')
+      const wrong = await run(where, 'backends/rest', args('--rest-data-dir', join(where.dir, 'photos')))
+      assert.equal(wrong.code, 2, wrong.stdout + wrong.stderr)
+      assert.match(wrong.last, /photos holds letter\.txt, which is no part of a repository/)
+      assert.equal(readFileSync(join(where.dir, 'photos/letter.txt'), 'utf8'), 'mine')
       // With somebody else's snapshot in it, it is refused and stays as it is.
       const config = join(where.dir, 'theirs.yaml')
       writeFileSync(

@@ -162,7 +162,7 @@ class Repository {
     say(`Repository initialized at: ${this.url}\nEncryption mode: ${encrypted ? 'aes256gcm' : 'none'}`)
   }
   /** Encrypts or decrypts; the same bytes where the mode is none. */
-  private crypt(data: Buffer, name: string): Buffer {
+  crypt(data: Buffer, name: string): Buffer {
     if (!this.encrypted) return data
     return createCipheriv('aes-256-ctr', this.key, createHash('md5').update(name).digest()).update(data)
   }
@@ -293,7 +293,9 @@ async function backupSource(repo: Repository, source: Source): Promise<void> {
     const looks = trees.map(([cwd, what]) => `(cd '${cwd}' && find ${what} -printf '%P %y %m %U %G %s %T@ %C@ %i\\0')`)
     const seal = sha(sh(looks.join('; ')).stdout)
     const memory = join(repo.config.cache_dir ?? work, `tree-${label}.json`)
-    const last: Stored | undefined = fs.existsSync(memory) ? JSON.parse(fs.readFileSync(memory, 'utf8')) : undefined
+    const last: Stored | undefined = fs.existsSync(memory)
+      ? JSON.parse(repo.crypt(fs.readFileSync(memory), 'memory').toString())
+      : undefined
     const { index } = repo
     if (
       last?.seal === seal &&
@@ -322,7 +324,7 @@ async function backupSource(repo: Repository, source: Source): Promise<void> {
     const chunks = pieces.map((piece) => [sha(piece), piece] as const)
     const added = repo.store(new Map(chunks))
     const stored = { seal, chunks: chunks.map(([hash]) => hash), paths: found, files, total }
-    fs.writeFileSync(memory, JSON.stringify(stored))
+    fs.writeFileSync(memory, repo.crypt(Buffer.from(JSON.stringify(stored)), 'memory'))
     commit(repo, id, label, paths, stored, added)
   } finally {
     fs.rmSync(session)

@@ -41,9 +41,10 @@ function distance(a: string, b: string): number {
   return row[b.length]!
 }
 
-/** The name in `names` that is nearest to `word`. */
-export function nearest(word: string, names: readonly string[]): string {
-  return [...names].sort((a, b) => distance(word, a) - distance(word, b))[0] ?? ''
+/** The end of a message about a word that is none of `names`: `; did you mean …?` where one of them is near. */
+export function meant(word: string, names: readonly string[], before = ''): string {
+  const [best = ''] = [...names].sort((a, b) => distance(word, a) - distance(word, b))
+  return best && distance(word, best) <= Math.max(2, word.length / 2) ? `; did you mean ${before}${best}?` : ''
 }
 
 function convert(name: string, spec: OptionSpec, raw: string): string | number | string[] {
@@ -57,9 +58,7 @@ function convert(name: string, spec: OptionSpec, raw: string): string | number |
   const words = spec.kind === 'list' ? raw.split(',').filter(Boolean) : [raw]
   for (const word of words)
     if (spec.choices && !spec.choices.includes(word))
-      throw new UsageError(
-        `--${name} ${word}: not one of ${spec.choices.join(', ')}; did you mean ${nearest(word, spec.choices)}?`,
-      )
+      throw new UsageError(`--${name} ${word}: not one of ${spec.choices.join(', ')}${meant(word, spec.choices)}`)
   return spec.kind === 'list' ? words : raw
 }
 
@@ -87,7 +86,9 @@ export function parseOptions<S extends OptionSpecs>(
     unknown: (word) => {
       const name = word.replace(/^-+/, '').replace(/=.*/s, '')
       if (word.startsWith('-'))
-        throw new UsageError(`unknown option ${word.replace(/=.*/s, '')}; did you mean --${nearest(name, names)}?`)
+        throw new UsageError(
+          `unknown option ${word.replace(/=.*/s, '')}${meant(name, names, '--') || ': --help lists them'}`,
+        )
       if (!positional) throw new UsageError(`unexpected argument ${word}; options begin with --`)
       return true
     },

@@ -15,7 +15,7 @@ import {
   type VykarBinary,
   which,
 } from './host.mts'
-import { nearest, type OptionSpecs, optionHelp, parseOptions, type Values } from './options.mts'
+import { meant, type OptionSpecs, optionHelp, parseOptions, type Values } from './options.mts'
 import { bytes } from './terminal.mts'
 import { Mismatch, Skipped, UsageError } from './verdict.mts'
 
@@ -120,6 +120,8 @@ function existing(path: string): string {
 
 function checkRuntime(runtime: string): void {
   const dir = existing(runtime)
+  if (/^\/((bin|boot|dev|etc|home|lib\w*|opt|proc|root|run|sbin|srv|sys|tmp|usr|var)\/?)?$/.test(runtime))
+    throw new UsageError(`runtime directory ${runtime} is the system's: name one below it with --runtime`)
   try {
     if (!statSync(dir).isDirectory()) throw new Error('not a directory')
     accessSync(dir, constants.W_OK | constants.X_OK)
@@ -189,9 +191,7 @@ async function checkLie(lie: string | undefined): Promise<void> {
   const names = lies.split('\n').map((line) => line.split(' ')[0]!)
   if (lie === 'list') throw new UsageError(`the lies that --sabotage can tell:\n${lies}`)
   if (!names.includes(lie))
-    throw new UsageError(
-      `--sabotage ${lie}: no such lie; did you mean ${nearest(lie, names)}? \`--sabotage list\` lists them`,
-    )
+    throw new UsageError(`--sabotage ${lie}: no such lie${meant(lie, names)}; \`--sabotage list\` lists them`)
 }
 
 /** What a script says of itself. */
@@ -224,6 +224,12 @@ export async function prepare<O extends OptionSpecs>(
   if (common.describe) console.log(JSON.stringify({ ...describe(file, spec), options: specs }))
   if (common.help || common.describe) return
 
+  if (!Number.isInteger(common.seed)) throw new UsageError(`--seed ${common.seed}: a whole number is needed`)
+  const known = ['all', ...matrixOrder, ...Object.keys(tools), ...(spec.wants ?? [])]
+  for (const [option, words] of [['require', known], ['wipe-repo', matrixOrder]] as const) {
+    const odd = common[option].find((word) => !(words as readonly string[]).includes(word))
+    if (odd) throw new UsageError(`--${option} ${odd}: no such tool or repository${meant(odd, words)}`)
+  } // biome-ignore format: one line
   const notes: string[] = []
   const runtime = resolve(common.runtime ?? process.env.VYKAR_E2E_RUNTIME ?? join(homedir(), 'runtime'))
   checkPaths(specs, options)

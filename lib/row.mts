@@ -102,7 +102,7 @@ async function endRow(run: Run, scope: Scope, report: RowReport): Promise<void> 
   if (left.length && report.verdict === 'BLOCKED') report.notes.push(`ended what the step had left: ${names}`)
   else if (left.length && !run.interrupted) fail(`processes were left behind: ${names}`)
   saveFiles(run, scope)
-  const good = report.verdict === 'PASS' || report.verdict === 'DEMO' || run.interrupted !== undefined
+  const good = ['PASS', 'DEMO', 'SKIPPED'].includes(report.verdict) || run.interrupted !== undefined
   for (const failure of await run.unwind(scope, good, report.kept)) fail(`left behind: ${failure}`)
 }
 

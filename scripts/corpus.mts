@@ -3,6 +3,7 @@ import { existsSync, realpathSync, statfsSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { corpusFormat } from '#data-gen/awkward.mts'
+import { ask } from '#lib/ask.mts'
 import { diskUsage } from '#lib/cleanup.mts'
 import { localDir } from '#lib/config.mts'
 import { readJson } from '#lib/files.mts'
@@ -31,8 +32,13 @@ export const sourceOptions = {
  * @throws UsageError where the default is neither a whole corpus nor the suite's own
  */
 export async function corpus(which: 'local' | 'remote', named: string | undefined, gib: number): Promise<string> {
-  if (named) return named
   const { run } = scope()
+  if (named) {
+    // What vykar could not read it would leave out, and a restore of it could not be compared.
+    const closed = run.dry ? '' : (await ask(['find', named, '!', '-type', 'l', '!', '-readable', '-print', '-quit'], { seconds: 3600 })).stdout // biome-ignore format: one line
+    if (closed.trim()) throw new UsageError(`--source: ${closed.trim()} cannot be read: run as its owner or as root, or name another tree`) // biome-ignore format: one line
+    return named
+  }
   const dir = join(homedir(), `corpus-${which}`)
   const made = () => readJson<{ complete?: boolean; format?: number }>(join(dir, 'corpus.json'))
   const whole = () => made()?.complete === true

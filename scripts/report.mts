@@ -14,7 +14,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { basename, dirname, join, resolve } from 'node:path'
 import { writeWhole } from '#lib/files.mts'
-import { nearest, optionHelp, parseOptions } from '#lib/options.mts'
+import { meant, optionHelp, parseOptions } from '#lib/options.mts'
 import { headerOf } from '#lib/prepare.mts'
 import { allowLostOutput, bytes, duration } from '#lib/terminal.mts'
 import { exitCodes, fold, messageOf, UsageError } from '#lib/verdict.mts'
@@ -94,7 +94,7 @@ function index(runtime: string): string {
 function show(runtime: string, word: string): void {
   const found = newest(collect(runtime))
   const run = found.get(word)?.now ?? (existsSync(word) ? readReport(word) : undefined)
-  if (!run) throw new UsageError(`no report of ${word}; did you mean ${nearest(word, [...found.keys()])}?`)
+  if (!run) throw new UsageError(`no report of ${word}${meant(word, [...found.keys()])}`)
   console.log(readFileSync(join(run.dir, 'report.md'), 'utf8'))
 }
 
@@ -200,7 +200,9 @@ try {
   if (options.help) console.log(`${headerOf(import.meta.filename)}\n\n${optionHelp(specs)}`)
   else if (!command) throw new UsageError(`a command is needed: ${Object.keys(commands).join(', ')}`)
   else if (!commands[command])
-    throw new UsageError(`no command ${command}; did you mean ${nearest(command, Object.keys(commands))}?`)
+    throw new UsageError(
+      `no command ${command}${meant(command, Object.keys(commands)) || `: one of ${Object.keys(commands).join(', ')}`}`,
+    )
   else if (options.expected && !existsSync(options.expected))
     throw new UsageError(`--expected ${options.expected}: no such file`)
   else process.exitCode = await commands[command](paths, options, runtime)

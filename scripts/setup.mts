@@ -14,7 +14,7 @@ import { join } from 'node:path'
 import { ask, lastLine } from '#lib/ask.mts'
 import { readJson } from '#lib/files.mts'
 import { aptInstall, aptLine, canSudo, find, type ToolName, tools, vykarInstall, which } from '#lib/host.mts'
-import { nearest, optionHelp, parseOptions, type Values } from '#lib/options.mts'
+import { meant, optionHelp, parseOptions, type Values } from '#lib/options.mts'
 import { headerOf, root, tsxWords } from '#lib/prepare.mts'
 import { allowLostOutput, duration } from '#lib/terminal.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
@@ -241,7 +241,10 @@ try {
   const options = parseOptions(process.argv.slice(2), specs, true)
   const chosen = options._.length ? options._ : Object.keys(areas)
   const odd = chosen.find((area) => !areas[area])
-  if (odd) throw new UsageError(`no area ${odd}; did you mean ${nearest(odd, Object.keys(areas))}?`)
+  if (odd)
+    throw new UsageError(
+      `no area ${odd}${meant(odd, Object.keys(areas)) || `: one of ${Object.keys(areas).join(', ')}`}`,
+    )
   if (options.help)
     console.log(`${headerOf(import.meta.filename)}\n\nAreas: ${Object.keys(areas).join(', ')}\n\n${optionHelp(specs)}`)
   else process.exitCode = await setup(chosen, options)

@@ -214,6 +214,10 @@ describe('never someone’s backups', { skip }, () => {
 describe('bad input is one line, exit 2, and makes nothing', { concurrency: 3 }, () => {
   const cases: [string, string[], RegExp, string?][] = [
     ['unknown option', ['--repos', 'local'], /unknown option --repos; did you mean --repo\?/],
+    ['a tool that is none', ['--require', 'foo'], /--require foo: no such tool or repository$/m],
+    ['a label that is none', ['--wipe-repo', 'locl'], /--wipe-repo locl: .*did you mean local\?/],
+    ['half a seed', ['--seed', '1.5'], /--seed 1\.5: a whole number is needed/],
+    ["the system's directory", ['--runtime', '/'], /runtime directory \/ is the system's/],
     ['unexpected word', ['local'], /unexpected argument local/],
     ['missing value', ['--source'], /--source needs a value/],
     ['value twice', ['--seed', '1', '--seed', '2'], /--seed is given more than once/],
@@ -231,7 +235,7 @@ describe('bad input is one line, exit 2, and makes nothing', { concurrency: 3 },
       ['--runtime', '/proc/nope'],
       /runtime directory \/proc\/nope (cannot be written|has only 0 B free)/,
     ],
-    ['source inside runtime', ['--runtime', '/', '--source', '/usr/share'], /must not lie inside each other/],
+    ['source inside runtime', ['--runtime', '/usr/share', '--source', '/usr/share/doc'], /must not lie inside each other/],
     ['runtime inside source', ['--source', scratch], /must not lie inside each other/],
     ['unknown lie', ['--sabotage', 'restore-drops-fil'], /did you mean restore-drops-file\?/],
     [

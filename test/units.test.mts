@@ -21,7 +21,7 @@ import { expand, localDir, Sample, scenarioUrl } from '#lib/config.mts'
 import { leftOutside, statedEnvironment, strewn } from '#lib/environment.mts'
 import { readJson, writeWhole } from '#lib/files.mts'
 import { explain, type Gap, gapsOf, unexplainedWarnings } from '#lib/gaps.mts'
-import { nearest, parseOptions } from '#lib/options.mts'
+import { meant, parseOptions } from '#lib/options.mts'
 import { isOurRepository, isOurs, isRunId, markOurs, ourRuns, rememberRepository, removeOurs } from '#lib/ours.mts'
 import { enterGroup, vykarMoved } from '#lib/process.mts'
 import { junit, markdown, ownSeconds, type RunReport, withoutSecrets } from '#lib/report.mts'
@@ -176,7 +176,10 @@ describe('options', () => {
         (e) => e instanceof UsageError && message.test(e.message),
       ),
     )
-  test('nearest', () => assert.equal(nearest('rset', ['local', 'rest', 's3']), 'rest'))
+  test('a near name is suggested, and no other', () => {
+    assert.equal(meant('rset', ['local', 'rest', 's3']), '; did you mean rest?')
+    assert.equal(meant('foo', ['local', 'rest', 'sftp']), '')
+  })
 })
 
 describe('config', () => {

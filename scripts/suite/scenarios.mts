@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { matrixOrder } from '#lib/config.mts'
-import { nearest } from '#lib/options.mts'
+import { meant } from '#lib/options.mts'
 import { type Description, root } from '#lib/prepare.mts'
 import { asked } from '#lib/scenario.mts'
 import { quote } from '#lib/transcript.mts'
@@ -183,7 +183,7 @@ export function choose(
   const names = described.map(({ scenario }) => scenario)
   for (const word of words)
     if (!names.some((name) => name === word || name.startsWith(`${word.replace(/\/$/, '')}/`)))
-      throw new UsageError(`no scenario ${word}; did you mean ${nearest(word, names)}?`)
+      throw new UsageError(`no scenario ${word}${meant(word, names)}`)
   for (const label of repos)
     if (!(matrixOrder as readonly string[]).includes(label))
       throw new UsageError(`--repo ${label}: not one of ${matrixOrder.join(', ')}`)

@@ -235,7 +235,11 @@ describe('bad input is one line, exit 2, and makes nothing', { concurrency: 3 },
       ['--runtime', '/proc/nope'],
       /runtime directory \/proc\/nope (cannot be written|has only 0 B free)/,
     ],
-    ['source inside runtime', ['--runtime', '/usr/share', '--source', '/usr/share/doc'], /must not lie inside each other/],
+    [
+      'source inside runtime',
+      ['--runtime', '/usr/share', '--source', '/usr/share/doc'],
+      /must not lie inside each other/,
+    ],
     ['runtime inside source', ['--source', scratch], /must not lie inside each other/],
     ['unknown lie', ['--sabotage', 'restore-drops-fil'], /did you mean restore-drops-file\?/],
     [

@@ -1,5 +1,5 @@
 #!/usr/bin/env -S npx tsx
-// Runs scenarios one after the other, in the matrix order: all of them, a folder, or those that are named.
+// Runs scenarios one after the other, or --jobs at a time, in the matrix order: all of them, a folder, or those that are named.
 //   all.mts backends databases/postgres --repo local,rest      a selection
 //   all.mts --profile smoke                                    a fixed list: smoke 10 min, release 1 h, soak a night
 //   all.mts --resume RUN                                       goes on where a run stopped, also after kill -9, with the options
@@ -21,7 +21,7 @@ import { pointTo } from '#lib/report.mts'
 import { allowLostOutput, duration, Terminal } from '#lib/terminal.mts'
 import { exitCodes, messageOf, UsageError, type Verdict, verdictOf } from '#lib/verdict.mts'
 import { byHand, lastTimes, skippedRows, timeLeft, verdictOfAll, writeResults } from '#scripts/suite/results.mts'
-import { checksum, runTask, type SuiteRun, save } from '#scripts/suite/runner.mts'
+import { checksum, runTask, type SuiteRun, save, type Task } from '#scripts/suite/runner.mts'
 import { callOf, choose, describeAll, profiles } from '#scripts/suite/scenarios.mts'
 
 /** Options that are handed on to every scenario. */
@@ -43,6 +43,7 @@ const specs = {
   profile: { kind: 'string', help: 'a fixed list', choices: Object.keys(profiles) },
   repo: commonOptions.repo,
   resume: { kind: 'string', help: 'run id or directory of a run to go on with; `latest` for the newest' },
+  jobs: { kind: 'number', help: 'scenarios that run at the same time; times are then no measure', default: 1, min: 1 },
   'fail-fast': { kind: 'flag', help: 'stop at the first FAIL' },
   list: { kind: 'flag', help: 'print the calls, run nothing' },
   json: { kind: 'flag', help: 'with --list: as JSON, with limits and what is left out' },
@@ -77,7 +78,7 @@ function programOf(word: string | undefined): SuiteRun['vykar'] {
 
 /** The run of an earlier call, by id, directory or `latest`. Throws UsageError where it cannot be the same run. */
 function resumed(all: string, word: string, argv: readonly string[]): { dir: string; run: SuiteRun } {
-  const own = ['resume', 'runtime', 'fail-fast']
+  const own = ['resume', 'runtime', 'fail-fast', 'jobs']
   const other = argv.find((given) => given.startsWith('--') && !own.includes(/^--([^=]+)/.exec(given)![1]!))
   if (other)
     throw new UsageError(`${other}: --resume goes on with what the run was begun with; begin anew for other options`)
@@ -91,7 +92,7 @@ function resumed(all: string, word: string, argv: readonly string[]): { dir: str
 }
 
 /** Runs what has no result yet. Returns the exit code. */
-async function work(dir: string, run: SuiteRun, failFast: boolean): Promise<number> {
+async function work(dir: string, run: SuiteRun, failFast: boolean, jobs: number): Promise<number> {
   const release = await lock(`all ${run.runId}`, `run ${run.runId}`)
   let stopped: NodeJS.Signals | undefined
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
@@ -101,12 +102,14 @@ async function work(dir: string, run: SuiteRun, failFast: boolean): Promise<numb
   const width = Math.max(...run.tasks.map((task) => task.scenario.length))
   const terminal = new Terminal('normal')
   const times = lastTimes(dirname(dir))
-  for (const [n, task] of run.tasks.entries()) {
+  let over = false
+  const one = async (n: number, task: Task): Promise<void> => {
     if (!task.result) {
       const begun = Date.now()
-      terminal.begin(`${n + 1} of ${run.tasks.length}`, task.scenario, () =>
-        timeLeft(run.tasks, times, (Date.now() - begun) / 1000),
-      )
+      if (jobs === 1)
+        terminal.begin(`${n + 1} of ${run.tasks.length}`, task.scenario, () =>
+          timeLeft(run.tasks, times, (Date.now() - begun) / 1000),
+        )
       task.result = await runTask(
         task,
         () => stopped !== undefined,
@@ -117,13 +120,20 @@ async function work(dir: string, run: SuiteRun, failFast: boolean): Promise<numb
     delete task.process
     save(dir, run)
     writeResults(dir, run)
-    if (!task.result) break
+    over ||= !task.result
+    if (!task.result) return
     const { verdict, seconds, reason } = task.result
     console.log(
       `${verdict.padEnd(8)} ${task.scenario.padEnd(width)} ${duration(seconds).padStart(12)}  ${reason}`.trimEnd(),
     )
-    if (failFast && verdict === 'FAIL') break
+    over ||= failFast && verdict === 'FAIL'
   }
+  // Each worker takes the next one of the list.
+  const queue = [...run.tasks.entries()]
+  const worker = async (): Promise<void> => {
+    for (let next = queue.shift(); next && !over; next = queue.shift()) await one(...next)
+  }
+  await Promise.all(Array.from({ length: jobs }, worker))
   await release()
   const of = (word?: Verdict) => run.tasks.filter((task) => task.result?.verdict === word)
   for (const task of [...of('FAIL'), ...of('BLOCKED')]) console.log(`again ${byHand(task)}`)
@@ -154,7 +164,7 @@ try {
   if (options.help) console.log(`${headerOf(import.meta.filename)}\n\n${optionHelp(specs)}`)
   else if (options.resume) {
     const { dir, run } = resumed(all, options.resume, argv)
-    process.exitCode = await work(dir, run, options['fail-fast'])
+    process.exitCode = await work(dir, run, options['fail-fast'], options.jobs)
   } else {
     const choice = choose(await describeAll(), options._, options.profile, options.repo, handedOn(argv))
     if (options.json) console.log(JSON.stringify(choice, null, 2))
@@ -186,7 +196,7 @@ try {
       }
       save(dir, run)
       pointTo(join(all, 'latest'), runId)
-      process.exitCode = await work(dir, run, options['fail-fast'])
+      process.exitCode = await work(dir, run, options['fail-fast'], options.jobs)
     }
   }
 } catch (error) {

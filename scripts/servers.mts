@@ -79,7 +79,7 @@ async function bucket(run: Run, url: string, region: string): Promise<string> {
   await $({
     limit: '60s',
     otherwise: Blocked,
-  })`curl -sS -o bucket.out -w '%{http_code}\n' -K s3.curl -H "x-amz-content-sha256: $(sha256sum < /dev/null | cut -c -64)" -X PUT ${endpoint}/${bucket} | tee bucket.code | grep -qE '^(200|409)$'`
+  })`curl -sS -o bucket.out -w '%{http_code}\n' -K s3.curl -H "x-amz-content-sha256: $(sha256sum < /dev/null | cut -c -64)" -X PUT ${endpoint}/${bucket} > bucket.code && grep -qE '^(200|409)$' bucket.code || { echo "the S3 server at ${{ raw: endpoint }} answers HTTP $(<bucket.code) to these credentials: mend them in the sample, or let this run start its own (--services managed)" >&2; exit 1; }`
   for (const [name, value] of Object.entries({ TYPE: 's3', PROVIDER: 'Other', ENDPOINT: endpoint, REGION: region }))
     run.setEnv(`RCLONE_CONFIG_E2ES3_${name}`, value)
   run.setEnv('RCLONE_CONFIG', '/dev/null')

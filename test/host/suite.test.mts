@@ -140,6 +140,15 @@ describe('all.mts', { skip: tools }, () => {
     )
   })
 
+  test('--jobs 2: two at the same time, each with its result', () => {
+    const box = withCorpus(sandbox())
+    const done = tool(box, 'all', 'backends/local-none', 'backends/local', '--jobs', '2', ...words(box))
+    assert.equal(done.code, 0, done.out)
+    assert.equal(done.last, 'DEMO all')
+    const [a, b] = stateOf(box).tasks.map(({ begun, result }) => ({ from: Date.parse(begun!), to: Date.parse(begun!) + result!.seconds * 1000 })) // biome-ignore format: one line
+    assert.ok(a!.from < b!.to && b!.from < a!.to)
+  })
+
   test('a failure: exit 1, how to run it again; --fail-fast stops there, --resume goes on', () => {
     const box = withCorpus(sandbox())
     const liar = join(box.dir, 'vykar')

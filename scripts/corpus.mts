@@ -6,6 +6,7 @@ import { corpusFormat } from '#data-gen/awkward.mts'
 import { ask } from '#lib/ask.mts'
 import { diskUsage } from '#lib/cleanup.mts'
 import { localDir } from '#lib/config.mts'
+import { statedEnvironment } from '#lib/environment.mts'
 import { readJson } from '#lib/files.mts'
 import { isOurs } from '#lib/ours.mts'
 import { apart } from '#lib/prepare.mts'
@@ -35,7 +36,7 @@ export async function corpus(which: 'local' | 'remote', named: string | undefine
   const { run } = scope()
   if (named) {
     // What vykar could not read it would leave out, and a restore of it could not be compared.
-    const closed = run.dry ? '' : (await ask(['find', named, '!', '-type', 'l', '!', '-readable', '-print', '-quit'], { seconds: 3600 })).stdout // biome-ignore format: one line
+    const closed = run.dry ? '' : (await ask(['find', named, '!', '-type', 'l', '!', '-readable', '-print', '-quit'], { env: statedEnvironment(), seconds: 3600 })).stdout // biome-ignore format: one line
     if (closed.trim()) throw new UsageError(`--source: ${closed.trim()} cannot be read: run as its owner or as root, or name another tree`) // biome-ignore format: one line
     return named
   }

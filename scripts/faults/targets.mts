@@ -1,5 +1,5 @@
 #!/usr/bin/env -S npx tsx
-// Targets of a restore: a directory that is not empty, planted symlinks, a directory that becomes one, a path too long for the target, a user who may not set owners, a
+// Targets of a restore: a directory that is not empty, planted symlinks, a directory that becomes one, a private file, a path too long for the target, a user who may not set owners, a
 // file system that holds no owners, links or modes, and a directory that cannot be written.
 // Passes when what cannot be restored is said with an exit code, everything else is there, and nothing outside of the target is written.
 import { background } from '#lib/background.mts'
@@ -88,6 +88,32 @@ await scenario(import.meta, spec, async (run) => {
             'swapped-target-followed',
           )
       } else note('a directory that becomes a symlink was not tried: strace is missing')
+
+      step('a private file while it is restored')
+      // strace stops vykar once the first bytes have been written: nobody else may read them by then.
+      if (run.dry || which('strace')) {
+        tried++
+        await $`mkdir open hush && (umask 077 && head -c 400K /dev/urandom > hush/secret) && sed 's|path: source|path: hush|; s|label: faults|label: hush|' config.yaml > hush.yaml && vykar --config hush.yaml backup -R ${repo} > hush.out && sed -n 's/^Snapshot created: //p' hush.out > hush.id`
+        const going = await background(
+          'hushed',
+        )`strace -f -qq -o calls -e trace=pwrite64 -e inject=pwrite64:signal=SIGSTOP:when=1 vykar --config config.yaml restore -R ${repo} $(<hush.id) open`
+        await $({
+          limit: '60s',
+        })`until pid=$(pgrep -P $(<hushed.pid)) && grep -q '^State:.[tT]' /proc/$pid/status && test -s calls || ! kill -0 $(<hushed.pid) 2> /dev/null; do sleep 0.05; done; echo $pid > traced.pid`
+        const stopped = going.running()
+        await $`find open -name secret -size +0 -perm /077 -printf '%m\n' > secret.mode; find open -mindepth 1 -type d ! -perm -001 > closed; kill -CONT $(<traced.pid) 2> /dev/null || true`
+        const met = await going.done([0, 1])
+        const readable = stopped && read('secret.mode') && !read('closed')
+        fact('a private file while it is restored', `exit ${met.code}${stopped ? '' : ', had ended'}; mode ${read('secret.mode') || '600'} meanwhile`) // biome-ignore format: one line
+        if (readable)
+          violated(
+            'what is private stays private',
+            'a private file while it is restored',
+            `a file of mode 600 has mode ${read('secret.mode')} while it is restored, in directories that everybody may enter`,
+            'vykar restore',
+            'restore-readable-meanwhile',
+          )
+      } else note('a private file while it is restored was not tried: strace is missing')
 
       step('target is a symlink')
       await $`mkdir -p real && ln -s real through`

@@ -86,6 +86,7 @@ describe('faults', { skip, concurrency: 2 }, () => {
     ['same-hostname-taken-for-dead', 'concurrency', '--round', 'live session of a machine of this name'],
     ['swapped-directory-followed', 'churn', '--round', 'a directory that becomes a symlink before it is opened'],
     ['swapped-target-followed', 'targets'],
+    ['restore-readable-meanwhile', 'targets'],
     ['coarse-times-hide-change', 'churn', '--round', 'two writes within one tick of the clock'],
     ['repair-deletes-on-read-error', 'network', '--repo', 'rest', '--round', 'repair: 503 for every pack'],
   ] as const)

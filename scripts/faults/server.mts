@@ -1,8 +1,8 @@
 #!/usr/bin/env -S npx tsx
 // The server: vykar-server is killed and restarted in the middle of an upload, its disk runs full, it has a quota, it takes no deletes for
 // a week.
-// Passes when a restart costs nothing, a full server and a quota are said with an exit code, append-only refuses deletes alone, every
-// acknowledged snapshot is still restored to what it was, and all works again.
+// Passes when a restart costs nothing, a full server and a quota are said with an exit code, append-only refuses deletes and overwriting
+// alone, every acknowledged snapshot is still restored to what it was, and all works again.
 import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, undo } from '#lib/sh.mts'
@@ -173,6 +173,32 @@ await scenario(import.meta, spec, async (run) => {
             'vykar check',
           )
         await server.end('TERM')
+      }
+
+      const hostile = 'a client that has the token of an append-only server'
+      if (chosen(hostile)) {
+        await $`rm -rf data && cp -a "$FILES_REST" data`
+        const server = await start('hostile-server', '--data-dir data --append-only')
+        // What it can do to what is there: write over one object of each kind, and delete it. It is answered 403 for what must last.
+        await $`printf 'header = "Authorization: Bearer %s"\n' "$VYKAR_E2E_REST_TOKEN" > token.curl && chmod 600 token.curl`
+        await $`(cd data && for kind in packs snapshots keys config; do find $kind -type f -size +0 -print -quit; done) > lasting`
+        await $`while read -r path; do for method in PUT DELETE; do echo "$(curl -sS -o /dev/null -w '%{http_code}' -K token.curl -X $method --data-binary junk http://127.0.0.1:${port}/$path) $method $path"; done; done < lasting > answers`
+        await $`echo "$(curl -sS -o /dev/null -w '%{http_code}' -K token.curl -X PUT --data-binary junk http://127.0.0.1:${port}/index) PUT index" > index.answer; rm token.curl`
+        fired++
+        fact(hostile, `overwrites and deletes of what must last: ${read('answers').split('\n').map((line) => line.slice(0, 3)).join(' ')}; index: ${read('index.answer').slice(0, 3)}`) // biome-ignore format: one line
+        const granted = read('answers').split('\n').find((line) => !line.startsWith('403 ')) // biome-ignore format: one line
+        if (granted && !run.dry)
+          violated('append-only takes no delete', hostile, `answered with ${granted}`, 'vykar-server --append-only')
+        await server.end('TERM')
+        // The owner's own server, without the flag: what can he still have?
+        const owner = await start('owner-server', '--data-dir data')
+        const mended = await $({
+          limit: '5m',
+          expect: 'any',
+        })`rm -rf lost; ${second} vykar --config lost.yaml check -R ${repo} --repair --yes > mended.out 2>&1`
+        fact(`${hostile}: check --repair`, `exit ${mended.code}: ${lastOf('mended.out').slice(0, 100)}`)
+        await allThere(repo, ids, hostile, second, 'append-only-index-replaced')
+        await owner.end('TERM')
       }
       await $`rm -rf data source corpus tree`
       await conclude(fired, tried.length)

@@ -52,6 +52,7 @@ export const tools = {
   mariadbd: { program: 'mariadbd', why: 'a server for the tests', apt: 'mariadb-server', version: ['--version'] },
   'mkfs.btrfs': { program: 'mkfs.btrfs', why: 'makes btrfs', apt: 'btrfs-progs', version: ['--version'] },
   'mkfs.xfs': { program: 'mkfs.xfs', why: 'makes xfs', apt: 'xfsprogs', version: ['-V'] },
+  git: { program: 'git', why: 'ignores by the same patterns', apt: 'git', version: ['--version'] },
   strace: { program: 'strace', why: 'makes system calls fail', apt: 'strace', version: ['-V'] },
   python3: { program: 'python3', why: 'writes files through a mapping', apt: 'python3', version: ['--version'] },
   zpool: { program: 'zpool', why: 'makes the ZFS pool', apt: 'zfsutils-linux', version: ['--version'] },

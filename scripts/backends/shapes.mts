@@ -1,14 +1,16 @@
 #!/usr/bin/env -S npx tsx
 // Shapes of sources that backup tools get wrong, each in a row of its own: a file of more than 4 GiB, names that are not UTF-8, two
 // sources, files where dumps are put, several paths with equal names, a single file, a symlink to a file, a trailing slash, a file that grows while it is read,
+// what is excluded by pattern, marker, .gitignore and mount point,
 // and the same tree with one thread and many, with a warm, a cold and a moved file cache.
 // Passes when each is restored, with an empty cache, to what it was; what must be left out is left out with exit 3, and nothing else is;
 // and an unchanged tree is not read again because its label, the order of its paths or its neighbours have changed.
 import { background } from '#lib/background.mts'
 import { config } from '#lib/config.mts'
+import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
-import { $, check, fact, read, step } from '#lib/sh.mts'
-import { Blocked, Mismatch } from '#lib/verdict.mts'
+import { $, check, fact, note, read, rowScope, step, undo } from '#lib/sh.mts'
+import { Blocked, Mismatch, Skipped } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 import { listed, standardNeeds } from '#scripts/checks.mts'
 import { fresh, serverWants } from '#scripts/common.mts'
@@ -24,15 +26,21 @@ const shapes = [
   'paths',
   'single',
   'growing',
+  'excludes',
   'threads',
   'threads-none',
   'costs',
 ] as const
+/** Patterns as gitignore(5) has them, which vykar's documentation refers to: the first ones for all sources, the others for this one. */
+const patterns = ['*.tmp', '!keep.tmp', 'cache/', '/top', 'a/**/b', '[xy]z', '\\#hash', '\\!bang', 'foo*bar', '/with space', 'dir/*', '!dir/kept', 'logs/debug', '\\[lit\\]', '**/deep', '*.log', 'build/', '!build/keep', 'q\\?'] // biome-ignore format: a list
+/** Names that these patterns are about, and that they only seem to be about. */
+const names = ['one.tmp', 'keep.tmp', 'sub/two.tmp', 'cache/in/f', 'sub/cache/f', 'sub2/cache', 'top/f', 'sub/top/f', 'a/b/f', 'a/x/b/f', 'a/x/y/b/f', 'dir/one', 'dir/kept', 'deeper/deep/f', 'logs/debug/f', 'sub/logs/debug', 'with space/f', '.hidden/f', 'xz', 'yz', 'zz', '[lit]', 'lit/f', '#hash', '!bang', 'foobar', 'fooXbar', 'foo-bar.txt', 'plain/f', 'trail ', 'file.LOG', 'file.log', 'build/out/f', 'build/keep', 'star*name', 'q?', 'ques1', 'marked/.nobackup', 'marked/f', 'gi/x.o', 'gi/sub/y.o', 'gi/keep.o', 'gi/local', 'gi/sub/local', 'gi/sub/n/local'] // biome-ignore format: a list
+
 const options = {
   shape: { kind: 'list', help: 'shapes to try, all unless told', choices: shapes },
   'large-mib': { kind: 'number', help: 'size of the large file, which is sparse, in MiB', default: 4200, min: 64 },
 } as const
-const spec = { needs: standardNeeds, wants: serverWants, options } as const
+const spec = { needs: standardNeeds, wants: [...serverWants, 'git'], options } as const
 
 await scenario(import.meta, spec, async (run) => {
   const { shape, 'large-mib': mib } = run.options
@@ -46,6 +54,7 @@ await scenario(import.meta, spec, async (run) => {
     paths: equalNames,
     single,
     growing,
+    excludes,
     threads: (repo) => threads(repo, seed, 'auto'),
     'threads-none': (repo) => threads(repo, seed, 'none'),
     costs: (repo) => costs(repo, seed),
@@ -292,6 +301,56 @@ sources:
     if (code.code === 0 && !there) throw new Mismatch('exit 0, but the file that changed is missing')
     if (code.code === 0) throw new Blocked('the file did not grow while it was read')
     fact('a growing log', 'left out and named, exit 3; the rest is complete')
+  })
+}
+
+/** What is left out is what git(1) ignores by the same patterns, a marked directory, and another file system; nothing else is. */
+async function excludes(repo: string): Promise<void> {
+  if (!rowScope().dry && !which('git'))
+    throw new Skipped('git is missing, whose patterns these are: apt-get install -y git')
+  step('source')
+  await $`mkdir source && for name in ${names}; do mkdir -p "$(dirname "source/$name")" && echo "$name" > "source/$name"; done`
+  await $`printf '%s\n' ${patterns} > patterns`
+  await config`
+sources:
+  - path: source
+    label: excluded
+`
+  await fresh(repo)
+  const held = async (name: string, ignored: { raw: string }) => {
+    await $({
+      limit: '1h',
+    })`vykar --config ${name}.yaml backup -R ${repo} > ${name}.out && sed -n 's/^Snapshot created: //p' ${name}.out > ${name}.id`
+    await restore(repo, name)
+    await $`rm -rf git-tree && cp -a source git-tree && export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null && git init -q git-tree && (cd git-tree && git ls-files -z --others ${ignored}) | tr '\0' '\n' | sort > ${name}.git`
+    await $`(cd restored-${{ raw: name }} && find . -type f -printf '%P\n' | sort) > ${name}.held && diff ${name}.git ${name}.held`
+  }
+  step('patterns')
+  await $`{ printf 'exclude_patterns:\n'; head -n 10 patterns | sed "s/.*/  - '&'/"; sed '/label: excluded/q' config.yaml; printf '    exclude:\n'; tail -n +11 patterns | sed "s/.*/      - '&'/"; sed '1,/label: excluded/d' config.yaml; } > patterned.yaml`
+  await held('patterned', { raw: '--exclude-from=../patterns' })
+  step('markers and .gitignore')
+  await $`printf '*.o\n!keep.o\n' > source/gi/.gitignore && printf '!y.o\n/local\n' > source/gi/sub/.gitignore && printf 'plain/\n*.LOG\n' > source/.gitignore`
+  await $`{ cat config.yaml; printf 'exclude_if_present: [.nobackup]\ngit_ignore: true\n'; } > marked.yaml`
+  await held('marked', { raw: `--exclude-standard --exclude=marked/` })
+  if (process.getuid?.() !== 0 && !rowScope().dry)
+    return note('other file systems were not tried: only root can mount one')
+  step('another file system')
+  await $`mkdir source/mounted`
+  undo`! mountpoint -q source/mounted || umount source/mounted`
+  await $`mount -t tmpfs none source/mounted && echo other > source/mounted/f`
+  for (const one of ['true', 'false']) {
+    await $`{ cat config.yaml; printf 'one_file_system: ${{ raw: one }}\n'; } > mounts.yaml`
+    await $({
+      limit: '1h',
+    })`vykar --config mounts.yaml backup -R ${repo} > mounts.out && sed -n 's/^Snapshot created: //p' mounts.out > mounts.id`
+    await $`vykar --config config.yaml snapshot list -R ${repo} $(<mounts.id) > mounts-${one}.listing`
+  }
+  await $`umount source/mounted`
+  await $`! grep -x mounted/f mounts-true.listing && grep -qx mounted/f mounts-false.listing && grep -qx mounted mounts-false.listing || exit 1`
+  await check('# of another file system the directory where it is mounted is kept', () => {
+    const there = read('mounts-true.listing').split('\n').includes('mounted')
+    const seen = 'with one_file_system the directory where another file system is mounted is not in the snapshot'
+    finding('mount-points-left-out', there ? undefined : seen)
   })
 }
 

@@ -130,6 +130,16 @@ describe('honest', { concurrency: 2 }, () => {
     ],
     [
       'backends/shapes',
+      'exclude-takes-more',
+      1,
+      /diff patterned\.git patterned\.held/,
+      '--repo',
+      'local',
+      '--shape',
+      'excludes',
+    ],
+    [
+      'backends/shapes',
       'dumps-hide-more',
       1,
       /Only in SOURCE: vykar-dumps/,

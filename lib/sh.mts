@@ -181,9 +181,9 @@ export async function execute(line: string, options: CommandOptions = {}, listed
   return { code: record.code, seconds: record.seconds, stdout, stderr, cost: record }
 }
 
-/** What a line has written to the files that it was redirected to. */
+/** What a line has written to the files that it was redirected to; what comes before `||` is looked at by what comes after it. */
 const said = (line: string, dir: string) =>
-  [...line.matchAll(/>>? ?(\w[\w./-]*)/g)].map(([, name]) => join(dir, name!)).filter((file) => statSync(file, { throwIfNoEntry: false })?.isFile()).map(slurp).join('\n') // biome-ignore format: one line
+  [...line.replace(/^.*\|\|/s, '').matchAll(/>>? ?(\w[\w./-]*)/g)].map(([, name]) => join(dir, name!)).filter((file) => statSync(file, { throwIfNoEntry: false })?.isFile()).map(slurp).join('\n') // biome-ignore format: one line
 
 /** A tag that takes options first or none. */
 type Tag<O, T> = {

@@ -1,7 +1,7 @@
 #!/usr/bin/env -S npx tsx
 // Shapes of sources that backup tools get wrong, each in a row of its own: a file of more than 4 GiB, names that are not UTF-8, two
 // sources, files where dumps are put, several paths with equal names, a single file, a symlink to a file, a trailing slash, a file that grows while it is read,
-// what is excluded by pattern, marker, .gitignore and mount point,
+// what is excluded by pattern, marker, .gitignore and mount point, what a restore by pattern, `diff` and `find` bring out, and `mount`,
 // and the same tree with one thread and many, with a warm, a cold and a moved file cache.
 // Passes when each is restored, with an empty cache, to what it was; what must be left out is left out with exit 3, and nothing else is;
 // and an unchanged tree is not read again because its label, the order of its paths or its neighbours have changed.
@@ -16,6 +16,7 @@ import { listed, standardNeeds } from '#scripts/checks.mts'
 import { fresh, serverWants } from '#scripts/common.mts'
 import { finding } from '#scripts/findings.mts'
 import { parseBackup, parseList } from '#scripts/printed.mts'
+import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
 
 const shapes = [
@@ -27,6 +28,8 @@ const shapes = [
   'single',
   'growing',
   'excludes',
+  'partly',
+  'served',
   'threads',
   'threads-none',
   'costs',
@@ -55,6 +58,8 @@ await scenario(import.meta, spec, async (run) => {
     single,
     growing,
     excludes,
+    partly,
+    served,
     threads: (repo) => threads(repo, seed, 'auto'),
     'threads-none': (repo) => threads(repo, seed, 'none'),
     costs: (repo) => costs(repo, seed),
@@ -351,6 +356,89 @@ sources:
     const there = read('mounts-true.listing').split('\n').includes('mounted')
     const seen = 'with one_file_system the directory where another file system is mounted is not in the snapshot'
     finding('mount-points-left-out', there ? undefined : seen)
+  })
+}
+
+/** Two snapshots of a small tree, in one.id and two.id; `source` is as at the second. */
+async function twice(repo: string): Promise<void> {
+  step('source')
+  await $`mkdir -p source/dir/sub source/other && for name in a.txt dir/b.txt dir/sub/c.txt other/d.log 'with space' 'percent%20' 'hash#' 'umlaut-ü'; do echo "$name" > "source/$name"; done && head -c 3M /dev/urandom > source/large && head -c 3M /dev/urandom > source/unread && chmod 700 source/dir`
+  await config`
+sources:
+  - path: source
+    label: tree
+`
+  await fresh(repo)
+  await backup(repo, 'one')
+  await $`echo changed > source/dir/b.txt && rm source/other/d.log && echo new > source/new.txt`
+  await backup(repo, 'two')
+}
+
+/** Some of a snapshot: files by pattern, what has changed since another one, and where a name is. */
+async function partly(repo: string): Promise<void> {
+  await twice(repo)
+  step('by pattern')
+  for (const [n, [pattern, words]] of Object.entries([
+    ['*.txt', "-name '*.txt'"],
+    ['dir/**', "-path './dir/*'"],
+    ['**/c.txt', '-name c.txt'],
+    ['a.txt', '-path ./a.txt'],
+    ['nosuch', '-name nosuch'],
+  ] as const)) {
+    const tree = `some-${n}`
+    await $`mkdir ${tree} && vykar --config config.yaml restore -R ${repo} --pattern ${pattern} $(<two.id) ${tree} > ${tree}.out`
+    await $`diff <(cd source && find . -type f ${{ raw: words }} -exec sha256sum {} + | sort) <(cd ${tree} && find . -type f -exec sha256sum {} + | sort)`
+  }
+  await $`stat -c %a some-0/dir > parent.mode`
+  await check('# a directory that is made on the way is as private as it was', () => {
+    const mode = read('parent.mode')
+    finding(
+      'pattern-opens-parents',
+      mode === '700' ? undefined : `restore --pattern makes a directory of mode 700 with mode ${mode}`,
+    )
+  })
+  step('diff and find')
+  // \`diff\` takes no -R, and looks for the snapshots in every repository of its config: in one that has only this.
+  await $`awk '/^  - label: /{on = $3 == "${{ raw: repo }}"} /^[^ ]/{on = 1} on || !/^  /' config.yaml > alone.yaml && vykar --config alone.yaml snapshot diff $(<one.id) $(<two.id) > changed.out`
+  await $`diff <(printf '%s\n' 'Added new.txt' 'Modified dir/b.txt' 'Removed other/d.log') <(awk '$1 ~ /^(Added|Modified|Removed)$/ {print $1, $2}' changed.out | sort)`
+  await $`vykar --config config.yaml snapshot find -R ${repo} --last 1 --name '*.txt' > found.out`
+  await $`diff <(cd source && find . -name '*.txt' -printf '%P\n' | sort) <(grep -E '^[^ ].*\.txt$' found.out | sort)`
+}
+
+/** A snapshot by WebDAV: every byte is right, nothing can be written, maintenance is held off, and TERM ends it. */
+async function served(repo: string): Promise<void> {
+  await twice(repo)
+  if (!rowScope().dry && !which('rclone')) throw new Skipped('rclone is missing: apt-get install -y rclone')
+  step('served')
+  const port = rowScope().dry ? 18080 : await freePort(0)
+  const url = `http://127.0.0.1:${port}`
+  const mount = await background(
+    'served',
+  )`vykar --config config.yaml mount -R ${repo} --snapshot $(<two.id) --address 127.0.0.1:${port}`
+  await $({
+    limit: '60s',
+  })`until curl -fs -o /dev/null -X OPTIONS ${url}/; do kill -0 $(<served.pid) && sleep 0.1; done`
+  // One file is not read yet, so that nothing of it is cached when its data go.
+  await $({
+    limit: '10m',
+  })`RCLONE_CONFIG=/dev/null rclone copy --exclude /unread --create-empty-src-dirs --retries 1 ${`:webdav,url="${url}":`} copied && diff -r --exclude=unread source copied`
+  for (const method of ['PUT', 'DELETE', 'MKCOL'])
+    await $`code=$(curl -sS -o /dev/null -w '%{http_code}' -X ${method} --data-binary x ${url}/a.txt); [[ $code == [45]* ]]`
+  await $`vykar --config config.yaml backup -R ${repo} > three.out && sed -n 's/^Snapshot created: //p' three.out > three.id`
+  const deleted = await $({
+    expect: 'any',
+  })`vykar --config config.yaml snapshot delete -R ${repo} $(<two.id) $(<one.id) $(<three.id) > deleted.served 2>&1 && vykar --config config.yaml compact -R ${repo} >> deleted.served 2>&1`
+  await $`curl -sS -o unread.is -w '%{http_code}' ${url}/unread > unread.code 2> unread.err || true; cmp -s source/unread unread.is && echo right > unread.how || echo wrong > unread.how`
+  const { by } = await mount.end('TERM', '5s')
+  await check('# maintenance waits, or what is served stays right; TERM ends it', () => {
+    const torn = deleted.code === 0 && read('unread.how') === 'wrong'
+    if (torn && read('unread.code') === '200' && !read('unread.err'))
+      throw new Mismatch('a file that is gone was served with 200, and another content')
+    finding(
+      'mount-without-session',
+      torn ? 'snapshot delete and compact are let in beside a mount, which then breaks off what it serves' : undefined,
+    )
+    finding('mount-outlives-term', by === 'KILL' ? 'vykar mount goes on serving after a TERM' : undefined)
   })
 }
 

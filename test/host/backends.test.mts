@@ -138,6 +138,8 @@ describe('honest', { concurrency: 2 }, () => {
       '--shape',
       'excludes',
     ],
+    ['backends/shapes', 'pattern-adds', 1, /by pattern: exit 1: diff/, '--repo', 'local', '--shape', 'partly'],
+    ['backends/shapes', 'diff-hides', 1, /diff and find: exit 1: diff/, '--repo', 'local', '--shape', 'partly'],
     [
       'backends/shapes',
       'dumps-hide-more',
@@ -444,7 +446,15 @@ describe('lies', { concurrency: 3 }, () => {
       '--repo',
       'local',
     ],
-    ['maintenance-blocked', 'interrupt-minimal', noReal, 'FAIL', /retire: exit 1:.*active session/, '--repo', 'local'],
+    [
+      'maintenance-blocked',
+      'interrupt-minimal',
+      noReal,
+      'FAIL',
+      /(retire|reuse): exit 1:.*active session/,
+      '--repo',
+      'local',
+    ],
     [
       'lock-left',
       'interrupt-minimal',

@@ -110,7 +110,6 @@ sources:
       await shows(2, 'second.list', 'two backups were made')
 
       step('restore')
-      await wrongRestore(repo)
       // As if all were lost: the source is away, the cache and the home are empty.
       if (own) await $`mv ${source} away`
       await $`rm -rf lost && mkdir lost restored restored-second`
@@ -121,6 +120,7 @@ sources:
         limit: '1h',
       })`HOME=$PWD/lost ${out} vykar --config lost.yaml restore -R ${repo} $(<second.id) restored-second > restored-second.out`
       if (own) await $`mv away ${source}`
+      await wrongRestore(repo)
 
       step('compare')
       await sameTree(was, 'restored')

@@ -74,7 +74,7 @@ POST /?verify-packs
 POST /?repack
 EOF`
       // Objects of each kind are read, and what is not there is written and deleted.
-      await $`${{ raw: run.endpoint(repo).managed ? `(cd "$FILES_REST" && for kind in packs snapshots keys; do one=$(find $kind -type f -size +0 -print -quit) && printf '%s\n' "GET /$one" "HEAD /$one" "PUT /$one.new" "DELETE /$one.new"; done)` : 'true' }} >> requests`
+      await $`${{ raw: run.endpoint(repo).managed ? `(cd "$FILES_REST" && for kind in packs snapshots keys; do one=$(find $kind -type f -size +0 -print -quit) && printf '%s\\n' "GET /$one" "HEAD /$one" "PUT /$one.new" "DELETE /$one.new"; done)` : 'true' }} >> requests`
       await $`while read -r method path; do
   for header in 'Authorization: Bearer wrong' 'Authorization: Bearer ' 'Authorization: wrong' 'X-Nothing: at all'; do
     if [[ $method == HEAD ]]; then how=-I; else how="-X $method -d @/dev/null"; fi

@@ -7,6 +7,7 @@ import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { sleep } from 'zx'
+import { which } from '#lib/host.mts'
 import { addressOf, kindOf, parseS3 } from '#scripts/provide.mts'
 import {
   lacking,
@@ -176,6 +177,44 @@ describe('honest', { concurrency: 2 }, () => {
       assert.equal(ended.code, code, ended.stdout)
       assert.match(ended.last, reason)
     })
+
+  test('a server that gives its objects to anybody is caught', { skip: noRest }, async () => {
+    const where = box()
+    const dir = join(where.dir, 'beside')
+    mkdirSync(dir)
+    symlinkSync(which(real!)!, join(dir, 'vykar'))
+    // The real server behind one that puts the right token into every request for an object.
+    writeFileSync(
+      join(dir, 'vykar-server'),
+      `#!${process.execPath}
+const http = require('node:http'), { spawn } = require('node:child_process')
+const words = process.argv.slice(2), at = words.indexOf('--listen') + 1
+const [host, port] = words[at].split(':'), back = Number(port) + 1000 > 65000 ? Number(port) - 1000 : Number(port) + 1000
+words[at] = host + ':' + back
+const server = spawn(${JSON.stringify(which('vykar-server'))}, words, { stdio: 'inherit' })
+process.on('SIGTERM', () => { server.kill(); process.exit() })
+http.createServer((req, res) => {
+  const headers = { ...req.headers }
+  if (/^\\/(packs|snapshots|keys)\\/[^?]*$/.test(req.url)) headers.authorization = 'Bearer ' + process.env.VYKAR_TOKEN
+  req.pipe(http.request({ host, port: back, method: req.method, path: req.url, headers }, (answer) => {
+    res.writeHead(answer.statusCode, answer.headers)
+    answer.pipe(res)
+  }).on('error', () => res.destroy()))
+}).listen(Number(port), host)
+`,
+      { mode: 0o755 },
+    )
+    const ended = await run(where, 'backends/rest', [
+      '--vykar',
+      join(dir, 'vykar'),
+      '--source',
+      smallCorpus(),
+      '--services',
+      'managed',
+    ])
+    assert.equal(ended.code, 1, ended.stdout + ended.stderr)
+    assert.match(ended.last, /a request without the right token was answered with 200 GET \/packs\//)
+  })
 
   test('two scripts that want the same ports at once both pass', { skip: noRest }, async () => {
     const [a, b] = [box(), box()]

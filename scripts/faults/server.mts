@@ -192,10 +192,11 @@ await scenario(import.meta, spec, async (run) => {
         await server.end('TERM')
         // The owner's own server, without the flag: what can he still have?
         const owner = await start('owner-server', '--data-dir data')
+        await $`rm -rf lost`
         const mended = await $({
           limit: '5m',
           expect: 'any',
-        })`rm -rf lost; ${second} vykar --config lost.yaml check -R ${repo} --repair --yes > mended.out 2>&1`
+        })`${second} vykar --config lost.yaml check -R ${repo} --repair --yes > mended.out 2>&1`
         fact(`${hostile}: check --repair`, `exit ${mended.code}: ${lastOf('mended.out').slice(0, 100)}`)
         await allThere(repo, ids, hostile, second, 'append-only-index-replaced')
         await owner.end('TERM')

@@ -152,14 +152,15 @@ function writeModes({ at, put }: Place): void {
   }
 }
 
-/** Sets `user.largest` on a file: as many bytes as it takes, and a file beside which the caller is takes; 64 KiB are Linux's own limit. */
+/** Sets `user.largest` on a file: as many bytes as it takes, and a temporary file does; 64 KiB are Linux's own limit. */
 const largestXattr = `set -e
-probe=$(mktemp -p . .vykar-e2e-xattr-XXXXXX); trap 'rm -f "$probe"' EXIT
+probe=$(mktemp -t xattr-XXXXXX); trap 'rm -f "$probe"' EXIT
 set_to() { setfattr -n user.largest -v "$(head -c "$1" /dev/zero | tr '\\0' v)" "$2"; }
-least=1 most=65537
+plain='' least=1 most=65537
+set_to 1 "$probe" 2> /dev/null || plain=1  # a tmpfs may take none
 while ((most - least > 1)); do
   n=$(((least + most) / 2))
-  if { set_to $n "$0" && set_to $n "$probe"; } 2> /dev/null; then least=$n; else most=$n; fi
+  if { set_to $n "$0" && { [[ $plain ]] || set_to $n "$probe"; }; } 2> /dev/null; then least=$n; else most=$n; fi
 done
 set_to $least "$0"`
 
@@ -172,9 +173,9 @@ async function writeAttributes({ at, put }: Place): Promise<void> {
   put('xattr-3072')
   await run('setfattr', '-n', 'user.large', '-v', 'v'.repeat(3072), at('xattr-3072'))
   await run('setfattr', '-n', 'user.on-dir', '-v', 'dir', at('empty-dir'))
-  // The largest value that the file systems of the source and of the caller, where restores go, both take.
+  // The largest value that the file system of the source takes, and that of TMPDIR, which in a run is the one that restores go to.
   put('xattr-largest')
-  const largest = await ask(['bash', '-c', largestXattr, at('xattr-largest')], { cwd: process.cwd() })
+  const largest = await ask(['bash', '-c', largestXattr, at('xattr-largest')])
   if (largest.code !== 0) throw new Error(`xattr-largest: ${lastLine(largest.stderr)}`)
   put('xattr-name-not-utf8')
   await run('setfattr', '-n', 'user.beside', '-v', 'kept', at('xattr-name-not-utf8'))

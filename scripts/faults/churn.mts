@@ -17,6 +17,7 @@ import {
   clearOthers,
   conclude,
   faultOptions,
+  held,
   lastOf,
   restoredAs,
   roundsOf,
@@ -244,10 +245,7 @@ await scenario(import.meta, spec, async (run) => {
         const going = await background(
           'swapped',
         )`strace -f -qq -o calls -P "$PWD"/swap/${path} -e trace=llistxattr,lgetxattr -e inject=llistxattr:signal=SIGSTOP:when=1 vykar --config swap.yaml backup -R ${repo}`
-        await $({
-          limit: '60s',
-        })`until pid=$(pgrep -P $(<swapped.pid)) && grep -q '^State:.[tT]' /proc/$pid/status && test -s calls || ! kill -0 $(<swapped.pid) 2> /dev/null; do sleep 0.05; done; echo $pid > traced.pid`
-        const stopped = going.running()
+        const stopped = await held('swapped', going)
         await $`mv swap/${path} away && ln -s "$PWD"/${to} swap/${path}; kill -CONT $(<traced.pid) 2> /dev/null || true`
         const met = await going.done([0, 3])
         if (stopped) fired++

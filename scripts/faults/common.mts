@@ -1,6 +1,7 @@
 // What every family of faults shares: a repository with acknowledged snapshots, and the oracle that it is held against afterwards.
 import { appendFileSync, existsSync } from 'node:fs'
 import { join } from 'node:path'
+import type { Background } from '#lib/background.mts'
 import { config } from '#lib/config.mts'
 import { $, check, fact, note, notFull, type Output, read, rowScope, step } from '#lib/sh.mts'
 import { Blocked, Mismatch, Skipped } from '#lib/verdict.mts'
@@ -354,3 +355,15 @@ export const lastOf = (file: string): string =>
 
 /** Seconds that a command within a line may take, as --time-scale stretches them. */
 export const within = (seconds: number): number => Math.ceil(seconds * rowScope().run.common['time-scale'])
+
+/**
+ * Waits until strace has stopped (SIGSTOP) the program that it runs in the background under this name and writes its calls into `calls`.
+ * The program's pid is in traced.pid: `kill -CONT` lets it go on.
+ * @returns whether it is held, and has not ended
+ */
+export async function held(name: string, task: Background): Promise<boolean> {
+  await $({
+    limit: '60s',
+  })`until pid=$(pgrep -P $(<${{ raw: name }}.pid)) && grep -q '^State:.[tT]' /proc/$pid/status && test -s calls || ! kill -0 $(<${{ raw: name }}.pid) 2> /dev/null; do sleep 0.05; done; echo $pid > traced.pid; sleep 0.3`
+  return task.running()
+}

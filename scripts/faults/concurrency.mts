@@ -18,6 +18,7 @@ import {
   clearOthers,
   conclude,
   faultOptions,
+  held,
   lastOf,
   roundsOf,
   violated,
@@ -311,9 +312,7 @@ await scenario(import.meta, spec, async (run) => {
           const late = await background(
             'late',
           )`strace -f -qq -o calls -P ${files}/locks/ -e trace=openat -e inject=openat:signal=SIGSTOP:when=1 vykar --config config.yaml ${{ raw: words }}`
-          await $({
-            limit: '60s',
-          })`until pid=$(pgrep -P $(<late.pid)) && grep -q '^State:.[tT]' /proc/$pid/status && test -s calls || ! kill -0 $(<late.pid) 2> /dev/null; do sleep 0.05; done; echo $pid > traced.pid; sleep 0.3`
+          await held('late', late)
           await witness('meanwhile', 'meanwhile')
           const made = await vykar(`backup -R ${repo}`, 'meanwhile.yaml')
           await $`sed -n 's/^Snapshot created: //p' met.out > meanwhile.id; kill -CONT $(<traced.pid) 2> /dev/null || true`

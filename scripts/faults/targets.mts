@@ -7,7 +7,7 @@ import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, fact, note, read, step, undo } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
-import { acknowledged, allThere, at, conclude, faultOptions, lastOf, violated } from '#scripts/faults/common.mts'
+import { acknowledged, allThere, at, conclude, faultOptions, held, lastOf, violated } from '#scripts/faults/common.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 
 const spec = { needs: standardNeeds, wants: ['strace'], repos: ['local'], options: faultOptions } as const
@@ -68,10 +68,7 @@ await scenario(import.meta, spec, async (run) => {
         const going = await background(
           'swap',
         )`strace -f -qq -o calls -e trace=rename -e inject=rename:signal=SIGSTOP:when=1 vykar --config config.yaml restore -R ${repo} $(<one.id) swapped`
-        await $({
-          limit: '60s',
-        })`until pid=$(pgrep -P $(<swap.pid)) && grep -q '^State:.[tT]' /proc/$pid/status && test -s calls || ! kill -0 $(<swap.pid) 2> /dev/null; do sleep 0.05; done; echo $pid > traced.pid`
-        const stopped = going.running()
+        const stopped = await held('swap', going)
         await $`mv swapped/dir away/ && ln -s "$PWD"/private swapped/dir; kill -CONT $(<traced.pid) 2> /dev/null || true`
         const met = await going.done([0, 1])
         await $`stat -c '%a %u' private > private.is`
@@ -97,10 +94,7 @@ await scenario(import.meta, spec, async (run) => {
         const going = await background(
           'hushed',
         )`strace -f -qq -o calls -e trace=pwrite64 -e inject=pwrite64:signal=SIGSTOP:when=1 vykar --config config.yaml restore -R ${repo} $(<hush.id) open`
-        await $({
-          limit: '60s',
-        })`until pid=$(pgrep -P $(<hushed.pid)) && grep -q '^State:.[tT]' /proc/$pid/status && test -s calls || ! kill -0 $(<hushed.pid) 2> /dev/null; do sleep 0.05; done; echo $pid > traced.pid`
-        const stopped = going.running()
+        const stopped = await held('hushed', going)
         await $`find open -name secret -size +0 -perm /077 -printf '%m\n' > secret.mode; find open -mindepth 1 -type d ! -perm -001 > closed; kill -CONT $(<traced.pid) 2> /dev/null || true`
         const met = await going.done([0, 1])
         const readable = stopped && read('secret.mode') && !read('closed')

@@ -21,7 +21,12 @@ import { needSpace } from '#scripts/space.mts'
 export const sourceOptions = {
   source: { kind: 'dir', help: 'tree to back up, which is never changed; default ~/corpus-local or ~/corpus-remote' },
   manifest: { kind: 'file', help: 'sha256sum manifest of the source, checked on the restored tree' },
-  'corpus-gib': { kind: 'number', help: 'size of a default corpus that has to be made', default: 1, above: true },
+  'corpus-gib': {
+    kind: 'number',
+    help: 'size of the default corpus; another one than 1 is kept beside it, in ~/corpus-…-GIB',
+    default: 1,
+    above: true,
+  },
 } as const
 
 /**
@@ -29,6 +34,7 @@ export const sourceOptions = {
  * where this suite left it half-made. A directory that the user named never reaches the generator.
  * @param which the default corpus: large for local disks, small for remote ones
  * @param named what --source says
+ * @param gib its size in GiB; each size but the usual one has a directory of its own, so that nobody's figure is passed over
  * @returns its path
  * @throws UsageError where the default is neither a whole corpus nor the suite's own
  */
@@ -40,7 +46,7 @@ export async function corpus(which: 'local' | 'remote', named: string | undefine
     if (closed.trim()) throw new UsageError(`--source: ${closed.trim()} cannot be read: run as its owner or as root, or name another tree`) // biome-ignore format: one line
     return named
   }
-  const dir = join(homedir(), `corpus-${which}`)
+  const dir = join(homedir(), `corpus-${which}${gib === sourceOptions['corpus-gib'].default ? '' : `-${gib}`}`)
   const made = () => readJson<{ complete?: boolean; format?: number }>(join(dir, 'corpus.json'))
   const whole = () => made()?.complete === true
   const current = () => whole() && made()?.format === corpusFormat

@@ -35,7 +35,7 @@ const specs = {
   repo: { kind: 'list', help: 'repositories to use, by label' },
   runs: { kind: 'number', help: 'rounds of the benchmark; 0 leaves it out', default: 5 },
   threshold: { kind: 'number', help: 'share by which a time may grow', default: 0.1 },
-  'corpus-gib': { kind: 'number', help: 'size of a default corpus that has to be made', default: 1, above: true },
+  'corpus-gib': { kind: 'number', help: 'size of the benchmark’s corpus', default: 1, above: true },
   seed: { kind: 'number', help: 'all random choices derive from it', default: 1 },
   runtime: { kind: 'path', help: 'results; default ~/runtime or $VYKAR_E2E_RUNTIME' },
   sample: { kind: 'path', help: 'base config' },

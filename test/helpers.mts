@@ -63,9 +63,9 @@ export function smallCorpus(): string {
   return corpusDir
 }
 
-/** Makes the small corpus the default one of a sandbox, so that its scripts back up a copy of their own, and change it. */
+/** Makes the small corpus the default one of a sandbox, and that of the smoke profile, so that its scripts back up a copy of their own, and change it. */
 export function ownCorpus(box: Sandbox): string[] {
-  for (const name of ['corpus-local', 'corpus-remote'])
+  for (const name of ['corpus-local', 'corpus-remote', 'corpus-local-0.25', 'corpus-remote-0.25'])
     if (!existsSync(join(box.dir, name))) symlinkSync(smallCorpus(), join(box.dir, name))
   return []
 }

@@ -25,6 +25,7 @@ import { scenarioNames } from '#scripts/suite/scenarios.mts'
 import {
   cleanEnv,
   lacking,
+  ownCorpus,
   processesIn,
   root,
   run,
@@ -81,6 +82,17 @@ describe('nothing is taken for ours that is not', { skip, concurrency: 2 }, () =
     assert.equal(ended.code, 2, ended.stdout)
     assert.match(ended.last, /is no whole corpus, and not known to be this suite's: move it away/)
     assert.deepEqual(readdirSync(theirs), ['corpus.json'])
+  })
+
+  test('a size that is asked for is never passed over for the corpus that is there', async () => {
+    const box = sandbox()
+    ownCorpus(box)
+    const args = ['--vykar', standin(), '--corpus-gib', '0.003']
+    const ended = await run(box, simple, args)
+    assert.equal(ended.code, 0, ended.stdout)
+    assert.match(ended.stdout, /made the corpus .*corpus-local-0\.003 \(0\.003 GiB/)
+    assert.match(JSON.stringify(ended.report?.rows), /corpus-local-0\.003/)
+    assert.doesNotMatch((await run(box, simple, args)).stdout, /made the corpus/)
   })
 
   test('the cap, dead runs and prune take only what is marked', async () => {

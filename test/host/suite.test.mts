@@ -58,9 +58,9 @@ const runsOf = (box: Sandbox, name: string) =>
   readdirSync(join(box.runtime, 'reports', name)).filter((entry) => entry !== 'latest')
 const stateOf = (box: Sandbox): SuiteRun =>
   JSON.parse(readFileSync(join(box.runtime, 'reports/all/latest/run.json'), 'utf8'))
-/** The small corpus where the scripts look for their default one. */
+/** The small corpus where the scripts look for their default one, and the smoke profile for its own. */
 function withCorpus(box: Sandbox): Sandbox {
-  spawnSync('cp', ['-a', smallCorpus(), join(box.dir, 'corpus-local')])
+  for (const name of ['corpus-local', 'corpus-local-0.25']) spawnSync('cp', ['-a', smallCorpus(), join(box.dir, name)])
   return box
 }
 

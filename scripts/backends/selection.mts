@@ -1,0 +1,169 @@
+#!/usr/bin/env -S npx tsx
+// What is chosen, and what is not: excludes by pattern, marker, .gitignore and mount point; a restore of some files by pattern; what `diff`
+// and `find` say; and a snapshot that is served by `mount`.
+// Passes when what is left out is what git(1) leaves out by the same patterns and nothing else, what is brought out is what find(1) finds,
+// every byte served is right, and maintenance beside a mount breaks nothing.
+import { background } from '#lib/background.mts'
+import { config } from '#lib/config.mts'
+import { which } from '#lib/host.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, check, note, read, rowScope, step, undo } from '#lib/sh.mts'
+import { Mismatch, Skipped } from '#lib/verdict.mts'
+import { backup, restore } from '#scripts/backends/common.mts'
+import { standardNeeds } from '#scripts/checks.mts'
+import { fresh, serverWants } from '#scripts/common.mts'
+import { finding } from '#scripts/findings.mts'
+import { freePort } from '#scripts/provide.mts'
+import { servers } from '#scripts/servers.mts'
+
+const choices = { excludes, partly, served }
+/** Patterns as gitignore(5) has them, which vykar's documentation refers to: the first ones for all sources, the others for this one. */
+const patterns = ['*.tmp', '!keep.tmp', 'cache/', '/top', 'a/**/b', '[xy]z', '\\#hash', '\\!bang', 'foo*bar', '/with space', 'dir/*', '!dir/kept', 'logs/debug', '\\[lit\\]', '**/deep', '*.log', 'build/', '!build/keep', 'q\\?'] // biome-ignore format: a list
+/** Names that these patterns are about, and that they only seem to be about. */
+const names = ['one.tmp', 'keep.tmp', 'sub/two.tmp', 'cache/in/f', 'sub/cache/f', 'sub2/cache', 'top/f', 'sub/top/f', 'a/b/f', 'a/x/b/f', 'a/x/y/b/f', 'dir/one', 'dir/kept', 'deeper/deep/f', 'logs/debug/f', 'sub/logs/debug', 'with space/f', '.hidden/f', 'xz', 'yz', 'zz', '[lit]', 'lit/f', '#hash', '!bang', 'foobar', 'fooXbar', 'foo-bar.txt', 'plain/f', 'trail ', 'file.LOG', 'file.log', 'build/out/f', 'build/keep', 'star*name', 'q?', 'ques1', 'marked/.nobackup', 'marked/f', 'gi/x.o', 'gi/sub/y.o', 'gi/keep.o', 'gi/local', 'gi/sub/local', 'gi/sub/n/local'] // biome-ignore format: a list
+
+const options = {
+  choice: { kind: 'list', help: 'what to try, all unless told', choices: Object.keys(choices) },
+} as const
+const spec = { needs: standardNeeds, wants: [...serverWants, 'git'], options } as const
+
+await scenario(import.meta, spec, async (run) => {
+  const { choice } = run.options
+  await servers()
+  for (const repo of run.repos)
+    for (const [name, row] of Object.entries(choices))
+      if (!choice.length || choice.includes(name)) await run.row({ repo, variant: name }, () => row(repo))
+})
+
+/** What is left out is what git(1) ignores by the same patterns, a marked directory, and another file system; nothing else is. */
+async function excludes(repo: string): Promise<void> {
+  if (!rowScope().dry && !which('git'))
+    throw new Skipped('git is missing, whose patterns these are: apt-get install -y git')
+  step('source')
+  await $`mkdir source && for name in ${names}; do mkdir -p "$(dirname "source/$name")" && echo "$name" > "source/$name"; done`
+  await $`printf '%s\n' ${patterns} > patterns`
+  await config`
+sources:
+  - path: source
+    label: excluded
+`
+  await fresh(repo)
+  const held = async (name: string, ignored: { raw: string }) => {
+    await $({
+      limit: '1h',
+    })`vykar --config ${name}.yaml backup -R ${repo} > ${name}.out && sed -n 's/^Snapshot created: //p' ${name}.out > ${name}.id`
+    await restore(repo, name)
+    await $`rm -rf git-tree && cp -a source git-tree && export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null && git init -q git-tree && (cd git-tree && git ls-files -z --others ${ignored}) | tr '\0' '\n' | sort > ${name}.git`
+    await $`(cd restored-${{ raw: name }} && find . -type f -printf '%P\n' | sort) > ${name}.held && diff ${name}.git ${name}.held`
+  }
+  step('patterns')
+  await $`{ printf 'exclude_patterns:\n'; head -n 10 patterns | sed "s/.*/  - '&'/"; sed '/label: excluded/q' config.yaml; printf '    exclude:\n'; tail -n +11 patterns | sed "s/.*/      - '&'/"; sed '1,/label: excluded/d' config.yaml; } > patterned.yaml`
+  await held('patterned', { raw: '--exclude-from=../patterns' })
+  step('markers and .gitignore')
+  await $`printf '*.o\n!keep.o\n' > source/gi/.gitignore && printf '!y.o\n/local\n' > source/gi/sub/.gitignore && printf 'plain/\n*.LOG\n' > source/.gitignore`
+  await $`{ cat config.yaml; printf 'exclude_if_present: [.nobackup]\ngit_ignore: true\n'; } > marked.yaml`
+  await held('marked', { raw: `--exclude-standard --exclude=marked/` })
+  if (process.getuid?.() !== 0 && !rowScope().dry)
+    return note('other file systems were not tried: only root can mount one')
+  step('another file system')
+  await $`mkdir source/mounted`
+  undo`! mountpoint -q source/mounted || umount source/mounted`
+  await $`mount -t tmpfs none source/mounted && echo other > source/mounted/f`
+  for (const one of ['true', 'false']) {
+    await $`{ cat config.yaml; printf 'one_file_system: ${{ raw: one }}\n'; } > mounts.yaml`
+    await $({
+      limit: '1h',
+    })`vykar --config mounts.yaml backup -R ${repo} > mounts.out && sed -n 's/^Snapshot created: //p' mounts.out > mounts.id`
+    await $`vykar --config config.yaml snapshot list -R ${repo} $(<mounts.id) > mounts-${one}.listing`
+  }
+  await $`umount source/mounted`
+  await $`! grep -x mounted/f mounts-true.listing && grep -qx mounted/f mounts-false.listing && grep -qx mounted mounts-false.listing || exit 1`
+  await check('# of another file system the directory where it is mounted is kept', () => {
+    const there = read('mounts-true.listing').split('\n').includes('mounted')
+    const seen = 'with one_file_system the directory where another file system is mounted is not in the snapshot'
+    finding('mount-points-left-out', there ? undefined : seen)
+  })
+}
+
+/** Two snapshots of a small tree, in one.id and two.id; `source` is as at the second. */
+async function twice(repo: string): Promise<void> {
+  step('source')
+  await $`mkdir -p source/dir/sub source/other && for name in a.txt dir/b.txt dir/sub/c.txt other/d.log 'with space' 'percent%20' 'hash#' 'umlaut-ü'; do echo "$name" > "source/$name"; done && head -c 3M /dev/urandom > source/large && head -c 3M /dev/urandom > source/unread && chmod 700 source/dir`
+  await config`
+sources:
+  - path: source
+    label: tree
+`
+  await fresh(repo)
+  await backup(repo, 'one')
+  await $`echo changed > source/dir/b.txt && rm source/other/d.log && echo new > source/new.txt`
+  await backup(repo, 'two')
+}
+
+/** Some of a snapshot: files by pattern, what has changed since another one, and where a name is. */
+async function partly(repo: string): Promise<void> {
+  await twice(repo)
+  step('by pattern')
+  for (const [n, [pattern, words]] of Object.entries([
+    ['*.txt', "-name '*.txt'"],
+    ['dir/**', "-path './dir/*'"],
+    ['**/c.txt', '-name c.txt'],
+    ['a.txt', '-path ./a.txt'],
+    ['nosuch', '-name nosuch'],
+  ] as const)) {
+    const tree = `some-${n}`
+    await $`mkdir ${tree} && vykar --config config.yaml restore -R ${repo} --pattern ${pattern} $(<two.id) ${tree} > ${tree}.out`
+    await $`diff <(cd source && find . -type f ${{ raw: words }} -exec sha256sum {} + | sort) <(cd ${tree} && find . -type f -exec sha256sum {} + | sort)`
+  }
+  await $`stat -c %a some-0/dir > parent.mode`
+  await check('# a directory that is made on the way is as private as it was', () => {
+    const mode = read('parent.mode')
+    finding(
+      'pattern-opens-parents',
+      mode === '700' ? undefined : `restore --pattern makes a directory of mode 700 with mode ${mode}`,
+    )
+  })
+  step('diff and find')
+  // \`diff\` takes no -R, and looks for the snapshots in every repository of its config: in one that has only this.
+  await $`awk '/^  - label: /{on = $3 == "${{ raw: repo }}"} /^[^ ]/{on = 1} on || !/^  /' config.yaml > alone.yaml && vykar --config alone.yaml snapshot diff $(<one.id) $(<two.id) > changed.out`
+  await $`diff <(printf '%s\n' 'Added new.txt' 'Modified dir/b.txt' 'Removed other/d.log') <(awk '$1 ~ /^(Added|Modified|Removed)$/ {print $1, $2}' changed.out | sort)`
+  await $`vykar --config config.yaml snapshot find -R ${repo} --last 1 --name '*.txt' > found.out`
+  await $`diff <(cd source && find . -name '*.txt' -printf '%P\n' | sort) <(grep -E '^[^ ].*\.txt$' found.out | sort)`
+}
+
+/** A snapshot by WebDAV: every byte is right, nothing can be written, maintenance is held off, and TERM ends it. */
+async function served(repo: string): Promise<void> {
+  await twice(repo)
+  if (!rowScope().dry && !which('rclone')) throw new Skipped('rclone is missing: apt-get install -y rclone')
+  step('served')
+  const port = rowScope().dry ? 18080 : await freePort(0)
+  const url = `http://127.0.0.1:${port}`
+  const mount = await background(
+    'served',
+  )`vykar --config config.yaml mount -R ${repo} --snapshot $(<two.id) --address 127.0.0.1:${port}`
+  await $({
+    limit: '60s',
+  })`until curl -fs -o /dev/null -X OPTIONS ${url}/; do kill -0 $(<served.pid) && sleep 0.1; done`
+  // One file is not read yet, so that nothing of it is cached when its data go.
+  await $({
+    limit: '10m',
+  })`RCLONE_CONFIG=/dev/null rclone copy --exclude /unread --create-empty-src-dirs --retries 1 ${`:webdav,url="${url}":`} copied && diff -r --exclude=unread source copied`
+  for (const method of ['PUT', 'DELETE', 'MKCOL'])
+    await $`code=$(curl -sS -o /dev/null -w '%{http_code}' -X ${method} --data-binary x ${url}/a.txt); [[ $code == [45]* ]]`
+  await $`vykar --config config.yaml backup -R ${repo} > three.out && sed -n 's/^Snapshot created: //p' three.out > three.id`
+  const deleted = await $({
+    expect: 'any',
+  })`vykar --config config.yaml snapshot delete -R ${repo} $(<two.id) $(<one.id) $(<three.id) > deleted.served 2>&1 && vykar --config config.yaml compact -R ${repo} >> deleted.served 2>&1`
+  await $`curl -sS -o unread.is -w '%{http_code}' ${url}/unread > unread.code 2> unread.err || true; cmp -s source/unread unread.is && echo right > unread.how || echo wrong > unread.how`
+  const { by } = await mount.end('TERM', '5s')
+  await check('# maintenance waits, or what is served stays right; TERM ends it', () => {
+    const torn = deleted.code === 0 && read('unread.how') === 'wrong'
+    if (torn && read('unread.code') === '200' && !read('unread.err'))
+      throw new Mismatch('a file that is gone was served with 200, and another content')
+    finding(
+      'mount-without-session',
+      torn ? 'snapshot delete and compact are let in beside a mount, which then breaks off what it serves' : undefined,
+    )
+    finding('mount-outlives-term', by === 'KILL' ? 'vykar mount goes on serving after a TERM' : undefined)
+  })
+}

@@ -204,11 +204,9 @@ export class Run {
   /** Runs the undoing of things, which goes on also after an interruption. */
   async tidy<T>(scope: Scope, fn: () => Promise<T>): Promise<T> {
     this.tidying = true
-    try {
-      return await within(scope, fn)
-    } finally {
+    return within(scope, fn).finally(() => {
       this.tidying = false
-    }
+    })
   }
 
   /** What is `vykar` on the commands' PATH: the one under test, or the saboteur around it. */
@@ -257,6 +255,7 @@ export class Run {
   /**
    * The run from its directories to its report.
    * @returns the verdict, and what ended the procedure early
+   * @throws UsageError where the procedure refused what it was asked for before its first row: nothing is left of the run
    */
   async execute(body: () => Promise<void>): Promise<{ verdict: Verdict; page: string; ended: unknown }> {
     const release = await lock(this.id, `run ${this.id}`, join(this.runtime, 'state'))
@@ -289,8 +288,12 @@ export class Run {
       seconds: ownSeconds(this.report, this.report.seconds),
       peakKiB: process.resourceUsage().maxRSS,
     }
-    const page = writeReport(this.runtime, withoutSecrets(this.report, this.secrets), true)
     this.state?.done()
+    if (ended instanceof UsageError && !this.report.rows.length && !this.report.leftBehind.length) {
+      for (const dir of [this.dirs.logs, this.dirs.reports]) await removeOurs(this.runtime, dir)
+      throw ended
+    }
+    const page = writeReport(this.runtime, withoutSecrets(this.report, this.secrets), true)
     await release()
     return { verdict, page, ended }
   }
@@ -335,13 +338,10 @@ export class Run {
     const findings = [...new Set(report.rows.flatMap((row) => row.findings.map(({ id }) => id)))]
     report.reason = [
       said,
-      findings.length
-        ? `${findings.length} known finding${findings.length > 1 ? 's' : ''}: ${findings.join(', ')}`
-        : '',
-      skipped.length
-        ? `${skipped.length} SKIPPED: ${skipped.map((row) => `${named(row)} (${row.reason})`).join(', ')}`
-        : '',
-      this.lacking.length ? `not compared here: ${this.lacking.join(', ')}` : '',
+      findings.length && `${findings.length} known finding${findings.length > 1 ? 's' : ''}: ${findings.join(', ')}`,
+      skipped.length &&
+        `${skipped.length} SKIPPED: ${skipped.map((row) => `${named(row)} (${row.reason})`).join(', ')}`,
+      this.lacking.length && `not compared here: ${this.lacking.join(', ')}`,
     ]
       .filter(Boolean)
       .join('; ')

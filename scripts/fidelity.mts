@@ -25,9 +25,8 @@ const options = {
   tools: { kind: 'list', help: 'tools to compare; default those installed', choices: names },
   'corpus-mib': { kind: 'number', help: 'plain files beside the awkward ones, in MiB', default: 5, above: true },
 } as const
-const needs = [...standardNeeds, 'getfattr'] as const
 
-await scenario(import.meta, { needs, repos: ['local'], options }, async (run) => {
+await scenario(import.meta, { needs: standardNeeds, repos: ['local'], options }, async (run) => {
   needRoot(run, 'giving owners, devices and capabilities')
   const { tools: chosen, 'corpus-mib': mib } = run.options
   const absent = chosen.filter((name) => name !== 'vykar' && !which(name))

@@ -207,7 +207,7 @@ async function drain(walk: Walk): Promise<void> {
   )
 }
 
-await scenario(import.meta, { needs: [...standardNeeds, 'getfattr'], wants: serverWants, options }, async (run) => {
+await scenario(import.meta, { needs: standardNeeds, wants: serverWants, options }, async (run) => {
   const { options: o } = run
   if (o.duration) seconds(o.duration)
   if (o.duration && o.iterations !== undefined)

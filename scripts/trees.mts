@@ -3,7 +3,7 @@
 //   trees.mts SOURCE RESTORED                 after any restore
 //   trees.mts --files NAME SOURCE RESTORED    by the files NAME.diff, NAME.there, … that a scenario's lines have written here
 // Exits 0 where only known gaps show, 1 where the trees differ.
-import { mkdtempSync, realpathSync } from 'node:fs'
+import { mkdtempSync, realpathSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { ask } from '#lib/ask.mts'
@@ -35,6 +35,10 @@ try {
   if (options.help) console.log(`${headerOf(import.meta.filename)}\n\n${optionHelp(specs)}`)
   else {
     if (!source || !restored || more.length) throw new UsageError('two directories are needed: SOURCE RESTORED')
+    const missing = [source, restored].find(
+      (tree) => !options.files && !statSync(tree, { throwIfNoEntry: false })?.isDirectory(),
+    )
+    if (missing) throw new UsageError(`${missing}: no such directory`)
     const dir = options.files ? process.cwd() : mkdtempSync(join(tmpdir(), 'vykar-e2e-trees-'))
     const [a, b] = options.files ? [source, restored] : [realpathSync(source), realpathSync(restored)]
     const name = options.files ?? 'trees'

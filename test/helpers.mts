@@ -138,7 +138,8 @@ export function start(box: Sandbox, script: string, args: string[], env: NodeJS.
   })
   const ended = new Promise<Finished>((settle) => {
     child.on('close', (code) => {
-      const last = stdout.trimEnd().split('\n').at(-1) ?? ''
+      // A usage error is one line on stderr, and no verdict.
+      const last = ((code === 2 && stderr.trimEnd()) || stdout.trimEnd()).split('\n').at(-1) ?? ''
       settle({ code, stdout, stderr, last, report: reportIn(stdout), seconds: (Date.now() - begun) / 1000 })
     })
   })

@@ -84,6 +84,26 @@ describe('nothing is taken for ours that is not', { skip, concurrency: 2 }, () =
     assert.deepEqual(readdirSync(theirs), ['corpus.json'])
   })
 
+  test('trees: what is no directory is a usage error, and no temporary directory is left', async () => {
+    const box = sandbox()
+    for (const words of [
+      ['/no/such', box.dir],
+      [box.dir, '/no/such'],
+      [join(box.dir, 'sample.yaml'), box.dir],
+    ]) {
+      const done = spawnSync(join(root, 'e2e'), ['trees', ...words], {
+        encoding: 'utf8',
+        env: cleanEnv(box, { TMPDIR: box.dir }),
+      })
+      assert.equal(done.status, 2, done.stdout)
+      assert.match(done.stderr, /^trees: \S+: no such directory\n$/)
+    }
+    assert.deepEqual(
+      readdirSync(box.dir).filter((name) => name.startsWith('vykar-e2e-trees')),
+      [],
+    )
+  })
+
   test('a size that is asked for is never passed over for the corpus that is there', async () => {
     const box = sandbox()
     ownCorpus(box)

@@ -4,6 +4,7 @@ import { spawnSync } from 'node:child_process'
 import { copyFileSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { describe, test } from 'node:test'
+import { commonOptions } from '#lib/prepare.mts'
 import { scenarioNames } from '#scripts/suite/scenarios.mts'
 import { lacking, root, type Sandbox, sandbox, standin } from './helpers.mts'
 import { finished, replays } from './replays.mts'
@@ -12,6 +13,15 @@ const skip = lacking('flock', 'diff', 'rsync', 'setfattr', 'setfacl', 'setcap')
 
 const e2e = (box: Sandbox, script: string, ...words: string[]) => finished(box, [join(root, 'e2e'), script, ...words])
 const words = (box: Sandbox) => ['--vykar', standin(), '--runtime', box.runtime, '--sample', box.sample]
+
+/** What a script and the scripts that it imports read of the options, without what declares them. */
+function optionsRead(file: string, seen = new Set<string>()): string {
+  if (seen.has(file)) return ''
+  seen.add(file)
+  const text = readFileSync(file, 'utf8').replace(/const \w*[oO]ptions\b[^=]*= \{[\s\S]*?\} as const/g, '')
+  const imported = [...text.matchAll(/from '#scripts\/(.*\.mts)'/g)].map(([, name]) => join(root, 'scripts', name!))
+  return [text, ...imported.map((name) => optionsRead(name, seen))].join('\n')
+}
 
 describe('each scenario', { skip, concurrency: 3 }, () => {
   for (const name of scenarioNames()) {
@@ -24,6 +34,22 @@ describe('each scenario', { skip, concurrency: 3 }, () => {
       assert.ok(out.startsWith(`${name}\n\n${purpose}`), out.slice(0, 200))
       assert.match(out, /Passes (when|never)/)
       assert.match(out, /--dry-run/)
+    })
+
+    test(`${name}: each option that it takes is read`, async () => {
+      const { out } = await e2e(sandbox(), name, '--describe')
+      const own = Object.keys(JSON.parse(out).options).filter((option) => !(option in commonOptions))
+      const text = optionsRead(file)
+      for (const option of own) {
+        const key = /^\w+$/.test(option) ? option : `'${option}'`
+        const taken = `\\{[^{}]*(?<![\\w'-])${key}(?![\\w'-])[^{}]*\\} = (run\\.|plan\\.)?options`
+        const listed = `\\{[^{}]*\\b${key}: '[^{}]*\\} as const[^]*options\\[name\\]`
+        const asked = `\\b(options|o|asked)(\\.${option}\\b|\\['${option}'\\])`
+        assert.ok(
+          new RegExp(`${taken}|${asked}|${listed}`).test(text),
+          `${name} takes --${option} and does nothing with it`,
+        )
+      }
     })
 
     test(`${name}: --dry-run prints a procedure that bash can read, and makes nothing`, async () => {

@@ -7,6 +7,7 @@ import type { Benchmark, Figures } from './summary.mts'
 
 /** Reads a benchmark's directory, or its summary.json. Throws UsageError where it is none. */
 export function readBenchmark(path: string): Benchmark {
+  if (!existsSync(path)) throw new UsageError(`${path}: no such file or directory: name two reports or two benchmarks`)
   const file = existsSync(path) && statSync(path).isDirectory() ? join(path, 'reports/summary.json') : path
   let read: Benchmark
   try {

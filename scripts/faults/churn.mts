@@ -16,9 +16,11 @@ import {
   at,
   clearOthers,
   conclude,
+  drawnOptions,
   faultOptions,
   held,
   lastOf,
+  needRound,
   restoredAs,
   roundsOf,
   violated,
@@ -61,10 +63,11 @@ const spec = {
   needs: [...standardNeeds, 'python3'],
   wants: [...serverWants, 'strace'],
   repos: ['local'],
-  options: faultOptions,
+  options: { ...drawnOptions, ...faultOptions },
 } as const
 
 await scenario(import.meta, spec, async (run) => {
+  await needRound()
   const { rounds: asked, round: only, 'corpus-mib': mib } = run.options
   const rounds = asked || 3
   await servers()

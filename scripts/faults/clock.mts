@@ -20,6 +20,7 @@ import {
   conclude,
   faultOptions,
   lastOf,
+  needRound,
   restoredAs,
   violated,
   within,
@@ -63,6 +64,7 @@ const options = {
 const spec = { needs: standardNeeds, wants: [...serverWants, 'faketime'], repos: ['local'], options } as const
 
 await scenario(import.meta, spec, async (run) => {
+  await needRound()
   const { round: only, 'corpus-mib': mib, snapshots, seed } = run.options
   await servers()
   for (const repo of run.repos) {

@@ -1,16 +1,19 @@
 // What every family of faults shares: a repository with acknowledged snapshots, and the oracle that it is held against afterwards.
 import { appendFileSync, existsSync } from 'node:fs'
 import { join } from 'node:path'
+import { ask } from '#lib/ask.mts'
 import type { Background } from '#lib/background.mts'
 import { config } from '#lib/config.mts'
-import { $, check, fact, note, notFull, type Output, read, rowScope, step } from '#lib/sh.mts'
-import { Blocked, Mismatch, Skipped } from '#lib/verdict.mts'
+import { meant } from '#lib/options.mts'
+import { $, check, fact, note, notFull, type Output, read, rowScope, scope, step } from '#lib/sh.mts'
+import { Blocked, Mismatch, Skipped, UsageError } from '#lib/verdict.mts'
 import { contents, fresh } from '#scripts/common.mts'
 import { findingsOf } from '#scripts/findings.mts'
 
+/** The option of families whose faults are drawn. */
+export const drawnOptions = { rounds: { kind: 'number', help: 'rounds for each kind of fault', default: 0 } } as const
 /** The options of every family. */
 export const faultOptions = {
-  rounds: { kind: 'number', help: 'rounds for each kind of fault', default: 0 },
   round: { kind: 'string', help: 'only this round, as its line names it' },
   'corpus-mib': { kind: 'number', help: 'size of the source in MiB', default: 20, above: true },
 } as const
@@ -28,6 +31,23 @@ export function roundsOf(only: string | undefined): { chosen: (name: string) => 
     return true
   }
   return { chosen, tried }
+}
+
+/**
+ * Refuses a --round that there is none of, before anything is started: \`--dry-run\` marks every round of the plan.
+ * @throws UsageError naming the nearest one
+ */
+export async function needRound(): Promise<void> {
+  const { run } = scope()
+  const only = (run.plan.options as { round?: string }).round
+  if (only === undefined || run.dry) return
+  const words = process.argv
+    .slice(1)
+    .filter((word, i, all) => word !== '--round' && all[i - 1] !== '--round' && !word.startsWith('--round='))
+  const plan = await ask([process.execPath, ...process.execArgv, ...words, '--dry-run'])
+  const names = [...plan.stdout.matchAll(/^# [^:\n]+: (.+)$/gm)].map(([, name]) => name!)
+  if (!names.includes(only))
+    throw new UsageError(`--round ${only}: there is no such round${meant(only, names)}; --dry-run shows them all`)
 }
 
 /** Where a repository is, as bash that goes before a command; `files` is bash that names its directory, where that is not the row's. */
@@ -331,7 +351,7 @@ export function judge(name: string, verb: string, { code }: Output, must: 'work'
 export async function conclude(fired: number, rounds: number): Promise<void> {
   await check(`# ${rounds} rounds`, () => {
     const { report } = rowScope()
-    if (!rounds) throw new Skipped('no round of the name that --round gives')
+    if (!rounds) throw new Skipped('it has no round of the name that --round gives')
     fact('rounds', rounds)
     fact('faults fired', fired)
     const found = violations.get(report) ?? []

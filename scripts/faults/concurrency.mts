@@ -20,6 +20,7 @@ import {
   faultOptions,
   held,
   lastOf,
+  needRound,
   roundsOf,
   violated,
   within,
@@ -35,6 +36,7 @@ const spec = {
 } as const
 
 await scenario(import.meta, spec, async (run) => {
+  await needRound()
   const { round: only, 'corpus-mib': mib } = run.options
   await servers()
   for (const repo of run.repos) {

@@ -16,8 +16,10 @@ import {
   acknowledged,
   at,
   conclude,
+  drawnOptions,
   faultOptions,
   lastOf,
+  needRound,
   restoredAs,
   violated,
   within,
@@ -50,9 +52,10 @@ const kinds: Record<string, string> = {
   older: 'cp "old/${file#*/}" "$file"',
 }
 
-const spec = { needs: standardNeeds, repos: ['local'], options: faultOptions } as const
+const spec = { needs: standardNeeds, repos: ['local'], options: { ...drawnOptions, ...faultOptions } } as const
 
 await scenario(import.meta, spec, async (run) => {
+  await needRound()
   const { rounds: asked, round: only, 'corpus-mib': mib, seed } = run.options
   const rows: unknown[][] = []
   for (const repo of run.repos)

@@ -16,8 +16,10 @@ import {
   allThere,
   at,
   conclude,
+  drawnOptions,
   faultOptions,
   lastOf,
+  needRound,
   violated,
   witness,
 } from '#scripts/faults/common.mts'
@@ -68,9 +70,15 @@ const states = {
 /** Rounds for each command unless told: fewer where every command derives a key anew, which takes longer than all the rest. */
 const usual = { auto: 5, none: 45 }
 
-const spec = { needs: standardNeeds, wants: serverWants, repos: ['local'], options: faultOptions } as const
+const spec = {
+  needs: standardNeeds,
+  wants: serverWants,
+  repos: ['local'],
+  options: { ...drawnOptions, ...faultOptions },
+} as const
 
 await scenario(import.meta, spec, async (run) => {
+  await needRound()
   const { rounds: asked, round: only, 'corpus-mib': mib, seed } = run.options
   await servers()
   for (const repo of run.repos)

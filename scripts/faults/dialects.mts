@@ -16,6 +16,7 @@ import {
   conclude,
   faultOptions,
   judge,
+  needRound,
   roundsOf,
   within,
 } from '#scripts/faults/common.mts'
@@ -37,6 +38,7 @@ const spec = {
 } as const
 
 await scenario(import.meta, spec, async (run) => {
+  await needRound()
   const { round: only, 'corpus-mib': mib } = run.options
   await servers()
   for (const repo of run.repos)

@@ -7,7 +7,16 @@ import { scenario } from '#lib/scenario.mts'
 import { $, fact, step, undo } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { copyOf } from '#scripts/damage.mts'
-import { acknowledged, afterwards, at, conclude, faultOptions, lastOf, violated } from '#scripts/faults/common.mts'
+import {
+  acknowledged,
+  afterwards,
+  at,
+  conclude,
+  faultOptions,
+  lastOf,
+  needRound,
+  violated,
+} from '#scripts/faults/common.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 
 /** Small file systems: how each is made and mounted at `small`. */
@@ -32,6 +41,7 @@ const fillers = {
 const spec = { needs: [...standardNeeds, 'mkfs.xfs', 'mkfs.btrfs'], repos: ['local'], options: faultOptions } as const
 
 await scenario(import.meta, spec, async (run) => {
+  await needRound()
   const { 'corpus-mib': mib, round: only } = run.options
   needRoot(run, 'mounting small file systems')
   const rows = [...Object.keys(systems).map((system) => ({ system, mode: 'auto' as const })), { system: 'ext4', mode: 'none' as const }] // biome-ignore format: one line

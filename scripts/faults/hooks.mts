@@ -15,6 +15,7 @@ import {
   conclude,
   faultOptions,
   lastOf,
+  needRound,
   restoredAs,
   roundsOf,
   violated,
@@ -33,12 +34,13 @@ const outward = ['repo_CMD', 'global_CMD', 'repo', 'global']
 const withoutSources = "sed '/^sources:/,/^[a-z]/{/^sources:/d; /^ /d}'"
 
 const options = {
-  ...faultOptions,
+  round: faultOptions.round,
   long: { kind: 'flag', help: 'hooks that hang, too: vykar ends a hook after 5 minutes' },
 } as const
 const spec = { needs: standardNeeds, wants: serverWants, repos: ['local'], options } as const
 
 await scenario(import.meta, spec, async (run) => {
+  await needRound()
   const { round: only } = run.options
   await servers()
   for (const repo of run.repos) {

@@ -17,6 +17,7 @@ import {
   conclude,
   faultOptions,
   lastOf,
+  needRound,
   restoredAs,
   roundsOf,
   violated,
@@ -43,6 +44,7 @@ const options = {
 const spec = { needs: standardNeeds, wants: serverWants, repos: ['local'], options } as const
 
 await scenario(import.meta, spec, async (run) => {
+  await needRound()
   const { round: only, links, long, 'corpus-mib': mib } = run.options
   const files = long ? 1_000_000 : run.options.files
   await servers()

@@ -17,6 +17,7 @@ import {
   faultOptions,
   judge,
   lastOf,
+  needRound,
   violated,
   within,
   witness,
@@ -90,6 +91,7 @@ const options = {
 const spec = { needs: standardNeeds, wants: serverWants, repos: ['rest', 's3', 'sftp'], options } as const
 
 await scenario(import.meta, spec, async (run) => {
+  await needRound()
   const { round: only, 'corpus-mib': mib } = run.options
   await servers()
   const rows = run.repos.flatMap((repo) =>

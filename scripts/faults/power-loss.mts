@@ -9,7 +9,17 @@ import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, read, step, undo } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
-import { acknowledged, afterwards, at, conclude, faultOptions, violated, witness } from '#scripts/faults/common.mts'
+import {
+  acknowledged,
+  afterwards,
+  at,
+  conclude,
+  drawnOptions,
+  faultOptions,
+  needRound,
+  violated,
+  witness,
+} from '#scripts/faults/common.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
@@ -42,10 +52,11 @@ const spec = {
   needs: [...standardNeeds, 'mkfs.xfs', 'mkfs.btrfs'],
   wants: serverWants,
   repos: ['local', 'rest'],
-  options: faultOptions,
+  options: { ...drawnOptions, ...faultOptions },
 } as const
 
 await scenario(import.meta, spec, async (run) => {
+  await needRound()
   const { rounds: asked, round: only, 'corpus-mib': mib, seed } = run.options
   needRoot(run, 'mounting file systems')
   await servers()

@@ -18,6 +18,7 @@ import {
   faultOptions,
   judge,
   lastOf,
+  needRound,
   restoredAs,
   roundsOf,
   violated,
@@ -29,6 +30,7 @@ import { servers } from '#scripts/servers.mts'
 const spec = { needs: standardNeeds, wants: serverWants, repos: ['rest'], options: faultOptions } as const
 
 await scenario(import.meta, spec, async (run) => {
+  await needRound()
   const { round: only, 'corpus-mib': mib } = run.options
   await servers()
   for (const repo of run.repos)

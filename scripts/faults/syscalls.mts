@@ -15,6 +15,7 @@ import {
   faultOptions,
   judge,
   lastOf,
+  needRound,
   violated,
   within,
   witness,
@@ -77,6 +78,7 @@ const faults: Fault[] = [
 const spec = { needs: [...standardNeeds, 'strace'], repos: ['local'], options: faultOptions } as const
 
 await scenario(import.meta, spec, async (run) => {
+  await needRound()
   const { 'corpus-mib': mib, round: only } = run.options
   const rows = run.repos.flatMap((repo) => (['auto', 'none'] as const).map((mode) => ({ repo, mode })))
   for (const { repo, mode } of rows)

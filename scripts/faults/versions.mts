@@ -25,7 +25,10 @@ import {
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
 
-const options = { ...faultOptions, baseline: { kind: 'path', help: 'the other build of vykar' } } as const
+const options = {
+  baseline: { kind: 'path', help: 'the other build of vykar' },
+  'corpus-mib': faultOptions['corpus-mib'],
+} as const
 const spec = { needs: standardNeeds, wants: serverWants, repos: ['local', 'rest'], options } as const
 
 await scenario(import.meta, spec, async (run) => {

@@ -131,7 +131,7 @@ describe('report.mts compare', () => {
   })
   test('bad input is one line and exit 2', () => {
     const cases: [RegExp, ...string[]][] = [
-      [/no benchmark/, 'compare', before, '/no/such'],
+      [/no such file or directory: name two reports/, 'compare', before, '/no/such'],
       [/the sources differ/, 'compare', before, fabricated('other', 1, { sourceBytes: 5e9 })],
       [/not a benchmark of this version/, 'compare', before, fabricated('old', 1, { schema: 'x' as never })],
       [/compare takes 2 arguments, not 1/, 'compare', before],

@@ -1,6 +1,6 @@
 // The families of faults: each passes with the real vykar, and its oracle catches a lie about the rule that it is for.
 import assert from 'node:assert/strict'
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { sleep } from 'zx'
@@ -40,6 +40,21 @@ function served(): Sandbox {
   return box
 }
 const managed = (options: readonly string[]) => (options.includes('--repo') ? [] : ['--repo', 'local'])
+
+describe('a round that there is none of', { skip, concurrency: 2 }, () => {
+  for (const family of ['corruption', 'crash', 'targets', 'network'])
+    test(`${family}: refused before anything is started, and no report is left`, async () => {
+      const box = served()
+      const ended = await run(box, `faults/${family}`, ['--vykar', real!, '--round', 'no such round'])
+      assert.equal(ended.code, 2, ended.stdout)
+      assert.match(
+        ended.stderr,
+        /^faults\/\w+: --round no such round: there is no such round.*--dry-run shows them all\n$/,
+      )
+      assert.equal(ended.stdout, '')
+      assert.deepEqual(readdirSync(join(box.runtime, 'reports', family)), [])
+    })
+})
 
 describe('faults', { skip, concurrency: 2 }, () => {
   for (const [family, ...options] of [

@@ -25,7 +25,7 @@ import {
   start,
 } from '../helpers.mts'
 
-const tools = lacking('flock', 'diff', 'rsync', 'setfattr', 'getfattr', 'setfacl')
+const tools = lacking('flock', 'diff', 'rsync', 'setfattr', 'setfacl')
 const small = ['--repo', 'local', '--corpus-gib', '0.004']
 const said = (ended: Finished) => ended.stdout + ended.stderr
 const stress = (box: Sandbox, vykar: string, ...args: string[]) =>

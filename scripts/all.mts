@@ -21,7 +21,7 @@ import { pointTo } from '#lib/report.mts'
 import { allowLostOutput, duration, Terminal } from '#lib/terminal.mts'
 import { exitCodes, messageOf, UsageError, type Verdict, verdictOf } from '#lib/verdict.mts'
 import { byHand, lastTimes, skippedRows, timeLeft, verdictOfAll, writeResults } from '#scripts/suite/results.mts'
-import { checksum, runTask, type SuiteRun, save, type Task } from '#scripts/suite/runner.mts'
+import { checksum, refuseFirst, runTask, type SuiteRun, save, type Task } from '#scripts/suite/runner.mts'
 import { callOf, choose, describeAll, profiles } from '#scripts/suite/scenarios.mts'
 
 /** Options that are handed on to every scenario. */
@@ -128,10 +128,19 @@ async function work(dir: string, run: SuiteRun, failFast: boolean, jobs: number)
     )
     over ||= failFast && verdict === 'FAIL'
   }
-  // Each worker takes the next one of the list.
+  // Each worker takes the next one of the list whose scenario is not at work: two runs of one scenario share its repository.
   const queue = [...run.tasks.entries()]
+  const busy = new Set<string>()
+  const take = () => {
+    const at = queue.findIndex(([, { scenario }]) => !busy.has(scenario))
+    return at < 0 || over ? undefined : queue.splice(at, 1)[0]
+  }
   const worker = async (): Promise<void> => {
-    for (let next = queue.shift(); next && !over; next = queue.shift()) await one(...next)
+    for (let next = take(); next; next = take()) {
+      busy.add(next[1].scenario)
+      await one(...next)
+      busy.delete(next[1].scenario)
+    }
   }
   await Promise.all(Array.from({ length: jobs }, worker))
   await release()
@@ -149,7 +158,9 @@ async function work(dir: string, run: SuiteRun, failFast: boolean, jobs: number)
       : '',
     of().length ? `${of().length} of ${total} were not run; go on with --resume ${run.runId}` : '',
   ]
-  const verdict = verdictOfAll(run)
+  const replaced = run.vykar && programOf(run.vykar.path)?.sha256 !== run.vykar.sha256
+  if (replaced) said.push(`${run.vykar!.path} was replaced meanwhile: two builds were tested`)
+  const verdict = replaced ? 'FAIL' : verdictOfAll(run)
   console.log([verdict, 'all', said.filter(Boolean).join('; ')].filter(Boolean).join(' '))
   return stopped ? { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }[stopped as 'SIGINT'] : exitCodes[verdict]
 }
@@ -174,6 +185,7 @@ try {
         `nothing is to be run: ${choice.left.map(({ scenario, why }) => `${scenario}: ${why}`).join('; ')}`,
       )
     else {
+      await refuseFirst(choice.entries[0]!)
       const runId = newRunId()
       const dir = join(all, runId)
       mkdirSync(dir, { recursive: true })

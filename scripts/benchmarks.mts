@@ -59,6 +59,8 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
   seconds(limit)
   const canDrop = mayDropCaches()
   if (!canDrop) note('caches cannot be dropped, so they are warm: that takes root, and a /proc/sys that can be written')
+  const absent = run.options.tools.filter((name) => name !== 'vykar' && !which(tools[name]!.program))
+  if (absent.length && !run.dry) throw new UsageError(`named in --tools, but not installed: ${absent.join(', ')}`)
   step('corpus')
   const made = await corpus('local', run.options.source, run.options['corpus-gib'])
   const states: Method['states'] = [join(made, 'snapshot-1'), join(made, 'snapshot-2')]
@@ -158,8 +160,6 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
   const page = await writeBenchmark(out, benchmark)
   for (const sentence of resultOf(benchmark)) note(sentence)
   note(`benchmark: ${page}`)
-  const absent = run.options.tools.filter((name) => missing[name])
-  if (absent.length) throw new Mismatch(`named in --tools, but not installed: ${absent.join(', ')}`)
 })
 
 /** Whether the kernel's caches can be dropped: in a container /proc/sys may be read-only, for root too. */

@@ -222,7 +222,12 @@ const restoredLine =
  * @param tree what was backed up
  * @param backup, list, restored files with what the three printed
  */
-export async function numbers(tree: string, backup: string, list: string, restored: string): Promise<void> {
+export async function numbers(
+  tree: string | { raw: string },
+  backup: string,
+  list: string,
+  restored: string,
+): Promise<void> {
   const count = restored.replace(/out$/, 'count')
   // A hard link's further names are files to `backup` and links to `restore`; empty files are none to `backup` (0.19.1).
   await $({
@@ -260,6 +265,7 @@ export async function numbers(tree: string, backup: string, list: string, restor
 export async function shows(count: number, list: string, when: string, Failure = Mismatch): Promise<void> {
   await check(`test "$(grep -cE '^ *[0-9a-f]{8} ' ${list} || true)" = ${count}`, () => {
     const found = parseList(read(list)).length
+    if (found < count) throw new Mismatch(`list shows ${found} snapshots instead of ${count}: one is lost`)
     if (found !== count) throw new Failure(`${when}, but list shows ${found} snapshots instead of ${count}`)
   })
 }

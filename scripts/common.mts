@@ -4,7 +4,7 @@ import { background } from '#lib/background.mts'
 import { $, check, fact, note, read, rowScope, step, undo } from '#lib/sh.mts'
 import { bytes } from '#lib/terminal.mts'
 import { quote } from '#lib/transcript.mts'
-import { Blocked, Mismatch } from '#lib/verdict.mts'
+import { Blocked, Mismatch, Refused } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 import {
   deleted,
@@ -39,6 +39,14 @@ export function encrypted(repo: string): boolean {
   return (own ?? encryption)?.mode !== 'none'
 }
 
+/** What a repository is made of, below its prefix; minio keeps markers of its own. */
+const ownObjects = '^(config|index|index\\.gen|(keys|snapshots|packs|locks|sessions)/.*|\\.tmp.*|.*__XLDIR__.*)$'
+
+/** Bash that removes what lies behind an rclone path; on a server that is not ours nothing, where anything is no part of a repository. */
+const swept = (objects: string | undefined, remote: string, managed: boolean | undefined): { raw: string } => ({
+  raw: `${managed ? '' : `if ${objects} 2> /dev/null | grep -vE '${ownObjects}' > strangers; then echo "it holds what is no part of a repository, and is not removed: $(head -n 1 strangers)" >&2; exit 1; fi; `}rclone delete --rmdirs ${remote}`,
+})
+
 /** `list`, the guard, `delete`, `init`, `info`, `claims`; config.yaml is there already. The repository goes again when the row has passed. */
 export async function fresh(repo: string): Promise<void> {
   const { run } = rowScope()
@@ -53,10 +61,10 @@ export async function fresh(repo: string): Promise<void> {
       expect: [0, 3],
       keep: `objects of ${remote}`,
       later: false,
-    })`rclone delete --rmdirs ${{ raw: remote }}`
+    })`${swept(objects, remote, managed)}`
   await $({ expect: [0, 1] })`vykar --config config.yaml delete -R ${repo} --yes-delete-this-repo > deleted.out 2>&1`
   await deleted('deleted.out')
-  if (remote) await $({ expect: [0, 3] })`rclone delete --rmdirs ${{ raw: remote }}`
+  if (remote) await $({ expect: [0, 3], otherwise: Refused })`${swept(objects, remote, managed)}`
   // Judged after vykar's own delete, and before anybody else clears up; a server that does not delete is on record.
   if (objects)
     undo({
@@ -101,17 +109,18 @@ export async function claims(repo: string): Promise<void> {
 }
 
 /**
- * The words that were planted in the source are nowhere in the repository's files or the cache; without encryption they are, so the
+ * Words that were planted in what is backed up are nowhere in the repository's files or the cache; without encryption they are, so the
  * search is able to find them.
+ * @param words a file with one on each line
  */
-export async function unreadable(repo: string, source: string): Promise<void> {
+export async function unreadable(repo: string, words: string | { raw: string }): Promise<void> {
   const { seen } = rowScope().run.endpoint(repo)
   const where = seen ? `"$${seen}" cache` : 'cache'
   if (encrypted(repo))
     await $({
       expect: [1],
-    })`grep -raF -m 1 -f ${source}/awkward/planted ${{ raw: where }}  # words of the source can be read`
-  else if (seen) await $`grep -rqaF -f ${source}/awkward/planted ${{ raw: where }}  # they can be read, and so be found`
+    })`grep -raF -m 1 -f ${words} ${{ raw: where }}  # words of the source can be read`
+  else if (seen) await $`grep -rqaF -f ${words} ${{ raw: where }}  # they can be read, and so be found`
 }
 
 /** bash in front of a command that must not see a tree of the user's: an empty directory lies over it, for this command alone. */
@@ -183,7 +192,7 @@ export async function again(repo: string, source: string, was: string, named: bo
   await listed('corpus', 'fourth.out', 'fourth.list')
   await $`vykar --config config.yaml snapshot list -R ${repo} $(<fourth.id) > fourth.listing`
   await $`diff <(find ${source} -mindepth 1 \( -type f -o -type d -o -type l \) -printf '%P\n' | sort) <(sort fourth.listing)`
-  if (!named) await unreadable(repo, source)
+  if (!named) await unreadable(repo, `${source}/awkward/planted`)
   await $`vykar --config config.yaml snapshot delete -R ${repo} $(<fourth.id)`
 }
 
@@ -203,6 +212,7 @@ export async function cutShort(repo: string, signal: 'TERM' | 'KILL', mark: stri
   await check(`# ${signal} ends it with exit ${right}`, () => {
     if (signal === 'TERM' && by === 'KILL')
       throw new Mismatch('TERM did not end the backup within its grace, KILL was needed')
+    if (by === 'none' && code !== 0) throw new Mismatch(`the backup failed by itself, before ${signal}: exit ${code}`)
     if (by !== 'none' && code !== right)
       throw new Mismatch(`${signal} ended the backup with exit ${code} instead of ${right}`)
   })
@@ -261,7 +271,7 @@ async function bothRestored(repo: string, source: string, named: boolean): Promi
 }
 
 /** The witness of a tree: everything that find(1) sees of it but the top directory's own times, into a file. */
-export async function written(source: string, file: string): Promise<void> {
+export async function written(source: string | { raw: string }, file: string): Promise<void> {
   await $({
     limit: '30m',
   })`find ${source} -mindepth 1 -printf '/%P /%y %m %U:%G %s %T@ %C@ %l\0' | LC_ALL=C sort -z > ${file}`

@@ -58,9 +58,10 @@ export async function corpus(which: 'local' | 'remote', named: string | undefine
   if (!run.dry && existsSync(dir) && !current() && !isOurs(run.runtime, dir))
     throw new UsageError(`${dir} was made by an older version of this suite: move it away, or name it with --source`)
   const missing = run.dry || !existsSync(dir) || !current()
+  // Two scripts that begin at once make one corpus: the home directory itself is the lock.
   await $({
     limit: '2h',
-  })`grep -qs '"format": ${{ raw: String(corpusFormat) }}' ${dir}/corpus.json || e2e data-gen/corpus --out ${dir} --gib ${gib} --seed ${run.common.seed}`
+  })`flock ${homedir()} bash -c 'grep -qs "\"format\": ${{ raw: String(corpusFormat) }}" "$0"/corpus.json || e2e data-gen/corpus --out "$0" --gib "$1" --seed "$2"' ${dir} ${gib} ${run.common.seed}`
   if (missing) note(`made the corpus ${dir} (${gib} GiB, seed ${run.common.seed}); it is kept for the next run`)
   return run.dry ? dir : realpathSync(dir)
 }
@@ -101,8 +102,8 @@ export async function changing(tree: string, named: string | undefined): Promise
 }
 
 /** A tree of the row is what its witness says: nothing but the suite has touched it. Throws Mismatch naming the first entry that differs. */
-export async function stillAs(tree: string, witness: string): Promise<void> {
-  const list = `find ${quote(tree)} -mindepth 1 ${witnessFormat} | LC_ALL=C sort -z`
+export async function stillAs(tree: string | { raw: string }, witness: string): Promise<void> {
+  const list = `find ${typeof tree === 'string' ? quote(tree) : tree.raw} -mindepth 1 ${witnessFormat} | LC_ALL=C sort -z`
   await check(`${list} | cmp - ${witness}`, async () => {
     const { stdout } = await look({
       limit: '30m',

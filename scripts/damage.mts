@@ -98,10 +98,14 @@ async function right(kind: string, id: string): Promise<void> {
     limit: '1h',
     expect: [0, 1],
   })`(cd damaged-tree && sha256sum --check --quiet --strict ../${id}.sha256 2>&1) > damaged.wrong`
+  // What one flipped bit can do to an unencrypted repository: one file, of which one byte is another. Anything more is worse.
+  await $`grep -c ': FAILED$' damaged.wrong > damaged.count || true; sed -n 's/: FAILED$//p' damaged.wrong | while IFS= read -r name; do cmp -l "damaged-tree/$name" "restored/$name"; done > damaged.bytes 2>&1 || true`
   await check('# exit 0, and wrong data: a finding, where configs/known-findings.yaml has it', () => {
     const said = `${kind}: restore exited 0 with wrong data: ${read('damaged.wrong').split('\n')[0]}`
     const none = /^\s*Encryption\s+none/m.test(read('info.out'))
-    if (none && kind === 'one bit') finding('none-restore-unverified', compared.code ? said : undefined)
+    const little = read('damaged.count') === '1' && /^ *\d+ +[0-7]+ +[0-7]+$/.test(read('damaged.bytes'))
+    if (none && kind === 'one bit' && (little || !compared.code))
+      finding('none-restore-unverified', compared.code ? said : undefined)
     else if (compared.code) throw new Mismatch(said)
     if (run.common['strict-gaps'] && !compared.code) note(`${kind}: restore was right`)
   })

@@ -9,7 +9,7 @@ import { which } from '#lib/host.mts'
 import { skipOrFail } from '#lib/prepare.mts'
 import type { Run } from '#lib/run.mts'
 import { $, note, read, scope, undo } from '#lib/sh.mts'
-import { Blocked, Skipped } from '#lib/verdict.mts'
+import { Blocked, Skipped, UsageError } from '#lib/verdict.mts'
 
 /** What can be asked of an engine without a step of its own. */
 const quietly = (engine: string, ...args: string[]): Promise<Answer> =>
@@ -126,7 +126,7 @@ export async function image(run: Run, engine: string, wanted: string, kind: stri
   const file = `${kind || 'other'}.image`
   await $({
     limit: '15m',
-    otherwise: Skipped,
+    otherwise: named ? UsageError : Skipped,
   })`for image in ${wanted} ${{ raw: built }}; do
   if ${engine} image inspect $image > /dev/null 2>&1 || ${engine} pull -q $image > pull.out 2>&1; then echo $image > ${file}; break; fi
 done; test -s ${file} || { echo "image ${{ raw: wanted }} cannot be had ($(tail -n 1 pull.out)): ${{ raw: remedy }}" >&2; exit 1; }`
@@ -193,7 +193,7 @@ export async function volume(engine: string, file: string): Promise<string> {
   undo({
     keep: `volume ${name.replace('$VYKAR_E2E_RUN', scope().run.id)}`,
     there: `test -e ${file}.path`,
-  })`if [ "$(${engine} volume inspect -f '{{index .Labels "vykar-e2e"}}' ${{ raw: name }} 2> /dev/null)" = $VYKAR_E2E_RUN ]; then ${engine} volume rm ${{ raw: name }}; fi`
+  })`if [ "$(${engine} volume inspect -f '{{index .Labels "vykar-e2e"}}' ${{ raw: name }} 2> /dev/null)" = $VYKAR_E2E_RUN ]; then ${engine} ps -aq --filter volume=${{ raw: name }} --filter label=vykar-e2e=$VYKAR_E2E_RUN | xargs -r ${engine} rm -f; ${engine} volume rm ${{ raw: name }}; fi`
   await $`${engine} volume create --label vykar-e2e=$VYKAR_E2E_RUN ${{ raw: name }}`
   await $`${engine} volume inspect -f '{{.Mountpoint}}' ${{ raw: name }} > ${file}.path`
   return name

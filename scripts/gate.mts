@@ -24,7 +24,7 @@ import { shuffled } from '#scripts/benchmarks/stats.mts'
 import { type Judgement, judgeScenarios, judgeTimes, type Pair } from '#scripts/suite/judge.mts'
 import { pack } from '#scripts/suite/pack.mts'
 import { junitOfAll, reportOf } from '#scripts/suite/results.mts'
-import { checksum, runTask, type SuiteRun, type Task } from '#scripts/suite/runner.mts'
+import { checksum, refuseFirst, runTask, type SuiteRun, type Task } from '#scripts/suite/runner.mts'
 import { choose, describeAll, type Entry, profiles } from '#scripts/suite/scenarios.mts'
 
 const specs = {
@@ -134,6 +134,12 @@ async function gate(options: Options): Promise<number> {
   const { entries, left } = choose(await describeAll(), options._, options.profile, options.repo, common)
   if (!entries.length)
     throw new UsageError('nothing is to be run: no scenario of the profile has one of these repositories')
+  if (!Number.isInteger(options.runs)) throw new UsageError(`--runs ${options.runs}: a whole number is needed`)
+  for (const path of Object.values(builds)) {
+    const [first] = entries as [Entry]
+    await refuseFirst({ ...first, args: [...first.args, '--vykar', path] })
+  }
+  const sums = Object.values(builds).map(checksum)
   const runId = newRunId()
   const started = new Date().toISOString()
   const dir = join(runtime, 'reports/gate', runId)
@@ -143,12 +149,15 @@ async function gate(options: Options): Promise<number> {
     judgeScenarios(pairs),
     options.runs ? await times(dir, options, common, builds) : { objections: [], notes: ['times were not compared'] },
   ]
-  const same =
-    checksum(builds.vykar) === checksum(builds.baseline)
-      ? ['both builds are the same program: nothing new could be found']
-      : []
+  const twice = sums[0] === sums[1]
+  const same = twice ? ['both builds are the same program: nothing new could be found'] : []
+  const replaced = Object.values(builds).filter((path, n) => checksum(path) !== sums[n])
   const all: Judgement = {
-    objections: [...verdicts.objections, ...speed.objections],
+    objections: [
+      ...replaced.map((path) => `${path} was replaced meanwhile: more than two builds were run`),
+      ...verdicts.objections,
+      ...speed.objections,
+    ],
     notes: [
       ...same,
       ...verdicts.notes,
@@ -171,13 +180,25 @@ async function gate(options: Options): Promise<number> {
   writeWhole(join(dir, 'report.md'), text)
   writeWhole(join(dir, 'junit.xml'), junitOfAll(run))
   if (process.env.GITHUB_STEP_SUMMARY) appendFileSync(process.env.GITHUB_STEP_SUMMARY, text)
-  await pack(runtime, join(dir, 'results.tar.gz'))
+  const reports = pairs.flatMap((pair) => [pair.fresh, pair.baseline]).filter(({ report }) => report)
+  // What cannot be packed takes nothing back of the answer.
+  await pack(
+    runtime,
+    join(dir, 'results.tar.gz'),
+    reports.map(({ report }) => dirname(report)),
+  ).catch((error) => console.log(`note: results.tar.gz was not made: ${messageOf(error)}`))
   for (const objection of all.objections) console.log(`objection ${objection}`)
   console.log(`report ${join(dir, 'report.md')}`)
+  const untried = [...pairs.filter((pair) => pair.fresh.verdict === 'SKIPPED'), ...left].map(({ scenario }) => scenario)
+  const said = [
+    ...(twice ? ['the same program twice'] : []),
+    ...(untried.length ? [`${untried.length} not tried: ${untried.join(', ')}`] : []),
+    ...(options.runs ? [] : ['times not compared']),
+  ]
   console.log(
     all.objections.length
       ? `DO NOT SHIP ${fresh.version}: ${all.objections.length} objections`
-      : `SHIP ${fresh.version}`,
+      : `SHIP ${fresh.version}${said.length ? `; ${said.join('; ')}` : ''}`,
   )
   return all.objections.length ? 1 : 0
 }

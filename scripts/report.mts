@@ -55,25 +55,26 @@ function compareBenchmarks(a: string, b: string, threshold: number): number {
   return worse + gone ? 1 : 0
 }
 
-/** Prints how two runs of a scenario differ. Returns 1 where a verdict became worse or a known gap is new. */
+/** Prints how two runs of a scenario differ. Returns 1 where a verdict became worse, or a known gap or finding is new. */
 function compareRuns(a: string, b: string, threshold: number): number {
   const [first, second] = [readReport(a).report, readReport(b).report]
   if (first.scenario !== second.scenario)
     throw new UsageError(`${first.scenario} and ${second.scenario} are two scenarios: compare two runs of one`)
-  const { verdicts, gaps, steps } = difference(first, second, threshold)
+  const { verdicts, gaps, findings, steps } = difference(first, second, threshold)
   console.log(`${first.scenario}: vykar ${first.versions.vykar} and ${second.versions.vykar}`)
   for (const { row, from, to } of verdicts) console.log(`verdict  ${row}: ${from} → ${to}`)
   for (const { row, gap, change } of gaps) console.log(`gap      ${row}: ${gap} is ${change}`)
+  for (const { row, finding, change } of findings) console.log(`finding  ${row}: ${finding} is ${change}`)
   for (const { row, step, from, to } of steps)
     console.log(`time     ${row} ${step}: ${duration(from)} → ${duration(to)} (one run each: no more than a hint)`)
   const worse = verdicts.filter(
     ({ from, to }) => to !== from && to !== 'PASS' && (from === 'PASS' || to === 'FAIL'),
   ).length
-  const fresh = gaps.filter((gap) => gap.change === 'new').length
+  const fresh = [...gaps, ...findings].filter(({ change }) => change === 'new').length
   console.log(
     worse + fresh
-      ? `FAIL ${worse} verdicts became worse, ${fresh} known gaps are new`
-      : 'PASS no verdict became worse, no known gap is new',
+      ? `FAIL ${worse} verdicts became worse, ${fresh} known gaps or findings are new`
+      : 'PASS no verdict became worse, no known gap or finding is new',
   )
   return worse + fresh ? 1 : 0
 }
@@ -83,10 +84,11 @@ const isReport = (path: string) =>
 
 /** Writes the page. Returns its path. */
 function index(runtime: string): string {
-  const stored = collect(runtime)
+  const torn: string[] = []
+  const stored = collect(runtime, torn)
   if (!stored.length) throw new UsageError(`${join(runtime, 'reports')} holds no report yet: run a scenario first`)
   const file = join(runtime, 'reports/index.html')
-  writeWhole(file, indexPage(stored, scenarioNames(), join(runtime, 'reports')))
+  writeWhole(file, indexPage(stored, scenarioNames(), join(runtime, 'reports'), torn))
   return file
 }
 
@@ -112,18 +114,19 @@ function mergeAll(runtime: string, dirs: string[], expected: string | undefined)
   const ids = new Set<string>()
   const torn: string[] = []
   const hosts = from.map((dir) => collect(dir, torn).filter(({ report }) => ids.add(report.runId)))
-  hosts.push(collect(runtime).filter(({ report }) => !ids.has(report.runId)))
+  hosts.push(collect(runtime, torn).filter(({ report }) => !ids.has(report.runId)))
   const calls = hosts.flatMap((stored) =>
     [...newest(stored, keyOf)].map(([call, { now }]) => ({ call, report: now.report })),
   )
   // What the stand-in has shown says nothing about vykar.
   const ended = (line: string) =>
     calls.some(({ call, report }) => call === keyOfLine(line) && report.seconds > 0 && report.verdict !== 'DEMO')
-  // A result that cannot be read is none, where no newer one is there.
-  const lost = torn.filter(
-    (dir) =>
-      !calls.some(({ report }) => report.runId > basename(dir) && report.scenario.endsWith(basename(dirname(dir)))),
-  )
+  // A result that cannot be read is none; which call it was of nobody knows, so a newer one of another call does not stand for it.
+  const lost = torn.filter((dir) => {
+    const same = calls.filter(({ report }) => basename(report.scenario) === basename(dirname(dir)))
+    const kinds = new Set(same.map(({ call }) => call)).size
+    return !kinds || same.some(({ report }) => report.runId < basename(dir)) || (kinds > 1 && !lines.length)
+  })
   const builds = new Set(calls.map(({ report }) => report.versions.vykar))
   const missing = lines.filter((line) => !ended(line))
   for (const line of missing) console.log(`again ./e2e ${line}`)
@@ -146,7 +149,8 @@ function mergeAll(runtime: string, dirs: string[], expected: string | undefined)
 /** The moment so long ago, ISO 8601. */
 function ago(keep: string | undefined): string {
   const [, count, unit] = /^(\d+)([dh])$/.exec(keep ?? '') ?? []
-  if (!count) throw new UsageError(`prune needs --keep with days or hours, such as 30d${keep ? `, not ${keep}` : ''}`)
+  if (!count || count.length > 6)
+    throw new UsageError(`prune needs --keep with days or hours, such as 30d${keep ? `, not ${keep}` : ''}`)
   return new Date(Date.now() - Number(count) * (unit === 'd' ? 86_400_000 : 3_600_000)).toISOString()
 }
 

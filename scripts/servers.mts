@@ -3,8 +3,9 @@
 import { randomBytes } from 'node:crypto'
 import { existsSync, realpathSync } from 'node:fs'
 import { homedir, userInfo } from 'node:os'
+import { dirname } from 'node:path'
 import { variableOf } from '#lib/address.mts'
-import { lastLine } from '#lib/ask.mts'
+import { ask, lastLine } from '#lib/ask.mts'
 import { background } from '#lib/background.mts'
 import { which } from '#lib/host.mts'
 import type { Endpoint, Run } from '#lib/run.mts'
@@ -48,11 +49,23 @@ const asked = (variable: string) =>
 
 const random = () => randomBytes(16).toString('hex')
 
+/** A server that does not lie beside the vykar under test may be of another build: then a PASS would be of a pair that nobody ships. */
+async function sameBuild(run: Run, server: string, beside: boolean): Promise<void> {
+  const { path, version } = run.plan.vykar
+  if (run.dry || beside || dirname(path) === dirname(server)) return
+  const asked = await ask([server, '--version'], { seconds: 30 })
+  const its = /^vykar-server (\d+\.\d+\.\d+\S*)/m.exec(asked.stdout)?.[1]
+  if (its && its !== version)
+    throw new Skipped(`${server} is ${its}, ${path} is ${version}: put the vykar-server of that build beside it`)
+  note(`${server} is used, which does not lie beside ${path}: whether both are of one build is not known`)
+}
+
 /** vykar-server: one repository at the root URL, its token in the environment. */
 async function rest(run: Run, port: number): Promise<Endpoint> {
   const beside = `${run.dirs.work}/bin/vykar-server`
   const server = existsSync(beside) ? realpathSync(beside) : which('vykar-server')
   if (!server) throw new Skipped('vykar-server is missing: it comes with the vykar release, beside vykar')
+  await sameBuild(run, server, existsSync(beside))
   const url = `http://127.0.0.1:${port}`
   run.secret('VYKAR_E2E_REST_TOKEN', random(), true)
   await $`mkdir -m 700 server-rest`

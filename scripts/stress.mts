@@ -209,7 +209,7 @@ async function drain(walk: Walk): Promise<void> {
 
 await scenario(import.meta, { needs: standardNeeds, wants: serverWants, options }, async (run) => {
   const { options: o } = run
-  if (o.duration) seconds(o.duration)
+  if (o.duration && !(seconds(o.duration) > 0)) throw new UsageError(`--duration ${o.duration}: nothing would be done`)
   if (o.duration && o.iterations !== undefined)
     throw new UsageError('--iterations and --duration are both given: one is enough')
   if (o['drop-caches'] && process.getuid?.() !== 0) throw new UsageError('--drop-caches needs root')

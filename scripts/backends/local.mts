@@ -82,7 +82,7 @@ sources:
         limit: '1h',
       })`bash -c 'vykar --config config.yaml backup -R ${repo} > backup.out && cat /proc/$$/io' | sed -n 's/^rchar: //p' > first.read`
       await $`sed -n 's/^Snapshot created: //p' backup.out > first.id`
-      if (own) await unreadable(repo, source)
+      if (own) await unreadable(repo, `${source}/awkward/planted`)
       await $`test -z "$(find "$REPO_LOCAL" ! -type l -perm /022)"  # nobody else can write in the repository`
       await released('backup')
 
@@ -157,7 +157,7 @@ sources:
       await listed('corpus', 'fourth.out', 'fourth.list')
       await $`vykar --config config.yaml snapshot list -R ${repo} $(<fourth.id) > fourth.listing`
       await $`diff <(find ${source} -mindepth 1 \( -type f -o -type d -o -type l \) -printf '%P\n' | sort) <(sort fourth.listing)`
-      if (own) await unreadable(repo, source)
+      if (own) await unreadable(repo, `${source}/awkward/planted`)
       await $`vykar --config config.yaml snapshot delete -R ${repo} $(<fourth.id)`
 
       step('check')

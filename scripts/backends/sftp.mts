@@ -75,7 +75,7 @@ sources:
         limit: '1h',
       })`bash -c 'vykar --config config.yaml backup -R ${repo} > backup.out && cat /proc/$$/io' | sed -n 's/^rchar: //p' > first.read`
       await $`sed -n 's/^Snapshot created: //p' backup.out > first.id`
-      if (own) await unreadable(repo, source)
+      if (own) await unreadable(repo, `${source}/awkward/planted`)
 
       step('list')
       await $`vykar --config config.yaml list -R ${repo} > list.out`

@@ -52,11 +52,12 @@ export function lacking(first: Benchmark, second: Benchmark): Lack[] {
   return [...all].flatMap(([key, { repo, operation, tool }]) => {
     const [x, y] = [first, second].map(({ figures }) => figures.find((one) => keyOf(one) === key))
     const why = (one: Figures | undefined) =>
-      !one ? 'not measured' : one.failed[0] ? `failed in ${one.failed[0]}` : ''
+      !one ? 'not measured' : one.failed[0] ? `failed in ${one.failed.length} rounds: ${one.failed[0]}` : ''
     const [before, after] = [why(x), why(y)]
     if (before === after) return []
     const text = `${before || 'measured'} → ${after || 'measured'}`
-    return [{ repo, operation, tool, why: text, worse: after !== '' && (before === '' || !y) }]
+    const more = (y?.failed.length ?? 0) > (x?.failed.length ?? 0)
+    return [{ repo, operation, tool, why: text, worse: after !== '' && (before === '' || !y || more) }]
   })
 }
 

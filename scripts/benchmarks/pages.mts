@@ -147,7 +147,7 @@ function methodOf(b: Benchmark): string[] {
     `${b.runs} rounds after one warm-up, source ${bytes(b.sourceBytes)}, the same path for every tool; the order of the tools is shuffled in each round from seed ${b.seed}.`,
     `Caches ${b.cache === 'cold' ? 'are dropped before each timed command' : 'are left as they are (warm)'}; a sync of what was written is inside the clock. Throughput is source bytes ÷ time, also where little of the source is read.`,
     'Every restore was compared with its source by diff, outside the clock; a failed command enters no figure.',
-    'The interval is a percentile bootstrap over the rounds, tool and vykar measured side by side; where it includes 1 no difference is shown.',
+    'The interval is a percentile bootstrap over the rounds, tool and vykar measured side by side; where it includes 1, or there are fewer than five rounds, no difference is shown. Five rounds give a 94 % interval, six or more a 95 % one.',
     `Compression asked for: ${b.compression}; ${named.map((name) => `${name}: ${tools[name]!.compression[b.compression]}`).join('; ')}. Encryption on, pack and chunk sizes as each tool defaults; scripts/benchmarks/tools.mts has the command lines.`,
     ...b.ceilings.map((c) => `Ceiling: ${c.what} took ${seconds(c.seconds)} s, ${bytes(c.throughput)}/s.`),
     ...Object.entries(b.missing).map(([name, why]) => `Not measured: ${name}: ${why}.`),

@@ -42,7 +42,7 @@ export function summary(values: readonly number[]): Summary {
   }
 }
 
-/** A ratio with its 95 % interval; `shown` where the interval excludes 1. */
+/** A ratio with its 95 % interval; `shown` where the interval excludes 1, and there are rounds enough to say so. */
 export interface Ratio {
   ratio: number
   low: number
@@ -53,11 +53,17 @@ export interface Ratio {
 /** Resamples of a bootstrap. */
 const resamples = 10_000
 
-function interval(values: number[], ratio: number): Ratio {
+/**
+ * Rounds below which no difference is shown: of two equal tools all n rounds fall on one side of 1 in one of 2^(n - 1) cases (sign test),
+ * which is 1 in 16 of five, and 1 in 4 of three.
+ */
+const leastRounds = 5
+
+function interval(values: number[], ratio: number, rounds: number): Ratio {
   values.sort((a, b) => a - b)
   const low = values[Math.floor(0.025 * (values.length - 1))]!
   const high = values[Math.ceil(0.975 * (values.length - 1))]!
-  return { ratio, low, high, shown: low > 1 || high < 1 }
+  return { ratio, low, high, shown: rounds >= leastRounds && (low > 1 || high < 1) }
 }
 
 /**
@@ -70,7 +76,7 @@ export function pairedRatio(a: readonly number[], b: readonly number[], seed: nu
   const next = seeded(String(seed))
   const pick = () => ratios[Math.floor(next() * ratios.length)]!
   const medians = Array.from({ length: resamples }, () => median(ratios.map(pick)))
-  return interval(medians, median(ratios))
+  return interval(medians, median(ratios), ratios.length)
 }
 
 /** The same for measurements that were not made side by side: the ratio of the medians, each side resampled by itself. */
@@ -80,6 +86,7 @@ export function ratioOf(a: readonly number[], b: readonly number[], seed: number
   return interval(
     Array.from({ length: resamples }, () => sample(a) / sample(b)),
     median(a) / median(b),
+    Math.min(a.length, b.length),
   )
 }
 

@@ -112,7 +112,7 @@ const vykar: Tool = {
     `${program} --config ${name}/vykar.yaml list -R bench | { grep -cE '^ *[0-9a-f]{8} ' || true; }`,
   // Empty files are none to it.
   listed: ({ program, name }) => [
-    `${program} --config ${name}/vykar.yaml list -R bench --last 1 | grep -E '^ *[0-9a-f]{8} ' | awk '{print $(NF - 4)}'`,
+    `${program} --config ${name}/vykar.yaml list -R bench --last 1 | grep -E '^ *[0-9a-f]{8} ' | awk '{print $(NF - 4)}' | tr -d ,`,
     '-type f -size +0',
   ],
   remove: ({ program, name }) => `${program} --config ${name}/vykar.yaml delete -R bench --yes-delete-this-repo`,

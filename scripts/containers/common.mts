@@ -1,6 +1,7 @@
 // What the container scenarios share: options, space, and what the engine's events and the records must say.
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import { diskUsage } from '#lib/cleanup.mts'
 import type { OptionSpecs, Values } from '#lib/options.mts'
 import type { Run } from '#lib/run.mts'
 import { $, check, fact, read, scope } from '#lib/sh.mts'
@@ -34,11 +35,14 @@ export async function needContainerSpace(run: ContainerRun, engine: string): Pro
   if (run.dry) return
   const { 'target-gib': gib, 'ballast-mib': mib } = run.options
   const [database, ballast] = [gib * 2 ** 30, mib * 2 ** 20]
+  // A volume with a copy of the user's tree, and one that it is restored to; its repository and two trees where the run works.
+  const tree = run.options.source ? await diskUsage(run.options.source, true) : 2 ** 28
   const needs = [
-    { dir: await engineRoot(engine), bytes: database * 2.2 + ballast + 2 ** 30 },
-    { dir: run.runtime, bytes: database * 2.2 + ballast * 2 + 2 ** 30 },
+    { dir: await engineRoot(engine), bytes: database * 2.2 + ballast + tree * 2.2 + 2 ** 29 },
+    { dir: run.runtime, bytes: database * 2.2 + ballast * 2 + tree * 3.3 + 2 ** 29 },
   ]
-  needSpace(needs, `--target-gib ${gib} --ballast-mib ${mib}`, 'take less of either')
+  const why = `--target-gib ${gib} --ballast-mib ${mib}${run.options.source ? ` and ${run.options.source}` : ''}`
+  needSpace(needs, why, 'take less of either')
 }
 
 /**

@@ -11,8 +11,19 @@ import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, step } from '#lib/sh.mts'
 import { Blocked } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
-import { listed, numbers, says, shows, standardNeeds } from '#scripts/checks.mts'
-import { contents, cutShort, finallyFails, fresh, hidden, retire, serverWants } from '#scripts/common.mts'
+import { listed, numbers, packBytes, says, shows, standardNeeds } from '#scripts/checks.mts'
+import {
+  contents,
+  cutShort,
+  finallyFails,
+  fresh,
+  hidden,
+  retire,
+  serverWants,
+  storedChange,
+  unreadable,
+  written,
+} from '#scripts/common.mts'
 import {
   chosenPatterns,
   containerOptions,
@@ -21,7 +32,8 @@ import {
   runs,
   wholeRecords,
 } from '#scripts/containers/common.mts'
-import { onlyDump, sameContent, wholeDump } from '#scripts/databases/common.mts'
+import { stillAs } from '#scripts/corpus.mts'
+import { noted, onlyDump, sameContent, sameDump, wholeDump } from '#scripts/databases/common.mts'
 import { container, engineReady, image, up, volume, wrapper } from '#scripts/engine.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -44,7 +56,7 @@ await scenario(import.meta, { needs: standardNeeds, wants, options: containerOpt
       await $({ limit: '30m' })`rsync -aHAXS corpus/snapshot-1/ "$(<volume.path)"/`
     } else await $({ limit: '1h' })`rsync -aHAXS ${o.source}/ "$(<volume.path)"/`
     // Owners that the host does not know, setuid, a hardlink and a symlink across directories, a hole.
-    await $`podman run --rm --network none -v ${{ raw: name }}:/data --entrypoint sh $(<base.image) -c 'cd /data && mkdir -p app/etc app/var &&
+    await $`podman run --rm --label vykar-e2e=$VYKAR_E2E_RUN --network none -v ${{ raw: name }}:/data --entrypoint sh $(<base.image) -c 'cd /data && mkdir -p app/etc app/var &&
   echo secret > app/etc/key && ln app/etc/key app/var/key && ln -s ../etc/key app/var/link && chown -R 70001:70002 app &&
   chmod 600 app/etc/key && echo run > app/tool && chown 70003:0 app/tool && chmod 6755 app/tool &&
   head -c 4096 /dev/urandom > app/sparse && truncate -s 64M app/sparse && chmod 1777 app/var'`
@@ -69,6 +81,7 @@ EOF`
 
   if (patterns.includes('dump')) {
     step('database')
+    await noted()
     await image(run, 'podman', o['database-image'] ?? 'postgres:16', 'postgres', o['database-image'] !== undefined)
     for (const name of ['db', 'fresh']) {
       const words = ['postgres', '-c', 'max_wal_size=2GB']
@@ -99,10 +112,13 @@ sources:
     label: volume
 `
         await fresh(repo)
+        const live = { raw: '"$VYKAR_E2E_VOLUME"', path: read('../volume.path') }
+        await written(live, 'source.witness')
 
         step('backup')
         await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
         await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
+        if (!o.source) await unreadable(repo, { raw: '"$VYKAR_E2E_VOLUME"/awkward/planted' })
 
         step('list')
         await $`vykar --config config.yaml list -R ${repo} > list.out`
@@ -115,11 +131,11 @@ sources:
         const copy = await volume('podman', `restored-${repo}`)
         await $({
           limit: '1h',
-        })`rm -rf lost && mkdir lost && HOME=$PWD/lost ${hidden({ raw: '"$VYKAR_E2E_VOLUME"' }, true)} vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) "$(<restored-${repo}.path)"`
+        })`rm -rf lost && mkdir lost && HOME=$PWD/lost ${hidden({ raw: '"$VYKAR_E2E_VOLUME"' }, true)} vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) "$(<restored-${repo}.path)" > restored.out`
+        await numbers({ raw: `"$(<restored-${repo}.path)"` }, 'backup.out', 'list.out', 'restored.out')
         await contents({ raw: `"$(<restored-${repo}.path)"` }, 'snapshot')
 
         step('compare on the host')
-        const live = { raw: '"$VYKAR_E2E_VOLUME"', path: read('../volume.path') }
         const here = `restored-${repo}.path`
         await sameTree(live, { raw: `"$(<${here})"`, path: read(here) }, 'restored')
 
@@ -128,8 +144,9 @@ sources:
         for (const [name, file] of [[source, 'source'], [copy, 'restored']] as const) // biome-ignore format: one line
           await $({
             limit: '1h',
-          })`podman run --rm --network none -v ${{ raw: name }}:/data:ro --entrypoint sh $(<../base.image) -c 'cd /data && find . -mindepth 1 ! -type p ! -type s ! -type c ! -type b -exec stat -c "%N %a %u %g %s %Y %h" {} + && find . -type f -exec sha256sum {} +' > ${file}.inside`
+          })`podman run --rm --label vykar-e2e=$VYKAR_E2E_RUN --network none -v ${{ raw: name }}:/data:ro --entrypoint sh $(<../base.image) -c 'cd /data && find . -mindepth 1 ! -type p ! -type s ! -type c ! -type b -exec stat -c "%N %a %u %g %s %Y %h" {} + && find . -type f -exec sha256sum {} +' > ${file}.inside`
         await $`test -s source.inside && diff <(grep -vE '/(mtime-2300|hard-symlink-)' source.inside | sort) <(grep -vE '/(mtime-2300|hard-symlink-)' restored.inside | sort)  # known gaps, seen on the host`
+        await stillAs(live, 'source.witness')
 
         step('second backup')
         await $`echo second > "$VYKAR_E2E_VOLUME"/second`
@@ -146,8 +163,11 @@ sources:
         // A cache that remembers what is gone would store nothing of it.
         await $`vykar --config config.yaml snapshot delete -R ${repo} $(<second.id)`
         await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} > compacted.out`
+        const packs = packBytes()
         await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > renewed.out`
         await $`sed -n 's/^Snapshot created: //p' renewed.out > renewed.id`
+        // What the first snapshot holds is stored already.
+        await storedChange('renewed.out', undefined, packs)
         await $({
           limit: '1h',
         })`rm -rf lost && mkdir lost restored-renewed && HOME=$PWD/lost ${hidden({ raw: '"$VYKAR_E2E_VOLUME"' }, true)} vykar --config lost.yaml restore -R ${repo} $(<renewed.id) restored-renewed`
@@ -281,7 +301,7 @@ sources:
   - label: dump
     command_dumps:
       - name: shop.dump
-        command: in-db pg_dump -Fc -Z1 vykar_pg_test
+        command: noted in-db pg_dump -Fc -Z1 vykar_pg_test
 `
         await fresh(repo)
 
@@ -322,6 +342,7 @@ sources:
           limit: '30m',
         })`in-fresh psql -X -q -At -v ON_ERROR_STOP=1 -d vykar_pg_test < ../content.sql > fresh.content`
         await sameContent('../source.content', 'fresh.content')
+        await sameDump('snapshot')
         await $`in-fresh dropdb vykar_pg_test`
 
         step('retire')

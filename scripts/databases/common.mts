@@ -13,10 +13,11 @@ import { serverUri } from '#lib/address.mts'
 import { localDir } from '#lib/config.mts'
 import type { OptionSpecs, Values } from '#lib/options.mts'
 import type { Run } from '#lib/run.mts'
-import { $, check, fact, type Output, read, scope, undo } from '#lib/sh.mts'
+import { $, check, fact, note, type Output, read, scope, undo } from '#lib/sh.mts'
 import { bytes, duration } from '#lib/terminal.mts'
+import { quote } from '#lib/transcript.mts'
 import { Blocked, Mismatch, UsageError } from '#lib/verdict.mts'
-import { contents } from '#scripts/common.mts'
+import { contents, unreadable } from '#scripts/common.mts'
 import { container, engineReady, engineRoot, image, wrapper } from '#scripts/engine.mts'
 import { needSpace } from '#scripts/space.mts'
 
@@ -53,8 +54,15 @@ export const churnOption = {
 export type DatabaseRun = Run & { options: Values<ReturnType<typeof databaseOptions>> }
 
 /** The variants that the user chose, both unless told. */
-export const chosen = ({ options }: DatabaseRun) =>
-  variants.filter((name) => !options.variant.length || options.variant.includes(name))
+export function chosen({ options }: DatabaseRun & { options: { churn?: string } }): (typeof variants)[number][] {
+  const tried = variants.filter((name) => !options.variant.length || options.variant.includes(name))
+  const during = options.churn
+  if (during && during !== 'none' && !tried.some((name) => name === during))
+    note(
+      `nothing is written during a dump: --churn ${during} is not among --variant, so no dump is shown to be of one moment`,
+    )
+  return tried
+}
 
 /** The database that is filled and the one that dumps are loaded into: on a server that stays, the run's id is in their names. */
 export function databases({ options, id }: DatabaseRun, name: string): { source: string; restored: string } {
@@ -79,10 +87,10 @@ export async function start(
   if (!run.dry) await needDatabaseSpace(run)
   if (uri) {
     const client = uriClient(kind, uri)
-    for (const [name, value] of Object.entries(client.env))
-      if (/PASS|PWD/.test(name)) run.secret(name, value)
-      else run.setEnv(name, value)
-    await $`printf '#!/bin/sh\nprogram=$1; shift\nexec "$program" %s "$@"\n' ${client.args.join(' ')} > bin/in-db && chmod +x bin/in-db`
+    for (const [name, value] of Object.entries(client.env)) if (/PASS|PWD/.test(name)) run.secret(name, value)
+    // In the file and not in the run's environment: what the next run clears up after a kill -9 must reach the same server.
+    const there = Object.entries(client.env).filter(([name]) => !/PASS|PWD/.test(name))
+    await onHost(there, client.args)
     return
   }
   if (named) await running(engine, named)
@@ -93,6 +101,20 @@ export async function start(
   const client = containerClient(kind, engine, '', named && !run.dry ? await containerEnvironment(engine, named) : {})
   for (const [name, value] of Object.entries(client.env)) run.secret(name, value)
   await wrapper(engine, 'db', client.exec.slice(3, -1))
+}
+
+/**
+ * Makes `in-db`: a client program of this host, with these variables and with these words before its own.
+ * @param more bash for further words
+ */
+export async function onHost(env: [name: string, value: string][], words: readonly string[], more = ''): Promise<void> {
+  const lines = [
+    '#!/bin/sh',
+    ...env.map(([name, value]) => `export ${name}=${quote(value)}`),
+    'program=$1; shift',
+    `exec "$program" ${words.map((word) => `${quote(word)} `).join('')}${more}"$@"`,
+  ]
+  await $`printf '%s\n' ${lines} > bin/in-db && chmod +x bin/in-db`
 }
 
 /** The id of a container that the user named goes to `db.cid`. Throws UsageError where it is not there or does not run. */
@@ -149,6 +171,40 @@ export async function fitsHook(sample: Output, share: number, gib: number): Prom
       throw new Blocked(`${said}, and vykar ends a hook after 300 s: --target-gib ${largest} would fit`)
     fact('time limit', said)
   })
+}
+
+/**
+ * Makes `noted`: `noted PROGRAM …` is PROGRAM with the sha256 of what it prints in dumped.sha256. A dump is another each time it is
+ * made: only of the one that vykar was given can be said what it was.
+ */
+export async function noted(): Promise<void> {
+  await $`cat > bin/noted <<'EOF'
+#!/bin/bash
+set -o pipefail
+"$@" | tee >(sha256sum > dumped.sha256)
+EOF`
+  await $`chmod +x bin/noted`
+}
+
+/** The dump that was restored, whose sha256 is in NAME.sha256, is the one that vykar was given, byte for byte. */
+export async function sameDump(name: string): Promise<void> {
+  await check(`diff <(cut -c 1-64 dumped.sha256) <(cut -c 1-64 ${name}.sha256)`, () => {
+    const [given, restored] = ['dumped', name].map((file) => read(`${file}.sha256`).slice(0, 64))
+    if (!given) throw new Mismatch('the dump was not made: nothing is known of what vykar was given')
+    if (given !== restored)
+      throw new Mismatch(`the restored dump is not what vykar was given: ${restored} and ${given}`)
+  })
+}
+
+/** A random word goes to `planted`: the database gets it in a place that its dump does not compress. */
+export async function plant(): Promise<void> {
+  await $`head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n' > planted && echo >> planted`
+}
+
+/** The word of `plant` is in the dump, and cannot be read in the repository. */
+export async function wordHidden(repo: string, dump: string): Promise<void> {
+  await $`grep -qaF -f ../planted ${dump}`
+  await unreadable(repo, '../planted')
 }
 
 /** The only file of a snapshot must be the dump, under this name. */
@@ -229,4 +285,5 @@ export async function secondBackup(repo: string, path: string): Promise<void> {
   })`HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<second.id) restored-second`
   await $`test -s restored-second/${path}`
   await contents('restored-second', 'second')
+  await sameDump('second')
 }

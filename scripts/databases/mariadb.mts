@@ -18,15 +18,19 @@ import {
   endings,
   fitsHook,
   needs,
+  noted,
   oneMoment,
   onlyDump,
+  plant,
   sameContent,
+  sameDump,
   secondBackup,
   serverWords,
   start,
   takeAway,
   whileWritten,
   wholeDump,
+  wordHidden,
 } from '#scripts/databases/common.mts'
 import { up } from '#scripts/engine.mts'
 import { servers } from '#scripts/servers.mts'
@@ -39,6 +43,7 @@ await scenario(import.meta, { needs, wants, options }, async (run) => {
   const { source, restored } = databases(run, 'maria')
 
   step('start')
+  await noted()
   await start(run, 'mariadb', {
     image: 'mariadb:11',
     flags: ['-e', 'MARIADB_ALLOW_EMPTY_ROOT_PASSWORD=1'],
@@ -81,6 +86,8 @@ SELECT 'orders', COUNT(*), COALESCE(SUM(CAST(CONV(LEFT(MD5(CONCAT_WS(',', QUOTE(
 SELECT 'order_events', COUNT(*), COALESCE(SUM(CAST(CONV(LEFT(MD5(CONCAT_WS(',', QUOTE(id), QUOTE(order_id), QUOTE(kind), QUOTE(at), MD5(payload))), 15), 16, 10) AS DECIMAL(30))), 0) FROM order_events WHERE id <= @order_events;
 EOF`
   await $({ limit: '30m' })`in-db mariadb --batch --skip-column-names ${source} < content.sql > source.content`
+  await plant()
+  await $`in-db mariadb ${source} -e "ALTER TABLE customers COMMENT = '$(<planted)'"`
 
   step('sample dump')
   // A quarter of the data, the images: how long would the whole take?
@@ -90,7 +97,7 @@ EOF`
   for (const repo of run.repos)
     for (const variant of chosen(run))
       await run.row({ repo, variant }, async () => {
-        const dump = `in-db mariadb-dump --single-transaction --quick ${source}`
+        const dump = `noted in-db mariadb-dump --single-transaction --quick ${source}`
         const path = variant === 'hooks' ? 'shop.sql' : 'vykar-dumps/shop.sql'
 
         step('init')
@@ -185,6 +192,7 @@ EOF`
 
         step('load')
         await wholeDump('restored', path)
+        await wordHidden(repo, `restored/${path}`)
         await $`in-db mariadb -e ${`DROP DATABASE IF EXISTS ${restored}; CREATE DATABASE ${restored}`}`
         await $({ limit: '2h' })`in-db mariadb ${restored} < restored/${path} && rm -r restored`
 
@@ -196,6 +204,7 @@ EOF`
           limit: '30m',
         })`in-db mariadb --batch --skip-column-names ${restored} < ../content.sql > restored.content`
         await sameContent('../source.content', 'restored.content')
+        await sameDump('snapshot')
         // Every order has the events that it says, every customer the orders: true at any moment, and never of a torn dump.
         await $({ limit: '30m' })`in-db mariadb --batch --skip-column-names ${restored} > odd.out <<'EOF'
 SELECT 'customers', id FROM customers p WHERE order_count <> (SELECT COUNT(*) FROM orders c WHERE c.customer_id = p.id);
@@ -210,7 +219,7 @@ EOF`
 
         step('second backup')
         // One more table, and a dump of it alone: two snapshots of one source.
-        await $`in-db mariadb ${source} -e "CREATE TABLE second AS SELECT 'vykar-e2e second' AS word"`
+        await $`in-db mariadb ${source} -e "DROP TABLE IF EXISTS second; CREATE TABLE second AS SELECT 'vykar-e2e second' AS word"`
         await $`sed -E 's/(command|before): .* ${{ raw: source }}/& second/' config.yaml > second.yaml`
         if (variant === 'hooks') await $`mkdir dumps`
         await secondBackup(repo, path)

@@ -20,10 +20,13 @@ import {
   fitsHook,
   needDatabaseSpace,
   needs,
+  noted,
   oneMoment,
+  onHost,
   onlyDump,
   running,
   sameContent,
+  sameDump,
   serverWords,
   takeAway,
   wholeDump,
@@ -39,6 +42,7 @@ await scenario(import.meta, { needs, wants, options }, async (run) => {
   const { source, restored } = databases(run, 'mongo')
 
   step('start')
+  await noted()
   const gone = uri && ['mongodump', 'mongorestore'].find((tool) => !which(tool))
   if (gone) throw skipOrFail(`${gone} is missing: ${tools.mongodump.install}`, [gone], run.common.require)
   if (!run.dry) await needDatabaseSpace(run)
@@ -60,10 +64,9 @@ await scenario(import.meta, { needs, wants, options }, async (run) => {
     ]
     if (user && secret) {
       run.secret('MONGODB_PASSWORD', secret)
-      words.push(`--config=${run.dirs.work}/mongo-tools.yaml`)
       await $`(umask 077; printf "password: '%s'\n" "$(printf %s "$MONGODB_PASSWORD" | sed "s/'/''/g")" > mongo-tools.yaml)`
     }
-    await $`printf '#!/bin/sh\nprogram=$1; shift\nexec "$program" %s "$@"\n' ${words.join(' ')} > bin/in-db && chmod +x bin/in-db`
+    await onHost([], words, user && secret ? '"--config=$(dirname "$0")"/../mongo-tools.yaml ' : '')
   }
   // The server as the driver sees it.
   const server = serverWords(run.options, ['mongodb'], '27017')
@@ -109,7 +112,7 @@ await scenario(import.meta, { needs, wants, options }, async (run) => {
   for (const repo of run.repos)
     for (const variant of chosen(run))
       await run.row({ repo, variant }, async () => {
-        const dump = `in-db mongodump --quiet --db=${source} --archive`
+        const dump = `noted in-db mongodump --quiet --db=${source} --archive`
         const path = variant === 'hooks' ? 'shop.archive' : 'vykar-dumps/shop.archive'
 
         step('init')
@@ -181,6 +184,7 @@ sources:
         if (!ferret) await $`e2e data-gen/mongo indexes --database ${restored} ${there} | diff ../source.indexes -`
         await $({ limit: '30m' })`e2e data-gen/mongo content --database ${restored} ${there} > restored.content`
         await sameContent('../source.content', 'restored.content')
+        await sameDump('snapshot')
         await $({ limit: '30m' })`e2e data-gen/mongo odd --database ${restored} ${there} > odd.out`
         await oneMoment('odd.out')
         await $`e2e data-gen/mongo drop --database ${restored} ${there}`

@@ -18,15 +18,19 @@ import {
   endings,
   fitsHook,
   needs,
+  noted,
   oneMoment,
   onlyDump,
+  plant,
   sameContent,
+  sameDump,
   secondBackup,
   serverWords,
   start,
   takeAway,
   whileWritten,
   wholeDump,
+  wordHidden,
 } from '#scripts/databases/common.mts'
 import { up } from '#scripts/engine.mts'
 import { servers } from '#scripts/servers.mts'
@@ -39,6 +43,7 @@ await scenario(import.meta, { needs, wants, options }, async (run) => {
   const { source, restored } = databases(run, 'pg')
 
   step('start')
+  await noted()
   await start(run, 'postgres', {
     image: 'postgres:16',
     flags: ['-e', 'POSTGRES_HOST_AUTH_METHOD=trust'],
@@ -85,6 +90,8 @@ EOF`
   await $({
     limit: '30m',
   })`in-db psql -X -q -At -v ON_ERROR_STOP=1 $(<ids) -d ${source} < content.sql > source.content`
+  await plant()
+  await $`in-db psql -X -q -v ON_ERROR_STOP=1 -d ${source} -c "COMMENT ON TABLE customers IS '$(<planted)'"`
 
   step('sample dump')
   // A quarter of the data, the images: how long would the whole take?
@@ -94,7 +101,7 @@ EOF`
   for (const repo of run.repos)
     for (const variant of chosen(run))
       await run.row({ repo, variant }, async () => {
-        const dump = `in-db pg_dump -Fc -Z1 ${source}`
+        const dump = `noted in-db pg_dump -Fc -Z1 ${source}`
         const path = variant === 'hooks' ? 'shop.dump' : 'vykar-dumps/shop.dump'
 
         step('init')
@@ -189,6 +196,7 @@ EOF`
 
         step('load')
         await wholeDump('restored', path)
+        await wordHidden(repo, `restored/${path}`)
         await $`in-db dropdb --if-exists --force ${restored}`
         await $`in-db createdb ${restored}`
         await $({ limit: '2h' })`in-db pg_restore --exit-on-error -d ${restored} < restored/${path} && rm -r restored`
@@ -201,6 +209,7 @@ EOF`
           limit: '30m',
         })`in-db psql -X -q -At -v ON_ERROR_STOP=1 $(<../ids) -d ${restored} < ../content.sql > restored.content`
         await sameContent('../source.content', 'restored.content')
+        await sameDump('snapshot')
         // Every order has the events that it says, every customer the orders: true at any moment, and never of a torn dump.
         await $({ limit: '30m' })`in-db psql -X -q -At -v ON_ERROR_STOP=1 -d ${restored} > odd.out <<'EOF'
 SELECT 'customers', id FROM customers p WHERE order_count <> (SELECT count(*) FROM orders WHERE customer_id = p.id);
@@ -215,7 +224,7 @@ EOF`
 
         step('second backup')
         // One more table, and a dump of it alone: two snapshots of one source.
-        await $`in-db psql -X -q -v ON_ERROR_STOP=1 -d ${source} -c "CREATE TABLE second AS SELECT 'vykar-e2e second' AS word"`
+        await $`in-db psql -X -q -v ON_ERROR_STOP=1 -d ${source} -c "DROP TABLE IF EXISTS second; CREATE TABLE second AS SELECT 'vykar-e2e second' AS word"`
         await $`sed 's/pg_dump/& -t second/' config.yaml > second.yaml`
         if (variant === 'hooks') await $`mkdir dumps`
         await secondBackup(repo, path)

@@ -92,7 +92,7 @@ await scenario(import.meta, spec, async (run) => {
           const met = await $({
             limit: '10m',
             expect: [0, 3],
-          })`(for n in {1..10}; do rm -rf cache; cp churn.count churn.begin; rc=0; vykar --config churn.yaml backup -R ${repo} > met.out 2> met.err || rc=$?; cp churn.count churn.end; [[ $rc == [03] ]] && cmp -s churn.begin churn.end || break; done; exit $rc)`
+          })`(for n in {1..10}; do rm -rf cache; cat churn.count > churn.begin; rc=0; vykar --config churn.yaml backup -R ${repo} > met.out 2> met.err || rc=$?; cat churn.count > churn.end; [[ $rc == [03] ]] && cmp -s churn.begin churn.end || break; done; exit $rc)`
           await churn.end('KILL')
           await $`rm -f churn.count; sed -n 's/^Snapshot created: //p' met.out > churning.id; rm -rf lost tree && mkdir lost tree`
           await $`HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<churning.id) tree > restored.out 2>&1`

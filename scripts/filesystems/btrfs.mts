@@ -6,10 +6,11 @@
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, step, undo } from '#lib/sh.mts'
+import { UsageError } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 import { listed, numbers, standardNeeds } from '#scripts/checks.mts'
-import { contents, cutShort, finallyFails, fresh, retire, serverWants } from '#scripts/common.mts'
-import { churning, fill, refused, rightOrRefused, writesBetween } from '#scripts/filesystems/common.mts'
+import { contents, cutShort, finallyFails, fresh, retire, serverWants, unreadable } from '#scripts/common.mts'
+import { churning, fill, fitsHost, refused, rightOrRefused, writesBetween } from '#scripts/filesystems/common.mts'
 import { deviceOptions, needRoot, usableDevice } from '#scripts/filesystems/device.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -23,6 +24,8 @@ await scenario(import.meta, spec, async (run) => {
   const { device, 'wipe-device': again, 'image-gib': gib, 'corpus-gib': corpusGib } = run.options
   const { seed } = run.common
   needRoot(run, 'mounting btrfs')
+  if (again !== undefined && !device) throw new UsageError(`--wipe-device ${again}: name the device with --device, too`)
+  fitsHost(run, device ? 0 : gib, corpusGib)
 
   step('file system')
   if (device) {
@@ -33,7 +36,8 @@ await scenario(import.meta, spec, async (run) => {
     undo`losetup --noheadings --output NAME --associated btrfs.img | xargs -r losetup --detach`
     await $`losetup --find --show btrfs.img > device`
   }
-  await $`mkfs.btrfs -q -f $(<device) && mkdir btrfs`
+  // "No space" fills it: of a large device no more is used than an image would have.
+  await $`size=$(blockdev --getsize64 $(<device)) most=${Math.ceil(gib * 1024)}; mkfs.btrfs -q -f -b $((size < most << 20 ? size : most << 20)) $(<device) && mkdir btrfs`
   undo({ limit: '60s' })`until ! mountpoint -q btrfs || umount btrfs; do sleep 0.5; done`
   await $`mount $(<device) btrfs`
   await $`btrfs subvolume create btrfs/data && mkdir btrfs/.snapshots`
@@ -70,7 +74,7 @@ rm -f mine
 if test -e ${snapshot}; then echo 'there is a snapshot of this name already' >&2; exit 1; fi
 if test -e ${witness}; then btrfs subvolume delete ${witness}; fi
 btrfs subvolume snapshot -r ${live} ${snapshot}
-btrfs subvolume snapshot -r ${snapshot} ${witness}
+btrfs subvolume snapshot -r ${snapshot} ${witness} || { btrfs subvolume delete ${snapshot}; exit 1; }
 date +%s%N | tee mine > taken
 EOF`
       // `finally` deletes only what `before` made.
@@ -79,6 +83,8 @@ set -e
 date +%s%N > dropping
 if test -e mine; then btrfs subvolume delete ${snapshot}; rm mine; fi
 EOF`
+      // What a row that failed has left would be in the way of the next one.
+      undo`test ! -e ${snapshot} || btrfs subvolume delete ${snapshot}`
       await fresh(repo)
 
       step('backup')
@@ -88,6 +94,7 @@ EOF`
       await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
       await gone()
       await writesBetween()
+      await unreadable(repo, `${witness}/awkward/planted`)
 
       step('list')
       await $`vykar --config config.yaml list -R ${repo} > list.out`
@@ -148,7 +155,7 @@ EOF`
       await $({
         limit: '30m',
       })`dd if=/dev/zero of=${live}/filler bs=1M status=none || sync  # until the file system is full`
-      await rightOrRefused(repo, 'no-space', witness, gone)
+      await rightOrRefused(repo, 'no-space', witness, 2, gone)
       await $`rm -f ${live}/filler && sync`
 
       step('terminated')

@@ -1,10 +1,22 @@
 // What the file systems with snapshots share: files that churn, and backups that must fail, be right, or be cut short.
 
 import { type Background, background } from '#lib/background.mts'
+import type { Run } from '#lib/run.mts'
 import { $, check, fact, read, when } from '#lib/sh.mts'
 import { Blocked } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 import { linesOf, listed, says, shows } from '#scripts/checks.mts'
+import { needSpace } from '#scripts/space.mts'
+
+/**
+ * The image, which "no space" fills, the corpus, the repository and the trees that are restored.
+ * @param imageGib size of an image on the run's disk, 0 where there is none
+ * @throws UsageError where the disk holds less
+ */
+export function fitsHost(run: Run, imageGib: number, corpusGib: number): void {
+  const needs = [{ dir: run.runtime, bytes: (imageGib + 6 * corpusGib) * 2 ** 30 }]
+  if (!run.dry) needSpace(needs, `--image-gib ${imageGib} --corpus-gib ${corpusGib}`, 'take less of either')
+}
 
 /** Fills the live directory: a corpus with the awkward cases, 200 small files, which are churned. */
 export async function fill(live: string, gib: number, seed: number): Promise<void> {
@@ -46,8 +58,17 @@ export async function refused(repo: string, name: string, said: RegExp, config =
   await shows(1, `${name}.list`, `${name}: the backup failed`)
 }
 
-/** A backup that fails in its hook, or restores to the moment of its snapshot, and leaves no snapshot behind. */
-export async function rightOrRefused(repo: string, name: string, witness: string, gone: () => Promise<unknown>) {
+/**
+ * A backup that fails in its hook and makes no snapshot, or restores to the moment of its snapshot; none of the file system's is left.
+ * @param had snapshots that the repository holds already
+ */
+export async function rightOrRefused(
+  repo: string,
+  name: string,
+  witness: string,
+  had: number,
+  gone: () => Promise<unknown>,
+): Promise<void> {
   const tried = await $({
     limit: '1h',
     expect: [0, 1],
@@ -64,6 +85,8 @@ export async function rightOrRefused(repo: string, name: string, witness: string
       fact(name, 'exit 0, and the restored tree is right')
     },
     1: async () => {
+      await $`vykar --config config.yaml list -R ${repo} > ${name}.list`
+      await shows(had, `${name}.list`, `${name}: the hook failed`)
       await says(`${name}.out`, /^Error: hook error: .* exited with \d+$/m, 'the backup failed, but not in its hook')
       fact(name, 'exit 1 in the hook')
     },

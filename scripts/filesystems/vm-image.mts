@@ -4,13 +4,17 @@
 // Passes when every restored image has the sha256 that its source had, and check finds no error. The report has per round
 // the bytes changed (in 4 KiB blocks), the bytes added to the repository, their ratio and the time, and a chart.
 // --mutate boot changes a running VM instead: frozen through its guest agent in `before`, thawed in `finally`.
+import { existsSync } from 'node:fs'
+import { diskUsage } from '#lib/cleanup.mts'
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, step } from '#lib/sh.mts'
 import { bytes, duration } from '#lib/terminal.mts'
 import { Skipped } from '#lib/verdict.mts'
-import { listed, packBytes, standardNeeds } from '#scripts/checks.mts'
-import { fresh, retire, serverWants } from '#scripts/common.mts'
+import { sameTree } from '#lib/verify.mts'
+import { listed, numbers, packBytes, standardNeeds } from '#scripts/checks.mts'
+import { fresh, retire, serverWants, storedChange, written } from '#scripts/common.mts'
+import { stillAs } from '#scripts/corpus.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 import { booted, bootPackages, needBoot } from '#scripts/filesystems/vm-image/boot.mts'
 import { drawGrowth, type Growth } from '#scripts/filesystems/vm-image/growth.mts'
@@ -58,6 +62,8 @@ await scenario(import.meta, { needs: [...standardNeeds, 'debootstrap'], wants, o
   // Every state of the image, the one that is backed up, a repository and a restored one: 2 GiB or so each when filled.
   const needs = [{ dir: run.runtime, bytes: gib * 0.5 * 6 * 2 ** 30 }]
   if (!image && !run.dry) needSpace(needs, `--image-gib ${gib}`, 'take a smaller --image-gib')
+  if (image && existsSync(image) && !run.dry)
+    needSpace([{ dir: run.runtime, bytes: (await diskUsage(image)) * 6 }], `--image ${image}`, 'take a smaller image')
 
   step('image')
   if (image) await copyImage(image)
@@ -113,8 +119,10 @@ sources:
         // Always from the same path, its checksum kept beside it.
         await $({ limit: '1h' })`mkdir -p vm && cp --sparse=always ../${n}.raw vm/disk.raw`
         await $({ limit: '1h' })`(cd vm && sha256sum disk.raw > ../${n}.sha256)`
+        await written('vm', 'vm.witness')
         const before = packBytes()
         const backup = await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > ${n}.out`
+        await stillAs('vm', 'vm.witness')
         await $`sed -n 's/^Snapshot created: //p' ${n}.out > ${n}.id`
         await $`vykar --config config.yaml list -R ${repo} > ${n}.list`
         await listed('vm-image', `${n}.out`, `${n}.list`)
@@ -131,12 +139,23 @@ sources:
         )
         growths.push({ repo, round: n, packages: name, changed, added, seconds: backup.seconds })
       }
+      step('unchanged backup')
+      // Read again, and known: next to nothing is stored of an image that has not changed.
+      await $`touch -r vm/disk.raw as-it-was && touch vm/disk.raw`
+      const packs = packBytes()
+      await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > same.out`
+      await storedChange('same.out', undefined, packs)
+      await $`vykar --config config.yaml snapshot delete -R ${repo} $(sed -n 's/^Snapshot created: //p' same.out)`
+      await $`touch -r as-it-was vm/disk.raw`
       for (const n of [0, ...rounds.keys()].map((_, i) => i)) {
         step(`restore ${n}`)
         await $({
           limit: '1h',
-        })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<${n}.id) restored`
+        })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<${n}.id) restored > ${n}.restored.out`
+        await numbers('restored', `${n}.out`, `${n}.list`, `${n}.restored.out`)
         await $({ limit: '1h' })`(cd restored && sha256sum --check --quiet --strict ../${n}.sha256)`
+        // The directory is as it was at the last backup.
+        if (n === rounds.length) await sameTree('vm', 'restored')
         await $`stat -c '%b %B' restored/disk.raw >> ${n}.blocks && rm -r restored`
         const [source, restored] = read(`${n}.blocks`)
           .split('\n')

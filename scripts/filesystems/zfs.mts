@@ -10,8 +10,8 @@ import { $, fact, read, step, undo } from '#lib/sh.mts'
 import { Skipped, UsageError } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 import { listed, numbers, standardNeeds } from '#scripts/checks.mts'
-import { contents, cutShort, finallyFails, fresh, retire, serverWants } from '#scripts/common.mts'
-import { churning, fill, refused, rightOrRefused, writesBetween } from '#scripts/filesystems/common.mts'
+import { contents, cutShort, finallyFails, fresh, retire, serverWants, unreadable } from '#scripts/common.mts'
+import { churning, fill, fitsHost, refused, rightOrRefused, writesBetween } from '#scripts/filesystems/common.mts'
 import { deviceOptions, needRoot, usableDevice } from '#scripts/filesystems/device.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -27,6 +27,8 @@ await scenario(import.meta, spec, async (run) => {
   const { seed } = run.common
   needRoot(run, 'a ZFS pool')
   if (device && pool) throw new UsageError('--device and --pool name two places: give one')
+  if (again !== undefined && !device) throw new UsageError(`--wipe-device ${again}: name the device with --device, too`)
+  fitsHost(run, device || pool ? 0 : gib, corpusGib)
 
   step('pool')
   // Without the kernel module nothing but the tools is there.
@@ -36,19 +38,21 @@ await scenario(import.meta, spec, async (run) => {
   if (pool) {
     await $({
       otherwise: UsageError,
-    })`grep -qx ${pool} pools || { echo ${`--pool ${pool}: no such pool; zpool list shows them`} >&2; exit 1; }`
+    })`grep -qxF -- ${pool} pools || { echo ${`--pool ${pool}: no such pool; zpool list shows them`} >&2; exit 1; }`
     await $`echo ${pool} > pool`
   } else {
     await $`echo vykerpool-$VYKAR_E2E_RUN > pool`
     if (device) await $`echo ${await usableDevice(device, again)} > vdev`
     else await $`truncate -s ${Math.ceil(gib * 1024)}M zfs.img && echo $PWD/zfs.img > vdev`
     undo`if zpool list $(<pool) > /dev/null 2>&1; then zpool destroy -f $(<pool); fi`
-    await $`zpool create -f -m none $(<pool) $(<vdev)`
+    // A pool that waits for its file's disk to have room again could not be destroyed.
+    await $`zpool create -f -m none -o failmode=continue $(<pool) $(<vdev)`
   }
   const dataset = pool ? 'data-$VYKAR_E2E_RUN' : 'data'
   await $`echo $(<pool)/${{ raw: dataset }} > dataset`
   undo`if zfs list $(<dataset) > /dev/null 2>&1; then zfs destroy -r $(<dataset); fi`
-  await $`zfs create -o mountpoint=$PWD/zfs -o snapdir=visible -o xattr=sa -o acltype=posixacl $(<dataset)`
+  // "No space" fills the dataset, and not the pool that others may share.
+  await $`zfs create -o quota=${Math.ceil(gib * 1024)}M -o mountpoint=$PWD/zfs -o snapdir=visible -o xattr=sa -o acltype=posixacl $(<dataset)`
   // zfs-fuse, say, has snapshots but no directory of them.
   await $({
     otherwise: Skipped,
@@ -97,6 +101,8 @@ set -e
 date +%s%N > dropping
 if test -e mine; then zfs destroy "$(cat ../dataset)@vykar-e2e"; rm mine; fi
 EOF`
+      // What a row that failed has left would be in the way of the next one.
+      undo`! zfs list -t snapshot $(<../dataset)@vykar-e2e > /dev/null 2>&1 || zfs destroy $(<../dataset)@vykar-e2e`
       await fresh(repo)
 
       step('backup')
@@ -106,6 +112,7 @@ EOF`
       await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
       await gone()
       await writesBetween()
+      await unreadable(repo, `${witness}/awkward/planted`)
 
       step('list')
       await $`vykar --config config.yaml list -R ${repo} > list.out`
@@ -161,15 +168,15 @@ EOF`
       undo`rm -f ${live}/filler && sync`
       await $({
         limit: '30m',
-      })`dd if=/dev/urandom of=${live}/filler bs=1M status=none || sync  # until the pool is full`
-      await rightOrRefused(repo, 'no-space', witness, gone)
+      })`dd if=/dev/urandom of=${live}/filler bs=1M status=none || sync  # until the quota is reached`
+      await rightOrRefused(repo, 'no-space', witness, 2, gone)
       await $`rm -f ${live}/filler && sync`
 
       // The path still works where the directory is hidden from searches.
       step('snapdir hidden')
       undo`zfs set snapdir=visible $(<../dataset)`
       await $`zfs set snapdir=hidden $(<../dataset)`
-      await rightOrRefused(repo, 'snapdir-hidden', witness, gone)
+      await rightOrRefused(repo, 'snapdir-hidden', witness, 2, gone)
       await $`zfs set snapdir=visible $(<../dataset)`
 
       step('terminated')

@@ -198,7 +198,8 @@ export function readTrace(file: string): Trace {
       .trim()
       .split('\n')
       .map((line) => JSON.parse(line))
-    if (head.schema === schema) return { repo: head.repo, options: head.options, steps }
+    if (head.schema === schema && steps.length) return { repo: head.repo, options: head.options, steps }
+    if (head.schema === schema) throw new Error('it has no step')
   } catch (error) {
     throw new UsageError(`--replay ${file} is no trace of a stress walk: ${messageOf(error)}`)
   }

@@ -1,11 +1,11 @@
 // The reports below a runtime directory, and how one run of a scenario differs from another.
-import { cpSync, existsSync, mkdirSync, readdirSync, statSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { readJson } from '#lib/files.mts'
 import { isRunId, markOurs, removeOurs } from '#lib/ours.mts'
 import type { RowReport, RunReport } from '#lib/report.mts'
 import type { StepRecord } from '#lib/sh.mts'
-import { UsageError } from '#lib/verdict.mts'
+import { fold, UsageError } from '#lib/verdict.mts'
 import { callOf } from './scenarios.mts'
 
 /** A report and the directory that it lies in. */
@@ -60,16 +60,44 @@ export function collect(runtime: string, torn: string[] = []): Stored[] {
 /** Options that say where and how a call was run, and not what it proves. */
 const ofHost = /^--(runtime|sample|vykar|keep|quiet|verbose|install)(=|$)/
 /** Of these the ones that stand alone. */
-const alone = /^--(keep|quiet|verbose|install)$/
+const alone = /^--(keep|quiet|verbose|install|strict-gaps)$/
 
 /** A call by which results of several hosts are told apart: scenario and options, but for those of one host alone. */
-export function keyOf({ scenario, argv }: Pick<RunReport, 'scenario' | 'argv'>): string {
+export function keyOf({ scenario, argv }: Pick<RunReport, 'scenario' | 'argv'>, left: RegExp = ofHost): string {
   const words: string[] = []
   for (let i = 0; i < argv.length; i++) {
-    if (!ofHost.test(argv[i]!)) words.push(argv[i]!)
+    if (!left.test(argv[i]!)) words.push(argv[i]!)
     else if (!argv[i]!.includes('=') && !alone.test(argv[i]!)) i++
   }
   return callOf(scenario, words)
+}
+
+/** Options in which two calls may differ that look at the same thing; which repositories they look at is seen from their rows. */
+const ofRun =
+  /^--(runtime|sample|vykar|keep|quiet|verbose|install|repo|seed|services|time-scale|require|wipe-repo|strict-gaps|rest-data-dir)(=|$)/
+
+/**
+ * What stands, by call: its newest run, and of older ones the rows that no later run has looked at. A PASS of one repository takes
+ * nothing back that was seen of another. Runs with a lying vykar say nothing of vykar, nor those of the stand-in where there is another.
+ * @param stored the newest first
+ */
+export function standing(stored: readonly Stored[]): Map<string, Stored[]> {
+  const found = new Map<string, Stored[]>()
+  const honest = stored.filter(({ report }) => !report.argv.some((word) => /^--sabotage(=|$)/.test(word)))
+  for (const call of new Set(honest.map(({ report }) => keyOf(report, ofRun)))) {
+    const runs = honest.filter(({ report }) => keyOf(report, ofRun) === call)
+    const real = runs.filter(({ report }) => !report.standin)
+    const seen = new Set<string>()
+    for (const { dir, report } of real.length ? real : runs) {
+      const rows = report.rows.filter((row) => !seen.has(rowName(row)))
+      for (const row of rows) seen.add(rowName(row))
+      const had = found.get(call)
+      if (!had) found.set(call, [{ dir, report }])
+      else if (rows.length)
+        had.push({ dir, report: { ...report, rows, verdict: fold(rows.map((row) => row.verdict)) } })
+    }
+  }
+  return found
 }
 
 /** A word without the quotes that `quote` has put around it. */
@@ -109,6 +137,8 @@ export interface RunDifference {
   verdicts: { row: string; from: string; to: string }[]
   /** Known gaps that show in only one of the two. */
   gaps: { row: string; gap: string; change: 'new' | 'gone' }[]
+  /** The same of known findings. */
+  findings: { row: string; finding: string; change: 'new' | 'gone' }[]
   /** Steps that took longer or shorter: seconds in both. One run each says nothing sure about times. */
   steps: { row: string; step: string; from: number; to: number }[]
 }
@@ -121,7 +151,7 @@ const leastSeconds = 1
  * @param threshold share by which a step's time may differ, 0.25 for a quarter
  */
 export function difference(a: RunReport, b: RunReport, threshold: number): RunDifference {
-  const found: RunDifference = { verdicts: [], gaps: [], steps: [] }
+  const found: RunDifference = { verdicts: [], gaps: [], findings: [], steps: [] }
   const rowsOf = (report: RunReport) => new Map(report.rows.map((row) => [rowName(row), row]))
   const [first, second] = [rowsOf(a), rowsOf(b)]
   if (a.verdict !== b.verdict) found.verdicts.push({ row: 'run', from: a.verdict, to: b.verdict })
@@ -133,6 +163,9 @@ export function difference(a: RunReport, b: RunReport, threshold: number): RunDi
     const gaps = (r: RowReport) => new Set(r.gaps.filter((gap) => gap.state === 'seen').map((gap) => gap.id))
     for (const gap of gaps(y)) if (!gaps(x).has(gap)) found.gaps.push({ row, gap, change: 'new' })
     for (const gap of gaps(x)) if (!gaps(y).has(gap)) found.gaps.push({ row, gap, change: 'gone' })
+    const [had, has] = [x, y].map((r) => new Set(r.findings.map(({ id }) => id))) as [Set<string>, Set<string>]
+    for (const finding of has) if (!had.has(finding)) found.findings.push({ row, finding, change: 'new' })
+    for (const finding of had) if (!has.has(finding)) found.findings.push({ row, finding, change: 'gone' })
     const times = (steps: StepRecord[]) => new Map(steps.map((step) => [step.name, step.seconds]))
     for (const [step, from] of times(x.steps)) {
       const to = times(y.steps).get(step)
@@ -156,8 +189,12 @@ export function merge(runtimes: readonly string[], into: string): Stored[] {
     for (const { dir } of collect(runtime)) {
       const target = join(into, 'reports', basename(dirname(dir)), basename(dir))
       if (existsSync(target)) continue
+      // Beside, and renamed: a copy that was cut short is not there.
+      const beside = `${target}.copying`
+      rmSync(beside, { recursive: true, force: true })
       mkdirSync(dirname(target), { recursive: true })
-      cpSync(dir, target, { recursive: true })
+      cpSync(dir, beside, { recursive: true })
+      renameSync(beside, target)
       // Taken over, it is this runtime directory's.
       markOurs(into, [target])
       copied.push(readReport(target))

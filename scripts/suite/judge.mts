@@ -21,14 +21,23 @@ export interface Judgement {
   notes: string[]
 }
 
-/** Where a run failed, without what differs from run to run: each step that did not end well, with its reason. */
+/**
+ * Where and how a run failed, without what differs from run to run (ids, times, process numbers, paths of logs): each row that did not
+ * pass and each step that did not end well, with its reason, and what was left behind. Exit codes and counts stay.
+ */
 const failureOf = ({ reason }: Result, report: RunReport | undefined): string => {
-  const steps = (report?.rows ?? []).flatMap((row) =>
-    row.steps
-      .filter(({ verdict }) => verdict && verdict !== 'PASS')
-      .map((step) => `${rowName(row)} ${step.name}: ${step.reason}`),
-  )
-  return (steps.length ? steps.join('; ') : reason).replace(/\(log: [^)]*\)|\b[0-9a-f]{8,}\b|\d{8}T\d{6}Z-\w+|\d+/g, '')
+  const bad = ({ verdict }: { verdict?: string | undefined }) => verdict && verdict !== 'PASS'
+  const rows = (report?.rows ?? [])
+    .filter(bad)
+    .flatMap((row) => [
+      `${rowName(row)} ${row.verdict}: ${row.reason}`,
+      ...row.steps.filter(bad).map((step) => `${rowName(row)} ${step.name}: ${step.reason}`),
+    ])
+  const run = (report?.steps ?? []).filter(bad).map((step) => `${step.name}: ${step.reason}`)
+  const all = [...rows, ...run, ...(report?.leftBehind ?? []).map((what) => `left behind: ${what}`)]
+  const passing =
+    /\(log: [^)]*\)|\b\d{8}T\d{6}Z-\w+|\b[0-9a-f]{8,}\b|\b\d+(\.\d+)? (ms|s|min|h)\b|\d+:\d+|(?<=process(es were left behind:)? )\d+/g
+  return (all.length ? all.join('; ') : reason).replace(passing, '')
 }
 
 /** Bytes read beyond which a new build reads more than the baseline: half as much again, and 4 MiB of caches and index. */
@@ -67,7 +76,7 @@ export function judgeScenarios(pairs: readonly Pair[]): Judgement {
     else if (fresh.verdict !== 'PASS') found.notes.push(text)
     else if (baseline.verdict !== 'PASS') found.notes.push(`${text}: better`)
     if (!before || !after) continue
-    const { gaps, verdicts } = difference(before, after, 1)
+    const { gaps, findings, verdicts } = difference(before, after, 1)
     for (const { row, gap, change } of gaps)
       found.objections.push(`${scenario} ${row}: the known gap ${gap} is ${change}`)
     for (const { row, from, to } of verdicts)
@@ -83,10 +92,10 @@ export function judgeScenarios(pairs: readonly Pair[]): Judgement {
         )
       else if (row.verdict === 'SKIPPED') found.notes.push(`${scenario} ${rowName(row)}: SKIPPED: ${row.reason}`)
     judgeReads(scenario, before, after, found)
-    const findings = (report: RunReport) => [...new Set(report.rows.flatMap((row) => row.findings.map(({ id }) => id)))]
-    const [had, has] = [findings(before), findings(after)]
-    for (const id of has) if (!had.includes(id)) found.objections.push(`${scenario}: the known finding ${id} appeared`)
-    for (const id of had) if (!has.includes(id)) found.objections.push(`${scenario}: the known finding ${id} vanished`)
+    for (const { row, finding, change } of findings)
+      found.objections.push(
+        `${scenario} ${row}: the known finding ${finding} ${change === 'new' ? 'appeared' : 'vanished'}`,
+      )
   }
   if (!pairs.some(({ fresh }) => fresh.verdict === 'PASS'))
     found.objections.push('no scenario passed with the new build')

@@ -1,12 +1,12 @@
 // reports/index.html: one sentence of verdict, the failures, what was not tested, the matrix, then everything else.
 // It needs no other file and no network.
 import { existsSync, readFileSync } from 'node:fs'
-import { relative } from 'node:path'
+import { basename, dirname, relative } from 'node:path'
 import { matrixOrder } from '#lib/config.mts'
 import { type RowReport, xml } from '#lib/report.mts'
 import { duration } from '#lib/terminal.mts'
 import { fold, type Verdict } from '#lib/verdict.mts'
-import { difference, newest, rowName, type Stored } from './collect.mts'
+import { difference, keyOf, rowName, type Stored, standing } from './collect.mts'
 import { byHand } from './results.mts'
 
 const escaped = (text: unknown) => xml(String(text))
@@ -51,12 +51,14 @@ ${log ? `<p>End of <code>${escaped(step!.log)}</code>:</p><pre>${escaped(log)}</
   })
 }
 
-/** What the newest runs say nothing about. */
-function untested(names: readonly string[], runs: ReadonlyMap<string, { now: Stored }>): string[] {
-  const never = names
-    .filter((name) => !runs.has(name))
-    .map((name) => `<li><b>${escaped(name)}</b>: never run here; <code>./e2e ${escaped(name)}</code>`)
-  const partly = [...runs.values()].flatMap(({ now: { report } }) => {
+/**
+ * What says nothing.
+ * @param names scenarios that were never run
+ * @param runs those that stand
+ */
+function untested(names: readonly string[], runs: readonly Stored[]): string[] {
+  const never = names.map((name) => `<li><b>${escaped(name)}</b>: never run here; <code>./e2e ${escaped(name)}</code>`)
+  const partly = runs.flatMap(({ report }) => {
     const skipped = report.rows
       .filter((row) => row.verdict === 'SKIPPED')
       .map((row) => `<li><b>${escaped(report.scenario)} ${escaped(rowName(row))}</b>: ${escaped(row.reason)}`)
@@ -69,16 +71,18 @@ function untested(names: readonly string[], runs: ReadonlyMap<string, { now: Sto
   return [...never, ...partly]
 }
 
-/** Scenarios by repositories; a verdict that the run before did not have is marked. */
-function matrix(runs: ReadonlyMap<string, { now: Stored; before: Stored | undefined }>, link: Link): string {
-  const rows = [...runs.entries()].map(([scenario, { now, before }]) => {
-    const changed = before
-      ? difference(before.report, now.report, 1).verdicts.filter(
+/** Calls by repositories; a verdict that the run before did not have is marked. */
+function matrix(calls: ReadonlyMap<string, Stored[]>, before: (now: Stored) => Stored | undefined, link: Link): string {
+  const rows = [...calls.entries()].map(([call, runs]) => {
+    const [now] = runs as [Stored, ...Stored[]]
+    const earlier = before(now)
+    const changed = earlier
+      ? difference(earlier.report, now.report, 1).verdicts.filter(
           ({ from, to }) => from !== 'not run' && to !== 'not run',
         )
       : []
     const cells = matrixOrder.map((label) => {
-      const mine = now.report.rows.filter((row) => row.repo === label)
+      const mine = runs.flatMap(({ report }) => report.rows.filter((row) => row.repo === label))
       if (!mine.length) return '<span class="none">–</span>'
       const was = changed.filter((change) => change.row === label || change.row.startsWith(`${label} `))
       const mark = was.length
@@ -87,24 +91,36 @@ function matrix(runs: ReadonlyMap<string, { now: Stored; before: Stored | undefi
       return `${badge(fold(mine.map((row) => row.verdict)))}${mine.length > 1 ? ` <small>${mine.length} variants</small>` : ''}${mark}`
     })
     return [
-      `<a href="${escaped(link(now.dir))}/report.md">${escaped(scenario)}</a>`,
-      badge(now.report.verdict),
+      `<a href="${escaped(link(now.dir))}/report.md">${escaped(call)}</a>`,
+      badge(verdictOf(runs)),
       ...cells,
       escaped(duration(now.report.seconds)),
-      escaped(now.report.versions.vykar ?? ''),
+      escaped(buildsOf(runs).join(', ')),
       escaped(now.report.started.slice(0, 16).replace('T', ' ')),
     ]
   })
   return tableOf(['scenario', 'verdict', ...matrixOrder, 'took', 'vykar', 'run (UTC)'], rows)
 }
 
-function sentence(runs: readonly Stored[], missing: number): string {
-  const count = (verdict: Verdict) => runs.filter(({ report }) => report.verdict === verdict).length
+/** The worst of what stands of a call. */
+const verdictOf = (runs: readonly Stored[]) => fold(runs.map(({ report }) => report.verdict))
+const buildsOf = (runs: readonly Stored[]) => [...new Set(runs.map(({ report }) => report.versions.vykar ?? 'unknown'))]
+
+/** The answer: the worst of all, how many of each, what is missing or cannot be read, and whether it is of one build. */
+function sentence(calls: ReadonlyMap<string, Stored[]>, missing: number, torn: number): string {
+  const verdicts = [...calls.values()].map(verdictOf)
+  const count = (verdict: Verdict) => verdicts.filter((one) => one === verdict).length
   const parts = (['PASS', 'DEMO', 'FAIL', 'BLOCKED', 'SKIPPED'] as const)
     .filter(count)
     .map((verdict) => `${count(verdict)} ${verdict}`)
-  const whole = fold(runs.map(({ report }) => report.verdict))
-  return `${badge(whole)} ${words(runs.length, 'scenario')}: ${parts.join(', ') || 'nothing was run'}; ${missing ? `${missing} more were never run` : 'none is missing'}.`
+  const whole = torn ? 'FAIL' : fold(verdicts)
+  const builds = buildsOf([...calls.values()].flat())
+  return [
+    `${badge(whole)} ${words(calls.size, 'call')}: ${parts.join(', ') || 'nothing was run'}`,
+    missing ? `${missing} more scenarios were never run` : 'no scenario is missing',
+    ...(torn ? [`${words(torn, 'report')} cannot be read`] : []),
+    ...(builds.length > 1 ? [`of ${builds.length} builds of vykar: ${escaped(builds.join(', '))}`] : []),
+  ].join('; ')
 }
 
 /**
@@ -112,18 +128,42 @@ function sentence(runs: readonly Stored[], missing: number): string {
  * @param stored its reports, the newest first
  * @param names all scenarios there are, in matrix order
  * @param dir where the page will lie; its links are relative to it
+ * @param torn directories whose report cannot be read
  */
-export function indexPage(stored: readonly Stored[], names: readonly string[], dir: string): string {
+export function indexPage(
+  stored: readonly Stored[],
+  names: readonly string[],
+  dir: string,
+  torn: readonly string[] = [],
+): string {
   const link: Link = (to) => relative(dir, to)
-  const found = newest(stored)
-  const runs = new Map(
-    [...names, ...[...found.keys()].filter((name) => !names.includes(name))]
-      .filter((name) => found.has(name))
-      .map((name) => [name, found.get(name)!]),
+  const stands = standing(stored)
+  const place = ([{ report }]: [Stored, ...Stored[]]) => {
+    const at = names.indexOf(report.scenario)
+    return at < 0 ? names.length : at
+  }
+  const sorted = [...stands].sort(([, a], [, b]) => place(a as [Stored]) - place(b as [Stored]))
+  const calls = new Map(sorted)
+  const now = sorted.flatMap(([, runs]) => runs)
+  // A report that cannot be read may have been of any call of its scenario: only a later run of each says more.
+  const unread = torn.filter((one) => {
+    const of = now.filter(({ dir: where }) => dirname(where) === dirname(one))
+    return !of.length || of.some(({ report }) => report.runId < basename(one))
+  })
+  const bad = [
+    ...unread.map(
+      (one) =>
+        `<article><h3>${badge('FAIL')} ${escaped(link(one))}</h3><p>The report is missing or torn: run it again.</p></article>`,
+    ),
+    ...failures(now, link),
+  ]
+  const ran = new Set(now.map(({ report }) => report.scenario))
+  const missing = untested(
+    names.filter((name) => !ran.has(name)),
+    now,
   )
-  const now = [...runs.values()].map(({ now }) => now)
-  const bad = failures(now, link)
-  const missing = untested(names, runs)
+  const before = (one: Stored) =>
+    stored.find(({ report }) => report.runId < one.report.runId && keyOf(report) === keyOf(one.report))
   const gaps = new Map(
     now.flatMap(({ report }) =>
       report.rows.flatMap((row) => row.gaps.map((gap) => [gap.id, { ...gap, where: report.scenario }] as const)),
@@ -143,7 +183,7 @@ export function indexPage(stored: readonly Stored[], names: readonly string[], d
     ])
   return `<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>vykar-e2e: ${escaped(fold(now.map(({ report }) => report.verdict)))}</title>
+<title>vykar-e2e: ${escaped(unread.length ? 'FAIL' : fold(now.map(({ report }) => report.verdict)))}</title>
 <style>
 :root { color-scheme: light dark; --line: #8885; --pass: #0a6b3d; --fail: #b3261e; --blocked: #8a5a00; --skipped: #555 }
 @media (prefers-color-scheme: dark) { :root { --pass: #5fd39a; --fail: #ff8a80; --blocked: #ffc46b; --skipped: #aaa } }
@@ -156,13 +196,13 @@ code { overflow-wrap: anywhere } pre { overflow-x: auto; font-size: 13px; paddin
 li { margin: .3rem 0; overflow-wrap: anywhere }
 @media print { body { max-width: none; font-size: 11px } a { color: inherit; text-decoration: none } article, tr { break-inside: avoid } pre { white-space: pre-wrap } }
 </style>
-<h1>${sentence(now, names.filter((name) => !runs.has(name)).length)}</h1>
+<h1>${sentence(calls, names.filter((name) => !ran.has(name)).length, unread.length)}.</h1>
 <h2>Failures</h2>
 ${bad.join('\n') || '<p>None.</p>'}
 <h2>Not tested</h2>
 ${missing.length ? `<ul>${missing.join('\n')}</ul>` : '<p>Everything was run.</p>'}
 <h2>Scenarios and repositories</h2>
-${matrix(runs, link)}
+${matrix(calls, before, link)}
 <h2>Known gaps seen</h2>
 ${gaps.size ? `<ul>${[...gaps.values()].map((gap) => `<li><b>${escaped(gap.id)}</b> (${escaped(gap.state)}, last in ${escaped(gap.where)}): ${escaped(gap.why)}`).join('\n')}</ul>` : '<p>None.</p>'}
 <h2>Versions, seed, host of the newest run</h2>

@@ -6,11 +6,12 @@ import { createHash } from 'node:crypto'
 import { closeSync, existsSync, openSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { sleep } from 'zx'
+import { ask } from '#lib/ask.mts'
 import { readJson, writeWhole } from '#lib/files.mts'
 import { tsxWords } from '#lib/prepare.mts'
 import { signal, startTime } from '#lib/process.mts'
 import type { RunReport } from '#lib/report.mts'
-import { exitCodes, type Verdict } from '#lib/verdict.mts'
+import { exitCodes, UsageError, type Verdict } from '#lib/verdict.mts'
 import type { Choice, Entry } from './scenarios.mts'
 
 /** What became of one entry. */
@@ -50,6 +51,17 @@ export const checksum = (file: string): string => createHash('sha256').update(re
 /** Writes run.json in one step: a reader, and a run that is taken up again, see it whole. */
 export const save = (dir: string, run: SuiteRun): void =>
   writeWhole(join(dir, 'run.json'), `${JSON.stringify(run, null, 2)}\n`)
+
+/**
+ * Asks a call what it says of its options, before a run of many is begun: a file that is not there, a bad number, a runtime directory that
+ * cannot be written are one line, and no report.
+ * @throws UsageError with what it says
+ */
+export async function refuseFirst({ scenario, args }: Entry): Promise<void> {
+  const [node, ...words] = tsxWords(`scripts/${scenario}`)
+  const { code, stderr } = await ask([node!, ...words, ...args, '--dry-run'])
+  if (code === 2) throw new UsageError(stderr.trim().replace(`${scenario}: `, ''))
+}
 
 /** Seconds that a script has to clean up when its time is over. */
 const grace = 180

@@ -173,7 +173,7 @@ export interface Choice {
  * @param profile name of a fixed list; the scripts' own defaults when there is none
  * @param repos labels to use; each script's own when there are none
  * @param common options that every call gets
- * @throws UsageError on a word or profile that is not known
+ * @throws UsageError on a word or profile that is not known, or a word of which nothing would be run
  */
 export function choose(
   described: readonly Description[],
@@ -209,6 +209,12 @@ export function choose(
       const narrowed = repos.length || wanted.length < able.length ? ['--repo', wanted.join(',')] : []
       choice.entries.push({ scenario, args: [...args, ...narrowed, ...common], limit: minutes * 60 })
     }
+  }
+  for (const word of words) {
+    const of = ({ scenario }: { scenario: string }) =>
+      scenario === word || scenario.startsWith(`${word.replace(/\/$/, '')}/`)
+    const why = choice.left.find(of)?.why
+    if (why && !choice.entries.some(of)) throw new UsageError(`${word}: nothing of it would be run: ${why}`)
   }
   return choice
 }

@@ -1,5 +1,5 @@
 // A VM's disk image: made or copied, mounted by guestmount or a loop device, changed in a chroot.
-import { existsSync } from 'node:fs'
+import { existsSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { ask } from '#lib/ask.mts'
 import { which } from '#lib/host.mts'
@@ -32,7 +32,8 @@ export async function kvmWorks(): Promise<boolean> {
 /** Copies, downloads or converts the image that the user names to disk.raw, raw and sparse. */
 export async function copyImage(image: string): Promise<void> {
   const url = /^https?:\/\//.test(image)
-  if (!url && !existsSync(image)) throw new UsageError(`--image ${image}: no such file`)
+  if (!url && !statSync(image, { throwIfNoEntry: false })?.isFile())
+    throw new UsageError(`--image ${image}: no such file`)
   if (url) await $({ limit: '1h' })`curl -fsSL -o download ${image}`
   const file = url ? 'download' : image
   // A qcow2 image begins with QFI and 0xfb.

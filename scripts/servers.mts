@@ -33,7 +33,7 @@ async function answered(name: string, kind: Kind, url: string): Promise<void> {
 /** What is said after a failure: whether the server answers, and the last lines of its log. */
 const blame = (name: string, kind: Kind, url: string) => async (): Promise<string[]> => {
   const asked = await look({ expect: 'any' })`${{ raw: answering(kind, url) }}`
-  const log = await look`tail -n 5 ../${name}.out | sed 's/\x1b\[[0-9;]*m//g' | paste -sd '|'`
+  const log = await look`tail -n 5 ../${name}.out | sed 's/\x1b\[[0-9;]*m//g; s/X-Amz-[^ |]*//g' | paste -sd '|'`
   return [
     `${name} ${asked.code === 0 ? 'answers' : 'does not answer'} after the failure; its log: ${log.stdout.trim() || 'nothing'}`,
   ]
@@ -108,7 +108,7 @@ async function s3(run: Run, port: number): Promise<Endpoint> {
   const url = `s3+http://127.0.0.1:${port}/vykar-stress/${run.plan.name}`
   run.secret('VYKAR_E2E_S3_KEY', random(), true)
   run.secret('VYKAR_E2E_S3_SECRET', random(), true)
-  await $`mkdir -m 700 server-s3`
+  await $`mkdir -m 700 server-s3 server-s3.versions`
   // No telemetry and no update check: nothing outside loopback is contacted.
   if (program === 'minio')
     await background('s3-server', {
@@ -117,7 +117,7 @@ async function s3(run: Run, port: number): Promise<Endpoint> {
   else
     await background('s3-server', {
       service: true,
-    })`ROOT_ACCESS_KEY=$VYKAR_E2E_S3_KEY ROOT_SECRET_KEY=$VYKAR_E2E_S3_SECRET versitygw --port 127.0.0.1:${port} posix "$PWD"/server-s3`
+    })`ROOT_ACCESS_KEY=$VYKAR_E2E_S3_KEY ROOT_SECRET_KEY=$VYKAR_E2E_S3_SECRET versitygw --port 127.0.0.1:${port} posix --versioning-dir "$PWD"/server-s3.versions "$PWD"/server-s3`
   await answered('s3-server', 's3', url)
   run.report.versions['s3 server'] = program
   const remote = await bucket(run, url, 'us-east-1')

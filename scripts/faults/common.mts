@@ -213,6 +213,7 @@ export async function allThere(
  * @param under what ran under the fault
  * @param known all that were made before the fault
  * @param finding id of the known finding that this round shows, where it is one
+ * @param nextToo whether it says that the next backup, too, is refused when restored
  */
 export async function afterwards(
   repo: string,
@@ -222,6 +223,7 @@ export async function afterwards(
   there: Place,
   known = ids,
   finding = '',
+  nextToo = false,
 ): Promise<void> {
   let right = await allThere(repo, ids, round, there, finding)
   const tell = (rule: string, seen: string, command: string) => violated(rule, round, seen, command)
@@ -265,7 +267,13 @@ export async function afterwards(
   const how = await restoredAs(repo, 'next', there)
   right &&= how === 'right'
   if (how !== 'right')
-    tell('4: works again', `the next backup exits 0, and is ${how} when restored`, 'vykar backup; vykar restore')
+    violated(
+      '4: works again',
+      round,
+      `the next backup exits 0, and is ${how} when restored`,
+      'vykar backup; vykar restore',
+      nextToo && how === 'refused' ? finding : '',
+    )
   const checked = await $({
     limit: '10m',
     expect: 'any',

@@ -395,7 +395,16 @@ await scenario(import.meta, spec, async (run) => {
           await $`sed -n 's/^Snapshot created: //p' kept.out > kept.id && cp going.sha256 kept.sha256 && cp going.tree kept.tree`
           there.push('kept')
         }
-        await afterwards(repo, there, name, undefined, here, [...new Set([...there, 'ack-1', 'ack-2'])], known)
+        await afterwards(
+          repo,
+          there,
+          name,
+          undefined,
+          here,
+          [...new Set([...there, 'ack-1', 'ack-2'])],
+          known,
+          known !== '',
+        )
         await clearOthers(repo, ids)
       }
       await $`rm -rf source corpus meanwhile`

@@ -52,7 +52,7 @@ export function lacking(first: Benchmark, second: Benchmark): Lack[] {
   return [...all].flatMap(([key, { repo, operation, tool }]) => {
     const [x, y] = [first, second].map(({ figures }) => figures.find((one) => keyOf(one) === key))
     const why = (one: Figures | undefined) =>
-      !one ? 'not measured' : one.failed[0] ? `failed in ${one.failed.length} rounds: ${one.failed[0]}` : ''
+      !one ? 'not measured' : one.failed.length ? `failed in ${one.failed.join(', ')}` : ''
     const [before, after] = [why(x), why(y)]
     if (before === after) return []
     const text = `${before || 'measured'} → ${after || 'measured'}`

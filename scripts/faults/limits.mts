@@ -28,8 +28,8 @@ import { memoryCgroup } from '#scripts/memory.mts'
 import { servers } from '#scripts/servers.mts'
 import { needSpace } from '#scripts/space.mts'
 
-/** Growth from n to 4n beyond which it is no longer linear: four times, and half as much again for noise and what n has of fixed costs. */
-const linear = 6
+/** Growth from n to 4n beyond which it is no longer linear: half way, as ratios go, from 4 times to the 16 times of what is quadratic. */
+const linear = 8
 /** Memory limits in MiB, the largest first. */
 const limits = [512, 384, 256, 192, 128, 112, 96, 80, 64]
 

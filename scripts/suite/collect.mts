@@ -76,6 +76,9 @@ export function keyOf({ scenario, argv }: Pick<RunReport, 'scenario' | 'argv'>, 
 const ofRun =
   /^--(runtime|sample|vykar|keep|quiet|verbose|install|repo|seed|services|time-scale|require|wipe-repo|strict-gaps|rest-data-dir)(=|$)/
 
+/** What a run has looked at, by which a later run of the same stands for it. */
+export const lookedAt = (report: RunReport): string => keyOf(report, ofRun)
+
 /**
  * What stands, by call: its newest run, and of older ones the rows that no later run has looked at. A PASS of one repository takes
  * nothing back that was seen of another. Runs with a lying vykar say nothing of vykar, nor those of the stand-in where there is another.
@@ -84,8 +87,8 @@ const ofRun =
 export function standing(stored: readonly Stored[]): Map<string, Stored[]> {
   const found = new Map<string, Stored[]>()
   const honest = stored.filter(({ report }) => !report.argv.some((word) => /^--sabotage(=|$)/.test(word)))
-  for (const call of new Set(honest.map(({ report }) => keyOf(report, ofRun)))) {
-    const runs = honest.filter(({ report }) => keyOf(report, ofRun) === call)
+  for (const call of new Set(honest.map(({ report }) => lookedAt(report)))) {
+    const runs = honest.filter(({ report }) => lookedAt(report) === call)
     const real = runs.filter(({ report }) => !report.standin)
     const seen = new Set<string>()
     for (const { dir, report } of real.length ? real : runs) {

@@ -6,7 +6,7 @@ import { matrixOrder } from '#lib/config.mts'
 import { type RowReport, xml } from '#lib/report.mts'
 import { duration } from '#lib/terminal.mts'
 import { fold, type Verdict } from '#lib/verdict.mts'
-import { difference, keyOf, rowName, type Stored, standing } from './collect.mts'
+import { difference, lookedAt, rowName, type Stored, standing } from './collect.mts'
 import { byHand } from './results.mts'
 
 const escaped = (text: unknown) => xml(String(text))
@@ -163,7 +163,7 @@ export function indexPage(
     now,
   )
   const before = (one: Stored) =>
-    stored.find(({ report }) => report.runId < one.report.runId && keyOf(report) === keyOf(one.report))
+    stored.find(({ report }) => report.runId < one.report.runId && lookedAt(report) === lookedAt(one.report))
   const gaps = new Map(
     now.flatMap(({ report }) =>
       report.rows.flatMap((row) => row.gaps.map((gap) => [gap.id, { ...gap, where: report.scenario }] as const)),

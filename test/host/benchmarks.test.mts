@@ -128,6 +128,12 @@ describe('report.mts compare', () => {
       /^MISSING local vykar +prune +measured → failed in round 2: exit 1$/m,
     )
     assert.equal(report('compare', failed, before).status, 0)
+    // It failed once, and now it fails more often.
+    const often = without('often', (one) => {
+      if (one.operation === 'prune' && one.tool === 'vykar') one.failed = ['round 2: exit 1', 'round 3: exit 1']
+    })
+    assert.equal(report('compare', failed, often).status, 1)
+    assert.equal(report('compare', often, failed).status, 0)
   })
   test('bad input is one line and exit 2', () => {
     const cases: [RegExp, ...string[]][] = [

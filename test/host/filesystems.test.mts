@@ -196,6 +196,17 @@ describe('vm-image', { skip: skip || lacking('debootstrap') }, () => {
     assert.equal(ended.code, 1)
   })
 
+  for (const [lie, reason] of [
+    ['source-changes', /something has changed the source, and it was not this suite: disk\.raw/],
+    ['restore-says-more', /restore printed something after its result/],
+  ] as const)
+    test(`${lie} is FAIL`, async () => {
+      const words = ['--image', image, '--packages', 'jq', '--sabotage', lie]
+      const ended = await run(sandbox(), 'filesystems/vm-image', args(...words))
+      assert.equal(ended.code, 1, said(ended))
+      assert.match(ended.last, reason)
+    })
+
   test('packages that apt does not know are FAIL, and nothing stays mounted', async () => {
     const had = traces()
     const ended = await run(sandbox(), 'filesystems/vm-image', args('--image', image, '--packages', 'no-such-package'))
@@ -234,6 +245,10 @@ describe('vm-image', { skip: skip || lacking('debootstrap') }, () => {
     const none = await run(sandbox(), 'filesystems/vm-image', args('--image', '/no/such.raw'))
     assert.equal(none.code, 2, said(none))
     assert.match(none.last, /--image \/no\/such\.raw: no such file/)
+    assert.match(
+      (await run(sandbox(), 'filesystems/vm-image', args('--image', scratch))).last,
+      /--image \S+: no such file/,
+    )
     const blank = join(scratch, 'blank.raw')
     writeFileSync(blank, Buffer.alloc(1 << 20))
     const empty = await run(sandbox(), 'filesystems/vm-image', args('--image', blank, '--packages', 'jq'))

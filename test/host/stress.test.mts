@@ -174,6 +174,8 @@ describe('stress', { skip: tools }, () => {
     const box = sandbox()
     const broken = join(box.dir, 'broken.jsonl')
     writeFileSync(broken, '{"schema": "something else"}\n')
+    const empty = join(box.dir, 'empty.jsonl')
+    writeFileSync(empty, '{"schema":"vykar-e2e/stress-trace/1","repo":"local","options":{}}\n')
     for (const [args, message] of [
       [['--iterations', '5', '--duration', '1m'], /both given/],
       [['--duration', 'long'], /not a duration/],
@@ -182,6 +184,8 @@ describe('stress', { skip: tools }, () => {
       [['--weights', 'change=0,backup=0,list=0,restore=0,interrupt=0'], /nothing is left/],
       [['--retain', '1'], /at least 2/],
       [['--replay', broken], /no trace of a stress walk/],
+      [['--replay', empty], /no trace of a stress walk: it has no step/],
+      [['--duration', '0s'], /--duration 0s: nothing would be done/],
       [['--replay', join(box.dir, 'nosuch')], /nosuch/],
       [['--corpus-gib', '100000'], /free/],
     ] as const) {

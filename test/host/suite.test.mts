@@ -230,13 +230,23 @@ describe('all.mts', { skip: tools }, () => {
       [['--profile', 'smok'], /did you mean smoke/],
       [['--repo', 'nosuch', 'backends'], /--repo nosuch: not one of/],
       [['--resume', 'nosuch'], /no such run/],
-      [['backends/s3', '--repo', 'local'], /nothing is to be run: backends\/s3: none of its repositories \(s3\)/],
+      [['backends/s3', '--repo', 'local'], /backends\/s3: nothing of it would be run: none of its repositories \(s3\)/],
+      [
+        ['--profile', 'smoke', 'backends/local', 'faults/crash'],
+        /faults\/crash: nothing of it would be run: not in the profile/,
+      ],
+      [['--profile', 'smoke', '--sample', '/no/such'], /--sample \/no\/such: no such file/],
+      [['--profile', 'smoke', '--seed', '1.5'], /--seed 1\.5: a whole number/],
+      [['--profile', 'smoke', '--vykar', '/no/such'], /--vykar \/no\/such: no such executable/],
+      [['--profile', 'smoke', '--require', 'nosuch'], /--require nosuch: no such tool/],
       [['--sabotage', 'x'], /unknown option/],
     ] as const) {
       const done = tool(box, 'all', ...args)
       assert.equal(done.code, 2, done.out)
       assert.match(done.out, message)
+      assert.equal(done.out.trimEnd().split('\n').length, 1, done.out)
     }
+    assert.ok(!existsSync(join(box.dir, 'runtime/reports')), 'nothing was begun')
   })
 })
 
@@ -381,7 +391,7 @@ describe('report.mts', () => {
 
   test('the page: verdict, failures with reason, command and log, what was not tested, changes, gaps', () => {
     const html = indexPage(collect(runtimeWith(before, bad, skipped)), scenarioNames(), scratch)
-    assert.match(html, /<h1><b class="v fail">FAIL<\/b> 2 scenarios: 1 FAIL, 1 SKIPPED; \d+ more were never run/)
+    assert.match(html, /<h1><b class="v fail">FAIL<\/b> 2 calls: 1 FAIL, 1 SKIPPED; \d+ more scenarios were never run/)
     assert.match(html, /Files &lt;a&gt; and b differ/)
     assert.match(html, /\.\/e2e backends\/local --seed 7/)
     assert.match(html, /the &lt;last&gt; line/)
@@ -391,6 +401,51 @@ describe('report.mts', () => {
     assert.match(html, /<b>sparse-allocated<\/b>/)
     assert.doesNotMatch(html, /<b>differs|https?:\/\//)
     assert.ok(html.indexOf('<h2>Not tested') < html.indexOf('<h2>Scenarios and'))
+  })
+
+  test('the page is not green over what failed: another repository, other options, a torn report, another build', () => {
+    const call = (runId: string, verdict: Verdict, repo: string, ...argv: string[]) =>
+      report({ runId, verdict, argv }, [{ repo, verdict, reason: verdict === 'FAIL' ? 'it differs' : '' }])
+    const first = call('20260101T000000Z-aaaa', 'FAIL', 'rest', '--repo', 'rest')
+    const [later, same] = [
+      call('20260102T000000Z-bbbb', 'PASS', 'local', '--repo', 'local'),
+      call('20260102T000000Z-bbbb', 'PASS', 'rest'),
+    ]
+    const heading = (...reports: RunReport[]) => {
+      const torn: string[] = []
+      const runtime = runtimeWith(...reports.filter(({ verdict }) => verdict !== 'DEMO'))
+      for (const { runId } of reports.filter(({ verdict }) => verdict === 'DEMO'))
+        mkdirSync(join(runtime, 'reports/local', runId), { recursive: true })
+      const html = indexPage(collect(runtime, torn), ['backends/local'], scratch, torn)
+      return /<h1>(.*)<\/h1>/.exec(html)![1]!
+    }
+    assert.match(heading(first, later), /FAIL<\/b> 1 call: 1 FAIL/)
+    assert.match(heading(first, same), /PASS<\/b> 1 call: 1 PASS/)
+    const other = call('20260102T000000Z-bbbb', 'PASS', 'rest', '--source', '/home')
+    assert.match(heading(first, other), /FAIL<\/b> 2 calls: 1 PASS, 1 FAIL/)
+    // Torn, and the newest: an older PASS does not stand in for it; a newer one does.
+    const torn = call('20260103T000000Z-cccc', 'DEMO', 'rest')
+    assert.match(heading(same, torn), /FAIL<\/b> .*1 report cannot be read/)
+    assert.match(heading(torn, call('20260104T000000Z-dddd', 'PASS', 'rest')), /PASS<\/b>/)
+    assert.match(
+      heading(same, report({ scenario: 'stress', versions: { vykar: '0.20.0' } }, [{}])),
+      /of 2 builds of vykar/,
+    )
+    // What a lying vykar was caught at is no fault of vykar's.
+    const lie = call('20260105T000000Z-eeee', 'FAIL', 'rest', '--sabotage', 'hide-snapshot')
+    assert.match(heading(same, lie), /PASS<\/b> 1 call: 1 PASS/)
+  })
+
+  test('compare: a finding that is new is worse', () => {
+    const found = (runId: string, ...ids: string[]) =>
+      report({ runId }, [{ findings: ids.map((id) => ({ id, what: 'wrong data', text: 'x' })) as never }])
+    const [a, b] = [found('20260101T000000Z-aaaa'), found('20260102T000000Z-bbbb', 'none-restore-unverified')]
+    const runtime = runtimeWith(a, b)
+    const dirs = [a, b].map(({ runId }) => join(runtime, 'reports/local', runId)) as [string, string]
+    const worse = tool(sandbox(), 'report', 'compare', ...dirs)
+    assert.equal(worse.code, 1, worse.out)
+    assert.match(worse.out, /^finding {2}local: none-restore-unverified is new$/m)
+    assert.equal(tool(sandbox(), 'report', 'compare', dirs[1], dirs[0]).code, 0)
   })
 
   test('a report of the first versions, without its command line, is read too', () => {
@@ -411,6 +466,7 @@ describe('report.mts', () => {
         { row: 'local', from: 'PASS', to: 'FAIL' },
       ],
       gaps: [{ row: 'local', gap: 'sparse-allocated', change: 'new' }],
+      findings: [],
       steps: [{ row: 'local', step: 'compare', from: 1, to: 3 }],
     })
     const runtime = runtimeWith(before, bad)
@@ -539,7 +595,8 @@ describe('report.mts', () => {
       [['merge', empty, '--runtime', empty], /no runtime directory/],
       [['prune', '--runtime', empty], /--keep with days or hours/],
       [['pack', '/nowhere/x.tar.gz', '--runtime', runtimeWith(before)], /cannot be written/],
-      [['compare', '/nowhere', '/nowhere'], /no benchmark/],
+      [['compare', '/nowhere', '/nowhere'], /no such file or directory: name two reports/],
+      [['prune', '--keep', '99999999999d'], /prune needs --keep with days or hours/],
     ] as const) {
       const done = tool(sandbox(), 'report', ...args)
       assert.equal(done.code, 2, done.out)
@@ -614,6 +671,16 @@ describe('the gate', () => {
       [],
     )
     assert.match(objections(old, failing('check', 'check: exit 1'))[0]!, /the baseline failed otherwise/)
+    // Another exit code, another count, something left behind: not the same failure.
+    for (const [was, is] of [
+      ['restore: exit 1', 'restore: exit 139'],
+      ['3 files differ', '9000 files differ'],
+    ] as const)
+      assert.match(objections(failing('restore', was), failing('restore', is))[0]!, /the baseline failed otherwise/)
+    assert.match(
+      objections(old, { ...old, leftBehind: ['a secret in commands.sh'] })[0]!,
+      /the baseline failed otherwise/,
+    )
     assert.match(
       objections(old, failing('restore', 'restore: exit 1: wrong passphrase'))[0]!,
       /the baseline failed otherwise/,

@@ -26,7 +26,7 @@ const caught: Record<string, [pattern: string, reason: RegExp]> = {
   'source-loses-first': ['volume', /something has changed the source/],
   'plaintext-leaks': ['volume', /words of the source can be read/],
   'restore-says-more': ['volume', /restore printed something after its result/],
-  'fails-when-emptied': ['downtime', /killed backup: the backup failed by itself, before KILL: exit 1/],
+  'fails-when-emptied': ['downtime', /downtime: the backup failed by itself, before KILL: exit 1/],
   'restore-owner': ['volume', /difference/],
   'dump-empty': ['dump', /restored dump has 0 B|empty output/],
   'dump-failure-hidden': ['dump', /failing dump: exit 0 instead of 1/],

@@ -1,6 +1,6 @@
 #!/usr/bin/env -S npx tsx
 // Disk full: the repository, the cache, the temporary directory and the target of a restore on small file systems (ext4, xfs and
-// btrfs on a loop device, tmpfs) that run out of bytes, or of inodes.
+// btrfs on a loop device, tmpfs) that run out of bytes, or of inodes; and commands whose own output cannot be written.
 // Passes when the command that meets it fails and says so (or does without), every acknowledged snapshot is still there, and all works
 // again once there is room.
 import { scenario } from '#lib/scenario.mts'
@@ -11,10 +11,12 @@ import {
   acknowledged,
   afterwards,
   at,
+  clearOthers,
   conclude,
   faultOptions,
   lastOf,
   needRound,
+  roundsOf,
   violated,
 } from '#scripts/faults/common.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
@@ -38,6 +40,16 @@ const fillers = {
     'mkdir small/many && (for ((n = 0; ; n++)); do : > small/many/$n || exit 0; done) 2> /dev/null; rm -f small/many/{1,2,3}',
 } as const
 
+/** Commands whose own output cannot be written: to a log on a full disk, say. */
+const spoken = {
+  backup: 'backup -R local',
+  list: 'list -R local',
+  restore: 'restore -R local $(<ack-1.id) tree',
+  check: 'check -R local',
+  compact: 'compact -R local',
+  prune: 'prune -R local',
+} as const
+
 const spec = { needs: [...standardNeeds, 'mkfs.xfs', 'mkfs.btrfs'], repos: ['local'], options: faultOptions } as const
 
 await scenario(import.meta, spec, async (run) => {
@@ -45,7 +57,7 @@ await scenario(import.meta, spec, async (run) => {
   const { 'corpus-mib': mib, round: only } = run.options
   needRoot(run, 'mounting small file systems')
   const rows = [...Object.keys(systems).map((system) => ({ system, mode: 'auto' as const })), { system: 'ext4', mode: 'none' as const }] // biome-ignore format: one line
-  for (const repo of run.repos)
+  for (const repo of run.repos) {
     for (const { system, mode } of rows)
       await run.row({ repo, variant: mode === 'none' ? `${system}-unencrypted` : system }, async () => {
         const ids = await acknowledged(repo, 2, Math.min(mib, 12), mode)
@@ -92,4 +104,30 @@ await scenario(import.meta, spec, async (run) => {
         await $`rm -rf damaged copy source`
         await conclude(fired, tried)
       })
+
+    await run.row({ repo, variant: 'output' }, async () => {
+      const ids = await acknowledged(repo, 2, Math.min(mib, 12))
+      await $`printf 'retention: {keep_last: 9}\n' >> config.yaml`
+      const { chosen, tried } = roundsOf(only)
+      for (const [verb, words] of Object.entries(spoken)) {
+        const name = `output of ${verb}`
+        if (!chosen(name)) continue
+        await $`rm -rf tree && mkdir tree && head -c 9M /dev/urandom > source/fresh`
+        // /dev/full takes nothing, as a full disk does.
+        const met = await $({
+          limit: '5m',
+          expect: 'any',
+        })`vykar --config config.yaml ${{ raw: words }} > /dev/full 2> full.out`
+        fact(name, `exit ${met.code}`)
+        if (met.code === 0)
+          violated('2: exit 0 means complete', name, 'exit 0 although nothing that it printed could be written', `vykar ${verb} > /dev/full`) // biome-ignore format: one line
+        if (met.code > 3)
+          violated('7: ends well', name, `exit ${met.code}: what it prints cannot be written`, `vykar ${verb} > /dev/full`, 'output-unwritable-aborts') // biome-ignore format: one line
+        await afterwards(repo, ids, name, verb === 'backup' ? met : undefined, at(repo, '"$REPO_LOCAL"'))
+        await clearOthers(repo, ids)
+      }
+      await $`rm -rf source tree corpus`
+      await conclude(tried.length, tried.length)
+    })
+  }
 })

@@ -110,6 +110,7 @@ describe('faults', { skip, concurrency: 2 }, () => {
       'a client that has the token of an append-only server',
     ],
     ['restore-readable-meanwhile', 'targets'],
+    ['output-unwritable-aborts', 'disk-full', '--round', 'output of backup'],
     ['coarse-times-hide-change', 'churn', '--round', 'two writes within one tick of the clock'],
     ['repair-deletes-on-read-error', 'network', '--repo', 'rest', '--round', 'repair: 503 for every pack'],
   ] as const)
@@ -152,6 +153,13 @@ describe('faults', { skip, concurrency: 2 }, () => {
     })
 
   for (const [family, lie, reason, ...options] of [
+    [
+      'disk-full',
+      'output-lost',
+      /output of list: exit 0 although nothing that it printed/,
+      '--round',
+      'output of list',
+    ],
     // Rule 3: wrong data with exit 0, and check that disagrees with restore.
     ['corruption', 'restore-blind', /restore of ack-\d exits 0 with wrong data/, '--round', 'pack deleted 0'],
     ['corruption', 'verify-blind', /check --verify-data exits 0/, '--round', 'pack deleted 0'],

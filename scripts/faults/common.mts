@@ -1,7 +1,7 @@
 // What every family of faults shares: a repository with acknowledged snapshots, and the oracle that it is held against afterwards.
 import { appendFileSync, existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { ask } from '#lib/ask.mts'
+import { ask, lastLine } from '#lib/ask.mts'
 import type { Background } from '#lib/background.mts'
 import { config } from '#lib/config.mts'
 import { meant } from '#lib/options.mts'
@@ -44,7 +44,9 @@ export async function needRound(): Promise<void> {
   const words = process.argv
     .slice(1)
     .filter((word, i, all) => word !== '--round' && all[i - 1] !== '--round' && !word.startsWith('--round='))
-  const plan = await ask([process.execPath, ...process.execArgv, ...words, '--dry-run'])
+  const plan = await ask([process.execPath, ...process.execArgv, ...words, '--dry-run'], { cwd: process.cwd() })
+  if (plan.code)
+    throw new Error(`--dry-run, which says what rounds there are: exit ${plan.code}: ${lastLine(plan.stderr)}`)
   const names = [...plan.stdout.matchAll(/^# [^:\n]+: (.+)$/gm)].map(([, name]) => name!)
   if (!names.includes(only))
     throw new UsageError(`--round ${only}: there is no such round${meant(only, names)}; --dry-run shows them all`)

@@ -59,7 +59,7 @@ export const save = (dir: string, run: SuiteRun): void =>
  */
 export async function refuseFirst({ scenario, args }: Entry): Promise<void> {
   const [node, ...words] = tsxWords(`scripts/${scenario}`)
-  const { code, stderr } = await ask([node!, ...words, ...args, '--dry-run'])
+  const { code, stderr } = await ask([node!, ...words, ...args, '--dry-run'], { cwd: process.cwd() })
   if (code === 2) throw new UsageError(stderr.trim().replace(`${scenario}: `, ''))
 }
 

@@ -1,5 +1,5 @@
 // The reports below a runtime directory, and how one run of a scenario differs from another.
-import { cpSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, renameSync, statSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { readJson } from '#lib/files.mts'
 import { isRunId, markOurs, removeOurs } from '#lib/ours.mts'
@@ -194,7 +194,6 @@ export function merge(runtimes: readonly string[], into: string): Stored[] {
       if (existsSync(target)) continue
       // Beside, and renamed: a copy that was cut short is not there.
       const beside = `${target}.copying`
-      rmSync(beside, { recursive: true, force: true })
       mkdirSync(dirname(target), { recursive: true })
       cpSync(dir, beside, { recursive: true })
       renameSync(beside, target)

@@ -161,6 +161,7 @@ describe('honest', { concurrency: 2 }, () => {
       '--shape',
       'costs',
     ],
+    ['backends/local-none', 'damage-spreads', 1, /one bit: restore exited 0 with wrong data/],
     ['backends/s3', 'never-in-parts', 75, /the listing shows no object that came in parts/],
   ] as const)
     test(`${script}: ${lie} is caught`, { skip: all }, async () => {
@@ -172,7 +173,7 @@ describe('honest', { concurrency: 2 }, () => {
         '--sabotage',
         lie,
         ...options,
-        ...(script === 'backends/s3' ? ['--corpus-gib', '0.02'] : []),
+        ...(/s3|none/.test(script) ? ['--corpus-gib', '0.02'] : []),
       ])
       assert.equal(ended.code, code, ended.stdout)
       assert.match(ended.last, reason)

@@ -20,9 +20,9 @@ import {
   faultOptions,
   held,
   lastOf,
-  needRound,
   restoredAs,
   roundsOf,
+  rowsWith,
   violated,
   witness,
 } from '#scripts/faults/common.mts'
@@ -67,13 +67,13 @@ const spec = {
 } as const
 
 await scenario(import.meta, spec, async (run) => {
-  await needRound()
+  const row = await rowsWith(run)
   const { rounds: asked, round: only, 'corpus-mib': mib } = run.options
   const rounds = asked || 3
   await servers()
   for (const repo of run.repos) {
     const here = at(repo, `"$REPO_${repo.toUpperCase()}"`)
-    await run.row({ repo, variant: 'changing' }, async () => {
+    await row({ repo, variant: 'changing' }, async () => {
       const ids = await acknowledged(repo, 1, Math.min(mib, 8))
       await $`sed 's|path: source|path: churning|; s|label: faults|label: churning|' config.yaml > churn.yaml`
       await $`mkdir outside && echo 'not to be read' > outside/secret && printf '%s\n' ${fill} > fill.py && mkdir calm && head -c 1M /dev/urandom > calm/one && echo two > calm/two`
@@ -125,7 +125,7 @@ await scenario(import.meta, spec, async (run) => {
       await conclude(fired, tried)
     })
 
-    await run.row({ repo, variant: 'unreadable' }, async () => {
+    await row({ repo, variant: 'unreadable' }, async () => {
       const ids = await acknowledged(repo, 1, Math.min(mib, 8))
       let tried = 0
       /** A backup of `odd` that must exit 3, name exactly `left`, and hold the rest. */
@@ -181,7 +181,7 @@ await scenario(import.meta, spec, async (run) => {
       await conclude(tried, tried)
     })
 
-    await run.row({ repo, variant: 'caches' }, async () => {
+    await row({ repo, variant: 'caches' }, async () => {
       const ids = await acknowledged(repo, 1, Math.min(mib, 8))
       const cases: [name: string, line: string, finding?: string][] = [
         [
@@ -232,7 +232,7 @@ await scenario(import.meta, spec, async (run) => {
       await conclude(tried, tried)
     })
 
-    await run.row({ repo, variant: 'swapped' }, async () => {
+    await row({ repo, variant: 'swapped' }, async () => {
       if (!run.dry && !which('strace')) throw new Skipped('strace is missing: apt-get install -y strace')
       const ids = await acknowledged(repo, 1, 1)
       const { chosen, tried } = roundsOf(only)
@@ -273,7 +273,7 @@ await scenario(import.meta, spec, async (run) => {
     })
 
     const coarse = 'two writes within one tick of the clock'
-    await run.row({ repo, variant: 'coarse' }, async () => {
+    await row({ repo, variant: 'coarse' }, async () => {
       needRoot(run, 'mounting a file system that keeps whole seconds')
       // Without encryption a backup takes a fraction of the second in which both writes must fall.
       const ids = await acknowledged(repo, 1, 1, 'none')

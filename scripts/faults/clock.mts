@@ -20,8 +20,8 @@ import {
   conclude,
   faultOptions,
   lastOf,
-  needRound,
   restoredAs,
+  rowsWith,
   violated,
   within,
   witness,
@@ -64,7 +64,7 @@ const options = {
 const spec = { needs: standardNeeds, wants: [...serverWants, 'faketime'], repos: ['local'], options } as const
 
 await scenario(import.meta, spec, async (run) => {
-  await needRound()
+  const row = await rowsWith(run)
   const { round: only, 'corpus-mib': mib, snapshots, seed } = run.options
   await servers()
   for (const repo of run.repos) {
@@ -73,7 +73,7 @@ await scenario(import.meta, spec, async (run) => {
       if (!run.dry && !which('faketime')) throw new Skipped('faketime is missing: apt-get install -y faketime')
     }
 
-    await run.row({ repo, variant: 'offset' }, async () => {
+    await row({ repo, variant: 'offset' }, async () => {
       needFaketime()
       const ids = await acknowledged(repo, 1, Math.min(mib, 8))
       let [fired, tried] = [0, 0]
@@ -117,7 +117,7 @@ await scenario(import.meta, spec, async (run) => {
       await conclude(fired, tried)
     })
 
-    await run.row({ repo, variant: 'jump' }, async () => {
+    await row({ repo, variant: 'jump' }, async () => {
       needFaketime()
       const ids = await acknowledged(repo, 1, Math.min(mib, 8))
       let [fired, tried] = [0, 0]
@@ -156,7 +156,7 @@ await scenario(import.meta, spec, async (run) => {
     })
 
     if (repo !== 'local') continue
-    await run.row({ repo, variant: 'retention' }, async () => {
+    await row({ repo, variant: 'retention' }, async () => {
       needFaketime()
       await acknowledged(repo, 1, 1)
       step('three years')

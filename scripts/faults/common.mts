@@ -5,7 +5,8 @@ import { ask, lastLine } from '#lib/ask.mts'
 import type { Background } from '#lib/background.mts'
 import { config } from '#lib/config.mts'
 import { meant } from '#lib/options.mts'
-import { $, check, fact, note, notFull, type Output, read, rowScope, scope, step } from '#lib/sh.mts'
+import type { Run } from '#lib/run.mts'
+import { $, check, fact, note, notFull, type Output, read, rowScope, step } from '#lib/sh.mts'
 import { Blocked, Mismatch, Skipped, UsageError } from '#lib/verdict.mts'
 import { contents, fresh } from '#scripts/common.mts'
 import { findingsOf } from '#scripts/findings.mts'
@@ -34,22 +35,28 @@ export function roundsOf(only: string | undefined): { chosen: (name: string) => 
 }
 
 /**
- * Refuses a --round that there is none of, before anything is started: \`--dry-run\` marks every round of the plan.
- * @throws UsageError naming the nearest one
+ * How the rows of a family are run: with --round those alone that have it, which `--dry-run` says before anything is started.
+ * @throws UsageError where there is no such round, naming the nearest one
  */
-export async function needRound(): Promise<void> {
-  const { run } = scope()
+export async function rowsWith(run: Run): Promise<Run['row']> {
   const only = (run.plan.options as { round?: string }).round
-  if (only === undefined || run.dry) return
+  if (only === undefined || run.dry) return run.row
   const words = process.argv
     .slice(1)
     .filter((word, i, all) => word !== '--round' && all[i - 1] !== '--round' && !word.startsWith('--round='))
   const plan = await ask([process.execPath, ...process.execArgv, ...words, '--dry-run'], { cwd: process.cwd() })
   if (plan.code)
     throw new Error(`--dry-run, which says what rounds there are: exit ${plan.code}: ${lastLine(plan.stderr)}`)
-  const names = [...plan.stdout.matchAll(/^# [^:\n]+: (.+)$/gm)].map(([, name]) => name!)
-  if (!names.includes(only))
+  const rounds = [...plan.stdout.matchAll(/^# ([^:\n]+): (.+)$/gm)].map(([, row, name]) => ({ row, name: name! }))
+  const rows = new Set(rounds.filter(({ name }) => name === only).map(({ row }) => row))
+  if (!rows.size) {
+    const names = rounds.map(({ name }) => name)
     throw new UsageError(`--round ${only}: there is no such round${meant(only, names)}; --dry-run shows them all`)
+  }
+  return async (spec, fn) => {
+    const { repo, variant } = typeof spec === 'string' ? { repo: spec, variant: '' } : spec
+    if (rows.has(variant ? `${repo}-${variant}` : repo)) await run.row(spec, fn)
+  }
 }
 
 /** Where a repository is, as bash that goes before a command; `files` is bash that names its directory, where that is not the row's. */

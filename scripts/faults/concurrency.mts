@@ -20,8 +20,8 @@ import {
   faultOptions,
   held,
   lastOf,
-  needRound,
   roundsOf,
+  rowsWith,
   violated,
   within,
   witness,
@@ -36,7 +36,7 @@ const spec = {
 } as const
 
 await scenario(import.meta, spec, async (run) => {
-  await needRound()
+  const row = await rowsWith(run)
   const { round: only, 'corpus-mib': mib } = run.options
   await servers()
   for (const repo of run.repos) {
@@ -130,7 +130,7 @@ await scenario(import.meta, spec, async (run) => {
       }
     }
 
-    await run.row({ repo, variant: 'maintenance' }, async () => {
+    await row({ repo, variant: 'maintenance' }, async () => {
       if (repo !== 'local') ownServer()
       const ids = await acknowledged(repo, 2, Math.min(mib, 8))
       await beside('backup', `backup -R ${repo}`, excluded, 'refused')
@@ -197,7 +197,7 @@ await scenario(import.meta, spec, async (run) => {
     })
     fired = tried.length = 0
 
-    await run.row({ repo, variant: 'other-hosts' }, async () => {
+    await row({ repo, variant: 'other-hosts' }, async () => {
       if (repo !== 'local') ownServer()
       const ids = await acknowledged(repo, 1, Math.min(mib, 8))
       // A lock's name begins with its time in microseconds; a session's file is named by its id.
@@ -297,7 +297,7 @@ await scenario(import.meta, spec, async (run) => {
     fired = tried.length = 0
 
     if (repo === 'local')
-      await run.row({ repo, variant: 'late' }, async () => {
+      await row({ repo, variant: 'late' }, async () => {
         if (!run.dry && !which('strace')) throw new Skipped('strace is missing: apt-get install -y strace')
         const ids = await acknowledged(repo, 1, Math.min(mib, 8))
         // strace stops maintenance when it first looks for locks: it has opened the repository, and does not hold it yet.
@@ -331,7 +331,7 @@ await scenario(import.meta, spec, async (run) => {
       })
     fired = tried.length = 0
 
-    await run.row({ repo, variant: 'stopped' }, async () => {
+    await row({ repo, variant: 'stopped' }, async () => {
       if (repo !== 'local') ownServer()
       const ids = await acknowledged(repo, 2, Math.min(mib, 8))
       /** Who is stopped (a suspended laptop), at which moment of its work, and what comes before. */

@@ -19,8 +19,8 @@ import {
   drawnOptions,
   faultOptions,
   lastOf,
-  needRound,
   restoredAs,
+  rowsWith,
   violated,
   within,
   witness,
@@ -55,12 +55,12 @@ const kinds: Record<string, string> = {
 const spec = { needs: standardNeeds, repos: ['local'], options: { ...drawnOptions, ...faultOptions } } as const
 
 await scenario(import.meta, spec, async (run) => {
-  await needRound()
+  const row = await rowsWith(run)
   const { rounds: asked, round: only, 'corpus-mib': mib, seed } = run.options
   const rows: unknown[][] = []
   for (const repo of run.repos)
     for (const mode of ['auto', 'none'] as const)
-      await run.row({ repo, variant: mode === 'none' ? 'unencrypted' : 'encrypted' }, async () => {
+      await row({ repo, variant: mode === 'none' ? 'unencrypted' : 'encrypted' }, async () => {
         // What repository and cache were before the last backup.
         const ids = await acknowledged(repo, 2, mib, mode, () => $`cp -a "$REPO_LOCAL" old && cp -a cache/. old`)
         await copyOf(repo)

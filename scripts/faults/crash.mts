@@ -19,7 +19,7 @@ import {
   drawnOptions,
   faultOptions,
   lastOf,
-  needRound,
+  rowsWith,
   violated,
   witness,
 } from '#scripts/faults/common.mts'
@@ -78,7 +78,7 @@ const spec = {
 } as const
 
 await scenario(import.meta, spec, async (run) => {
-  await needRound()
+  const row = await rowsWith(run)
   const { rounds: asked, round: only, 'corpus-mib': mib, seed } = run.options
   await servers()
   for (const repo of run.repos)
@@ -86,7 +86,7 @@ await scenario(import.meta, spec, async (run) => {
       for (const mode of ['auto', 'none'] as const) {
         if (only && !only.startsWith(`${command} `)) continue
         const variant = `${command.replaceAll(' ', '-')}${mode === 'none' ? '-unencrypted' : ''}`
-        await run.row({ repo, variant }, async () => {
+        await row({ repo, variant }, async () => {
           await acknowledged(repo, 2, mib, mode)
           // One more, which may go.
           await $`head -c 4M /dev/urandom > source/extra`

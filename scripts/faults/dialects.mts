@@ -16,8 +16,8 @@ import {
   conclude,
   faultOptions,
   judge,
-  needRound,
   roundsOf,
+  rowsWith,
   within,
 } from '#scripts/faults/common.mts'
 import { addressOf, freePort, parseS3 } from '#scripts/provide.mts'
@@ -38,11 +38,11 @@ const spec = {
 } as const
 
 await scenario(import.meta, spec, async (run) => {
-  await needRound()
+  const row = await rowsWith(run)
   const { round: only, 'corpus-mib': mib } = run.options
   await servers()
   for (const repo of run.repos)
-    await run.row({ repo }, async () => {
+    await row({ repo }, async () => {
       if (repo !== 'local') ownServer()
       const ids = await acknowledged(repo, 2, Math.min(mib, 12))
       const variable = `REPO_${repo.toUpperCase()}`

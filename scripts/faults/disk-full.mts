@@ -15,8 +15,8 @@ import {
   conclude,
   faultOptions,
   lastOf,
-  needRound,
   roundsOf,
+  rowsWith,
   violated,
 } from '#scripts/faults/common.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
@@ -53,13 +53,13 @@ const spoken = {
 const spec = { needs: [...standardNeeds, 'mkfs.xfs', 'mkfs.btrfs'], repos: ['local'], options: faultOptions } as const
 
 await scenario(import.meta, spec, async (run) => {
-  await needRound()
+  const row = await rowsWith(run)
   const { 'corpus-mib': mib, round: only } = run.options
   needRoot(run, 'mounting small file systems')
   const rows = [...Object.keys(systems).map((system) => ({ system, mode: 'auto' as const })), { system: 'ext4', mode: 'none' as const }] // biome-ignore format: one line
   for (const repo of run.repos) {
     for (const { system, mode } of rows)
-      await run.row({ repo, variant: mode === 'none' ? `${system}-unencrypted` : system }, async () => {
+      await row({ repo, variant: mode === 'none' ? `${system}-unencrypted` : system }, async () => {
         const ids = await acknowledged(repo, 2, Math.min(mib, 12), mode)
         await copyOf(repo)
         await $`mkdir small`
@@ -105,7 +105,7 @@ await scenario(import.meta, spec, async (run) => {
         await conclude(fired, tried)
       })
 
-    await run.row({ repo, variant: 'output' }, async () => {
+    await row({ repo, variant: 'output' }, async () => {
       const ids = await acknowledged(repo, 2, Math.min(mib, 12))
       await $`printf 'retention: {keep_last: 9}\n' >> config.yaml`
       const { chosen, tried } = roundsOf(only)

@@ -15,9 +15,9 @@ import {
   conclude,
   faultOptions,
   lastOf,
-  needRound,
   restoredAs,
   roundsOf,
+  rowsWith,
   violated,
   within,
   witness,
@@ -40,7 +40,7 @@ const options = {
 const spec = { needs: standardNeeds, wants: serverWants, repos: ['local'], options } as const
 
 await scenario(import.meta, spec, async (run) => {
-  await needRound()
+  const row = await rowsWith(run)
   const { round: only } = run.options
   await servers()
   for (const repo of run.repos) {
@@ -97,7 +97,7 @@ sources:
     }
     const clear = () => clearOthers(repo, ['ack-1'])
 
-    await run.row({ repo, variant: 'order' }, async () => {
+    await row({ repo, variant: 'order' }, async () => {
       await begin()
       // Every hook of every level writes its name down; FAIL-name makes the one of that name fail.
       await $`cat > hook.sh <<'EOF'
@@ -199,7 +199,7 @@ EOF
     })
 
     tried.length = 0
-    await run.row({ repo, variant: 'failing' }, async () => {
+    await row({ repo, variant: 'failing' }, async () => {
       await begin()
       const cases: [name: string, hook: string, script: string, right: 'work' | 'fail'][] = [
         ['before exits 1', 'before', 'exit 1', 'fail'],
@@ -227,7 +227,7 @@ EOF
     })
 
     tried.length = 0
-    await run.row({ repo, variant: 'dumps' }, async () => {
+    await row({ repo, variant: 'dumps' }, async () => {
       await begin()
       await $`head -c 24M /dev/urandom > data && head -c 300M /dev/zero | tr '\0' d > much && : > nothing`
       const cases: [name: string, dump: string, right: 'work' | 'fail', size?: string][] = [

@@ -17,9 +17,9 @@ import {
   conclude,
   faultOptions,
   lastOf,
-  needRound,
   restoredAs,
   roundsOf,
+  rowsWith,
   violated,
   within,
   witness,
@@ -44,7 +44,7 @@ const options = {
 const spec = { needs: standardNeeds, wants: serverWants, repos: ['local'], options } as const
 
 await scenario(import.meta, spec, async (run) => {
-  await needRound()
+  const row = await rowsWith(run)
   const { round: only, links, long, 'corpus-mib': mib } = run.options
   const files = long ? 1_000_000 : run.options.files
   await servers()
@@ -53,7 +53,7 @@ await scenario(import.meta, spec, async (run) => {
     const here = at(repo, `"$${variable}"`)
     const { chosen, tried } = roundsOf(only)
 
-    await run.row({ repo, variant: 'many' }, async () => {
+    await row({ repo, variant: 'many' }, async () => {
       await acknowledged(repo, 1, 1)
       await $`rm -rf source && mkdir source`
       const costs: Record<string, (Output['cost'] & { bytesRead: number })[]> = {
@@ -121,7 +121,7 @@ await scenario(import.meta, spec, async (run) => {
     })
     tried.length = 0
 
-    await run.row({ repo, variant: 'large' }, async () => {
+    await row({ repo, variant: 'large' }, async () => {
       await acknowledged(repo, 1, 1)
       if (chosen('large file')) {
         const gib = long ? 64 : run.options['large-gib']
@@ -156,7 +156,7 @@ await scenario(import.meta, spec, async (run) => {
     })
     tried.length = 0
 
-    await run.row({ repo, variant: 'dump' }, async () => {
+    await row({ repo, variant: 'dump' }, async () => {
       await acknowledged(repo, 1, 1)
       if (chosen('large dump')) {
         const most = run.options['dump-gib']
@@ -202,7 +202,7 @@ await scenario(import.meta, spec, async (run) => {
     })
     tried.length = 0
 
-    await run.row({ repo, variant: 'links' }, async () => {
+    await row({ repo, variant: 'links' }, async () => {
       await acknowledged(repo, 1, 1)
       if (chosen('hard links')) {
         // ext4 takes 65,000 names of one file: two files, a thousand names in each directory.
@@ -229,7 +229,7 @@ await scenario(import.meta, spec, async (run) => {
     })
     tried.length = 0
 
-    await run.row({ repo, variant: 'little' }, async () => {
+    await row({ repo, variant: 'little' }, async () => {
       const ids = await acknowledged(repo, 1, Math.max(mib, 20))
       await $`for n in $(seq 3000); do echo $n > source/small-$n; done`
       if (chosen('64 file descriptors')) {
@@ -329,7 +329,7 @@ await scenario(import.meta, spec, async (run) => {
     })
     tried.length = 0
 
-    await run.row({ repo, variant: 'memory' }, async () => {
+    await row({ repo, variant: 'memory' }, async () => {
       const ids = await acknowledged(repo, 1, Math.max(mib, 20))
       await $`for n in $(seq 3000); do echo $n > source/small-$n; done`
       if (chosen('memory')) {

@@ -17,7 +17,7 @@ import {
   faultOptions,
   judge,
   lastOf,
-  needRound,
+  rowsWith,
   violated,
   within,
   witness,
@@ -91,14 +91,14 @@ const options = {
 const spec = { needs: standardNeeds, wants: serverWants, repos: ['rest', 's3', 'sftp'], options } as const
 
 await scenario(import.meta, spec, async (run) => {
-  await needRound()
+  const row = await rowsWith(run)
   const { round: only, 'corpus-mib': mib } = run.options
   await servers()
   const rows = run.repos.flatMap((repo) =>
     (['auto', 'none'] as const).filter((mode) => repo !== 'sftp' || mode === 'auto').map((mode) => ({ repo, mode })),
   )
   for (const { repo, mode } of rows) {
-    await run.row({ repo, variant: mode === 'none' ? 'unencrypted' : 'proxy' }, async () => {
+    await row({ repo, variant: mode === 'none' ? 'unencrypted' : 'proxy' }, async () => {
       ownServer()
       const ids = await acknowledged(repo, 2, Math.min(mib, 12), mode)
       const { host, port: up } = addressOf(run.endpoint(repo).url)

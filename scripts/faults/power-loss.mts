@@ -16,7 +16,7 @@ import {
   conclude,
   drawnOptions,
   faultOptions,
-  needRound,
+  rowsWith,
   violated,
   witness,
 } from '#scripts/faults/common.mts'
@@ -56,7 +56,7 @@ const spec = {
 } as const
 
 await scenario(import.meta, spec, async (run) => {
-  await needRound()
+  const row = await rowsWith(run)
   const { rounds: asked, round: only, 'corpus-mib': mib, seed } = run.options
   needRoot(run, 'mounting file systems')
   await servers()
@@ -66,7 +66,7 @@ await scenario(import.meta, spec, async (run) => {
     for (const { system, mkfs, mode } of rows) {
       // What a server does to its disk does not depend on its file system.
       if (repo !== 'local' && (system !== 'ext4' || mode === 'none')) continue
-      await run.row({ repo, variant: mode === 'none' ? `${system}-unencrypted` : system }, async () => {
+      await row({ repo, variant: mode === 'none' ? `${system}-unencrypted` : system }, async () => {
         await acknowledged(repo, 2, Math.min(mib, 12), mode)
         await $`head -c 4M /dev/urandom > source/extra`
         await witness('source', 'extra')

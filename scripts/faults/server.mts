@@ -18,9 +18,9 @@ import {
   faultOptions,
   judge,
   lastOf,
-  needRound,
   restoredAs,
   roundsOf,
+  rowsWith,
   violated,
   witness,
 } from '#scripts/faults/common.mts'
@@ -30,11 +30,11 @@ import { servers } from '#scripts/servers.mts'
 const spec = { needs: standardNeeds, wants: serverWants, repos: ['rest'], options: faultOptions } as const
 
 await scenario(import.meta, spec, async (run) => {
-  await needRound()
+  const row = await rowsWith(run)
   const { round: only, 'corpus-mib': mib } = run.options
   await servers()
   for (const repo of run.repos)
-    await run.row({ repo }, async () => {
+    await row({ repo }, async () => {
       ownServer()
       const ids = await acknowledged(repo, 2, Math.min(mib, 12))
       const port = run.dry ? 18587 : await freePort(0)

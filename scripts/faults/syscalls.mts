@@ -15,7 +15,7 @@ import {
   faultOptions,
   judge,
   lastOf,
-  needRound,
+  rowsWith,
   violated,
   within,
   witness,
@@ -78,11 +78,11 @@ const faults: Fault[] = [
 const spec = { needs: [...standardNeeds, 'strace'], repos: ['local'], options: faultOptions } as const
 
 await scenario(import.meta, spec, async (run) => {
-  await needRound()
+  const row = await rowsWith(run)
   const { 'corpus-mib': mib, round: only } = run.options
   const rows = run.repos.flatMap((repo) => (['auto', 'none'] as const).map((mode) => ({ repo, mode })))
   for (const { repo, mode } of rows)
-    await run.row({ repo, variant: mode === 'none' ? 'unencrypted' : 'encrypted' }, async () => {
+    await row({ repo, variant: mode === 'none' ? 'unencrypted' : 'encrypted' }, async () => {
       const ids = await acknowledged(repo, 1, Math.min(mib, 8), mode)
       await $`mkdir source/sub && head -c 6M /dev/urandom > source/sub/extra && ln source/sub/extra source/linked && ln -s extra source/sub/symlink && setfattr -n user.word -v value source/sub/extra && chmod 640 source/sub/extra && touch -d 2001-02-03 source/sub/extra source/sub`
       await witness('source', 'extra')

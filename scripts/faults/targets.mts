@@ -15,8 +15,8 @@ import {
   faultOptions,
   held,
   lastOf,
-  needRound,
   roundsOf,
+  rowsWith,
   violated,
 } from '#scripts/faults/common.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
@@ -24,10 +24,10 @@ import { needRoot } from '#scripts/filesystems/device.mts'
 const spec = { needs: standardNeeds, wants: ['strace', 'mkfs.vfat'], repos: ['local'], options: faultOptions } as const
 
 await scenario(import.meta, spec, async (run) => {
-  await needRound()
+  const row = await rowsWith(run)
   needRoot(run, 'mounting a small file system, and restoring as another user')
   for (const repo of run.repos)
-    await run.row(repo, async () => {
+    await row(repo, async () => {
       const here = at(repo, '"$REPO_LOCAL"')
       const ids = await acknowledged(repo, 1, Math.min(run.options['corpus-mib'], 8))
       // Files beside a directory, a symlink, a hard link and a deep path.

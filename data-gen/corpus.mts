@@ -220,7 +220,10 @@ async function takeDirectory(options: Options): Promise<string> {
   const others = exists ? fs.readdirSync(out).filter((name) => !mine || !['.vykar-e2e', ...own].includes(name)) : []
   if (others.length)
     throw new UsageError(`--out ${out} is not empty and was not made by this script: name another directory`)
-  fs.mkdirSync(out, { recursive: true })
+  // Not by Node, which does not come to an end where nothing can be made, such as below /proc.
+  await run('mkdir', '-p', out).catch((error) => {
+    throw new UsageError(`--out ${out}: ${messageOf(error)}`)
+  })
   if (!mine) markOurs(runtime, [out])
   for (const name of own) await removeOurs(runtime, join(out, name))
   const need = options.gib * 2 ** 30 * (options.churn > 0 ? 2 : 1)

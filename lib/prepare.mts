@@ -248,7 +248,6 @@ export async function prepare<O extends OptionSpecs>(
   checkRuntime(runtime)
   const source = (options as Record<string, unknown>).source
   if (typeof source === 'string') apart(source, 'the runtime directory', runtime)
-
   await checkLie(common.sabotage)
   if (!common.vykar && !which('vykar'))
     throw skipOrFail(`vykar is missing (the program under test): ${tools.vykar.install}`, ['vykar'], common.require)

@@ -168,9 +168,10 @@ export async function execute(line: string, options: CommandOptions = {}, listed
     // What failed may have given its space back since.
     const enospc = /^.*No space left on device.*$/im.exec(stderr + stdout + said(line, s.dir))?.[0]
     if (enospc) throw new Blocked(`${current.name}: ${enospc.trim()} (log: ${current.log})`)
-    throw new (options.otherwise ?? CommandFailed)(
-      `${current.name}: exit ${record.code}${expected[0] === 0 ? '' : ` instead of ${expected.join(' or ')}`}: ${line.split('\n')[0]}: ${lastLine(stderr) || lastLine(stdout) || lastLine(said(line, s.dir)) || 'no message'} (log: ${current.log})`,
-    )
+    const why = lastLine(stderr) || lastLine(stdout) || lastLine(said(line, s.dir)) || 'no message'
+    const exit = `exit ${record.code}${expected[0] === 0 ? '' : ` instead of ${expected.join(' or ')}`}`
+    const text = `${current.name}: ${exit}: ${line.split('\n')[0]}: ${why} (log: ${current.log})`
+    throw new (options.otherwise ?? CommandFailed)(options.otherwise === UsageError ? why : text)
   }
   if (/\bvykar --config /.test(line) && expected !== 'any' && record.code === 0) {
     const config = slurp(join(s.dir, 'config.yaml'))

@@ -51,7 +51,9 @@ await scenario(import.meta, { needs, wants, options }, async (run) => {
   })
   // Only the final server listens on TCP, the one that initialises does not.
   if (!uri) await up(run.options.engine, 'db', 'in-db mariadb-admin -h127.0.0.1 --silent ping')
-  await $({ otherwise: UsageError })`in-db mariadb -N -e 'SELECT VERSION()' > version`
+  await $({
+    otherwise: UsageError,
+  })`in-db mariadb -N -e 'SELECT VERSION()' > version 2> version.err || { echo "the server does not answer: $(paste -sd ' ' version.err)" >&2; exit 1; }`
   await $`in-db mariadb-dump --version | sed -E 's/.* ([0-9]+\.[0-9]+)\.[0-9]+-MariaDB.*/\1/' > mariadb-dump.version`
   await $({
     otherwise: UsageError,

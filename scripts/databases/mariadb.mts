@@ -53,7 +53,7 @@ await scenario(import.meta, { needs, wants, options }, async (run) => {
   if (!uri) await up(run.options.engine, 'db', 'in-db mariadb-admin -h127.0.0.1 --silent ping')
   await $({
     otherwise: UsageError,
-  })`in-db mariadb -N -e 'SELECT VERSION()' > version 2> version.err || { echo "the server does not answer: $(paste -sd ' ' version.err)" >&2; exit 1; }`
+  })`in-db mariadb -N -e 'SELECT VERSION()' > version 2> version.err || { echo "the server cannot be asked: $(paste -sd ' ' version.err)" >&2; exit 1; }`
   await $`in-db mariadb-dump --version | sed -E 's/.* ([0-9]+\.[0-9]+)\.[0-9]+-MariaDB.*/\1/' > mariadb-dump.version`
   await $({
     otherwise: UsageError,

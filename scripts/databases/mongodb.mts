@@ -70,7 +70,9 @@ await scenario(import.meta, { needs, wants, options }, async (run) => {
   }
   // The server as the driver sees it.
   const server = serverWords(run.options, ['mongodb'], '27017')
-  await $({ otherwise: UsageError })`e2e data-gen/mongo describe ${server} > server`
+  await $({
+    otherwise: UsageError,
+  })`e2e data-gen/mongo describe ${server} > server 2> server.err || { echo "the server cannot be asked: $(tail -n 1 server.err)" >&2; exit 1; }`
   await $({ otherwise: UsageError })`in-db mongodump --version > mongodump.version`
   const said = Object.fromEntries(
     read('server')

@@ -53,7 +53,7 @@ await scenario(import.meta, { needs, wants, options }, async (run) => {
   if (!uri) await up(run.options.engine, 'db', 'in-db pg_isready -q -h 127.0.0.1')
   await $({
     otherwise: UsageError,
-  })`in-db psql -X -At -d postgres -c 'SHOW server_version' > version 2> version.err || { echo "the server does not answer: $(paste -sd ' ' version.err)" >&2; exit 1; }`
+  })`in-db psql -X -At -d postgres -c 'SHOW server_version' > version 2> version.err || { echo "the server cannot be asked: $(paste -sd ' ' version.err)" >&2; exit 1; }`
   await $`in-db pg_dump --version | sed -E 's/^[^0-9]*([0-9.]+).*/\1/' > pg_dump.version`
   await $({
     otherwise: UsageError,

@@ -142,11 +142,12 @@ for (const [script, skip, start, lies] of [
       const wrong = { ...server, uri: server.uri.replace(/:[^:@]+@/, ':wrong@') }
       const dead = { ...server, uri: server.uri.replace(`:${server.port}`, ':1') }
       const cases: [TestServer, RegExp, string[]][] = [
-        [dead, /the server does not answer: .*(connect|refused|accepting TCP)/i, []],
+        [dead, /the server cannot be asked: .*(connect|refused|accepting TCP)/i, []],
         [{ ...server, uri: 'nonsense' }, /--uri: \w+:\/\/USER:PASSWORD@HOST:PORT is needed/, []],
         [server, /--container and --uri name two servers/, ['--container', 'x']],
       ]
-      if (server.password) cases.push([wrong, /start: exit \d+: .*(password|Access denied|Authentication failed)/, []])
+      if (server.password)
+        cases.push([wrong, /the server cannot be asked: .*(password|Access denied|Authentication failed)/, []])
       if (script !== 'mongodb') cases.push([server, /dump 9(\.0)? is older than the server/, ['--old']])
       for (const [where, message, args] of cases) {
         const old = args[0] === '--old'

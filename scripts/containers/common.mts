@@ -18,7 +18,7 @@ export const containerOptions = {
   image: { kind: 'string', help: 'an image with a shell and coreutils; default debian:stable-slim' },
   'database-image': { kind: 'string', help: 'an image with PostgreSQL; default postgres:16' },
   source: { kind: 'dir', help: 'tree to fill the static volume with; default one of 0.1 GiB that is made' },
-  'target-gib': { kind: 'number', help: 'size of the database in GiB', default: 0.25, above: true },
+  'target-gib': { kind: 'number', help: 'size of the database in GiB', default: 0.25, min: 0.02 },
   'ballast-mib': { kind: 'number', help: 'size of the file that makes a backup last, in MiB', default: 256, min: 16 },
 } as const satisfies OptionSpecs
 export type ContainerRun = Run & { options: Values<typeof containerOptions> }

@@ -36,7 +36,7 @@ export function databaseOptions(defaultImage: string, gib = 10) {
   return {
     ...serverOptions,
     image: { kind: 'string', help: `image to start a container from; default ${defaultImage}` },
-    'target-gib': { kind: 'number', help: 'size of the database in GiB', default: gib, above: true },
+    'target-gib': { kind: 'number', help: 'size of the database in GiB', default: gib, min: 0.02 },
     jobs: { kind: 'number', help: 'parallel writers of the generator', min: 1 },
     variant: { kind: 'list', help: 'dump patterns to try, both unless told', choices: variants },
   } as const satisfies OptionSpecs

@@ -171,7 +171,7 @@ for (const [script, skip, start, lies] of [
           said(ended),
           size === '1000000'
             ? /free, .* are needed for --target-gib 1000000/
-            : /--target-gib .*: a number above 0 is needed/,
+            : /--target-gib .*: a number of at least 0.02 is needed/,
         )
         assert.equal(
           generate(script, '--uri', server.uri, '--target-gib', size === '1000000' ? '0.001' : size).status,

@@ -289,7 +289,7 @@ export class Run {
       peakKiB: process.resourceUsage().maxRSS,
     }
     this.state?.done()
-    if (ended instanceof UsageError && !this.report.rows.length && !this.report.leftBehind.length) {
+    if (ended instanceof UsageError && ![...this.report.rows, ...this.report.leftBehind].length && !this.common.keep) {
       for (const dir of [this.dirs.logs, this.dirs.reports]) await removeOurs(this.runtime, dir)
       throw ended
     }
@@ -301,7 +301,7 @@ export class Run {
   private async conclude(ended: unknown): Promise<Verdict> {
     const { report } = this
     const verdicts = report.rows.map((row) => row.verdict)
-    if (ended) verdicts.push(verdictOf(ended))
+    if (ended && !(ended instanceof UsageError && !report.rows.length)) verdicts.push(verdictOf(ended))
     const good = this.interrupted !== undefined || !verdicts.some((word) => word === 'FAIL' || word === 'BLOCKED')
     this.top.over = true
     const kept: string[] = []

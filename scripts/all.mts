@@ -158,9 +158,14 @@ async function work(dir: string, run: SuiteRun, failFast: boolean, jobs: number)
       : '',
     of().length ? `${of().length} of ${total} were not run; go on with --resume ${run.runId}` : '',
   ]
-  const replaced = run.vykar && programOf(run.vykar.path)?.sha256 !== run.vykar.sha256
-  if (replaced) said.push(`${run.vykar!.path} was replaced meanwhile: two builds were tested`)
-  const verdict = replaced ? 'FAIL' : verdictOfAll(run)
+  if (run.vykar && programOf(run.vykar.path)?.sha256 !== run.vykar.sha256) {
+    run.replaced = true
+    run.left.push({ scenario: 'one build', why: `${run.vykar.path} was replaced meanwhile` })
+    save(dir, run)
+    writeResults(dir, run)
+    said.push(`${run.vykar.path} was replaced meanwhile: two builds were tested`)
+  }
+  const verdict = verdictOfAll(run)
   console.log([verdict, 'all', said.filter(Boolean).join('; ')].filter(Boolean).join(' '))
   return stopped ? { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }[stopped as 'SIGINT'] : exitCodes[verdict]
 }

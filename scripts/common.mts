@@ -42,15 +42,20 @@ export function encrypted(repo: string): boolean {
 /** What a repository is made of, below its prefix; minio keeps markers of its own. */
 const ownObjects = '^(config|index|index\\.gen|(keys|snapshots|packs|locks|sessions)/.*|\\.tmp.*|.*__XLDIR__.*)$'
 
-/** Bash that removes what lies behind an rclone path; on a server that is not ours nothing, where anything is no part of a repository. */
-const swept = (objects: string | undefined, remote: string, managed: boolean | undefined): { raw: string } => ({
-  raw: `${managed ? '' : `if ${objects} 2> /dev/null | grep -vE '${ownObjects}' > strangers; then echo "it holds what is no part of a repository, and is not removed: $(head -n 1 strangers)" >&2; exit 1; fi; `}rclone delete --rmdirs ${remote}`,
+/**
+ * Bash that removes what lies behind an rclone path; on a server that is not ours nothing, where anything is no part of a repository, or
+ * where that cannot be told.
+ * @param objects bash that lists what is there; none where all may go
+ */
+const swept = (objects: string | undefined, remote: string): { raw: string } => ({
+  raw: `${objects ? `rc=0; ${objects} > there 2> there.err || rc=$?; [[ $rc == [03] ]] || { echo "what is left there cannot be listed: $(tail -n 1 there.err)" >&2; exit 1; }; if grep -vE '${ownObjects}' there > strangers; then echo "it holds what is no part of a repository, and is not removed: $(head -n 1 strangers)" >&2; exit 1; fi; ` : ''}rclone delete --rmdirs ${remote}`,
 })
 
 /** `list`, the guard, `delete`, `init`, `info`, `claims`; config.yaml is there already. The repository goes again when the row has passed. */
 export async function fresh(repo: string): Promise<void> {
   const { run } = rowScope()
   const { remote, objects, url, managed } = run.endpoint(repo)
+  const theirs = managed || run.common['wipe-repo'].includes(repo) ? undefined : objects
   await $({ expect: [0, 1] })`vykar --config config.yaml list -R ${repo} > before.out 2>&1`
   // On somebody else's server there may be anything where no repository is; 3 and 22 are what rclone and curl say where nothing is.
   if (objects && !managed) await $({ expect: [0, 3, 22] })`${{ raw: objects }} > objects.were`
@@ -61,10 +66,10 @@ export async function fresh(repo: string): Promise<void> {
       expect: [0, 3],
       keep: `objects of ${remote}`,
       later: false,
-    })`${swept(objects, remote, managed)}`
+    })`${swept(theirs, remote)}`
   await $({ expect: [0, 1] })`vykar --config config.yaml delete -R ${repo} --yes-delete-this-repo > deleted.out 2>&1`
   await deleted('deleted.out')
-  if (remote) await $({ expect: [0, 3], otherwise: Refused })`${swept(objects, remote, managed)}`
+  if (remote) await $({ expect: [0, 3], ...(theirs ? { otherwise: Refused } : {}) })`${swept(theirs, remote)}`
   // Judged after vykar's own delete, and before anybody else clears up; a server that does not delete is on record.
   if (objects)
     undo({

@@ -61,7 +61,7 @@ export async function corpus(which: 'local' | 'remote', named: string | undefine
   // Two scripts that begin at once make one corpus: the home directory itself is the lock.
   await $({
     limit: '2h',
-  })`flock ${homedir()} bash -c 'grep -qs "\"format\": ${{ raw: String(corpusFormat) }}" "$0"/corpus.json || e2e data-gen/corpus --out "$0" --gib "$1" --seed "$2"' ${dir} ${gib} ${run.common.seed}`
+  })`grep -qs '"format": ${{ raw: String(corpusFormat) }}' ${dir}/corpus.json || flock ${homedir()} bash -c 'grep -qs "\"format\": ${{ raw: String(corpusFormat) }}" "$0"/corpus.json || e2e data-gen/corpus --out "$0" --gib "$1" --seed "$2"' ${dir} ${gib} ${run.common.seed}`
   if (missing) note(`made the corpus ${dir} (${gib} GiB, seed ${run.common.seed}); it is kept for the next run`)
   return run.dry ? dir : realpathSync(dir)
 }

@@ -92,7 +92,7 @@ async function times(
   options: Options,
   common: string[],
   builds: { vykar: string; baseline: string },
-): Promise<Judgement> {
+): Promise<Judgement & { reports: string[] }> {
   const size = ['--corpus-gib', String(options['corpus-gib'])]
   const args = [
     '--repo',
@@ -112,9 +112,11 @@ async function times(
     ?.slice('benchmark: '.length)
   const { verdict, reason } = task.result!
   const objections = verdict === 'PASS' ? [] : [`benchmarks: ${verdict}: ${reason}`]
-  if (!page) return { objections: objections.length ? objections : ['benchmarks: no times were measured'], notes: [] }
+  const reports = [task.result!.report]
+  if (!page)
+    return { objections: objections.length ? objections : ['benchmarks: no times were measured'], notes: [], reports }
   const judged = judgeTimes(readBenchmark(dirname(dirname(page))), options.threshold)
-  return { ...judged, objections: [...objections, ...judged.objections] }
+  return { ...judged, objections: [...objections, ...judged.objections], reports }
 }
 
 /** The page: the answer first. */
@@ -147,7 +149,9 @@ async function gate(options: Options): Promise<number> {
   const { pairs, tasks } = await scenarios(dir, entries, builds, options.seed)
   const [verdicts, speed] = [
     judgeScenarios(pairs),
-    options.runs ? await times(dir, options, common, builds) : { objections: [], notes: ['times were not compared'] },
+    options.runs
+      ? await times(dir, options, common, builds)
+      : { objections: [], notes: ['times were not compared'], reports: [] },
   ]
   const twice = sums[0] === sums[1]
   const same = twice ? ['both builds are the same program: nothing new could be found'] : []
@@ -180,13 +184,13 @@ async function gate(options: Options): Promise<number> {
   writeWhole(join(dir, 'report.md'), text)
   writeWhole(join(dir, 'junit.xml'), junitOfAll(run))
   if (process.env.GITHUB_STEP_SUMMARY) appendFileSync(process.env.GITHUB_STEP_SUMMARY, text)
-  const reports = pairs.flatMap((pair) => [pair.fresh, pair.baseline]).filter(({ report }) => report)
+  const reports = [...pairs.flatMap((pair) => [pair.fresh.report, pair.baseline.report]), ...speed.reports].filter(
+    Boolean,
+  )
   // What cannot be packed takes nothing back of the answer.
-  await pack(
-    runtime,
-    join(dir, 'results.tar.gz'),
-    reports.map(({ report }) => dirname(report)),
-  ).catch((error) => console.log(`note: results.tar.gz was not made: ${messageOf(error)}`))
+  await pack(runtime, join(dir, 'results.tar.gz'), reports.map(dirname)).catch((error) =>
+    console.log(`note: results.tar.gz was not made: ${messageOf(error)}`),
+  )
   for (const objection of all.objections) console.log(`objection ${objection}`)
   console.log(`report ${join(dir, 'report.md')}`)
   const untried = [...pairs.filter((pair) => pair.fresh.verdict === 'SKIPPED'), ...left].map(({ scenario }) => scenario)
@@ -194,6 +198,7 @@ async function gate(options: Options): Promise<number> {
     ...(twice ? ['the same program twice'] : []),
     ...(untried.length ? [`${untried.length} not tried: ${untried.join(', ')}`] : []),
     ...(options.runs ? [] : ['times not compared']),
+    ...(options.runs && options.runs < 5 ? [`${options.runs} rounds show no difference of times`] : []),
   ]
   console.log(
     all.objections.length

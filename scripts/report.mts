@@ -20,7 +20,17 @@ import { allowLostOutput, bytes, duration } from '#lib/terminal.mts'
 import { exitCodes, fold, messageOf, UsageError } from '#lib/verdict.mts'
 import { compare, lacking, readBenchmark } from '#scripts/benchmarks/compare.mts'
 import { ratioText } from '#scripts/benchmarks/summary.mts'
-import { collect, difference, keyOf, keyOfLine, merge, newest, pruneRuns, readReport } from '#scripts/suite/collect.mts'
+import {
+  collect,
+  difference,
+  keyOf,
+  keyOfLine,
+  merge,
+  newest,
+  pruneRuns,
+  readReport,
+  type Stored,
+} from '#scripts/suite/collect.mts'
 import { pack } from '#scripts/suite/pack.mts'
 import { indexPage } from '#scripts/suite/page.mts'
 import { scenarioNames } from '#scripts/suite/scenarios.mts'
@@ -112,21 +122,28 @@ function mergeAll(runtime: string, dirs: string[], expected: string | undefined)
   for (const { report } of copied)
     console.log(`${report.verdict.padEnd(8)} ${report.scenario}  ${report.reason}`.trimEnd())
   const ids = new Set<string>()
-  const torn: string[] = []
-  const hosts = from.map((dir) => collect(dir, torn).filter(({ report }) => ids.add(report.runId)))
-  hosts.push(collect(runtime, torn).filter(({ report }) => !ids.has(report.runId)))
-  const calls = hosts.flatMap((stored) =>
-    [...newest(stored, keyOf)].map(([call, { now }]) => ({ call, report: now.report })),
-  )
+  const read = (dir: string) => {
+    const torn: string[] = []
+    return { stored: collect(dir, torn), torn }
+  }
+  const hosts = from.map(read)
+  for (const { stored } of hosts) for (const { report } of stored) ids.add(report.runId)
+  const here = read(runtime)
+  hosts.push({ ...here, stored: here.stored.filter(({ report }) => !ids.has(report.runId)) })
+  const callsOf = (stored: Stored[]) =>
+    [...newest(stored, keyOf)].map(([call, { now }]) => ({ call, report: now.report }))
+  const calls = hosts.flatMap(({ stored }) => callsOf(stored))
   // What the stand-in has shown says nothing about vykar.
   const ended = (line: string) =>
     calls.some(({ call, report }) => call === keyOfLine(line) && report.seconds > 0 && report.verdict !== 'DEMO')
   // A result that cannot be read is none; which call it was of nobody knows, so a newer one of another call does not stand for it.
-  const lost = torn.filter((dir) => {
-    const same = calls.filter(({ report }) => basename(report.scenario) === basename(dirname(dir)))
-    const kinds = new Set(same.map(({ call }) => call)).size
-    return !kinds || same.some(({ report }) => report.runId < basename(dir)) || (kinds > 1 && !lines.length)
-  })
+  const lost = hosts.flatMap(({ stored, torn }) =>
+    torn.filter((dir) => {
+      const same = callsOf(stored).filter(({ report }) => basename(report.scenario) === basename(dirname(dir)))
+      const older = same.some(({ report }) => report.runId < basename(dir))
+      return !same.length || older || (same.length > 1 && !lines.length)
+    }),
+  )
   const builds = new Set(calls.map(({ report }) => report.versions.vykar))
   const missing = lines.filter((line) => !ended(line))
   for (const line of missing) console.log(`again ./e2e ${line}`)

@@ -77,7 +77,7 @@ export function compare(first: Benchmark, second: Benchmark, threshold: number):
     if (before.length < 2 || after.length < 2) return []
     const ratio = ratioOf(after, before, first.seed)
     const { repo, operation, tool } = figures
-    return [{ repo, operation, tool, ratio, regression: ratio.low > 1 + threshold }]
+    return [{ repo, operation, tool, ratio, regression: ratio.shown && ratio.low > 1 + threshold }]
   })
   if (!changes.length) throw new UsageError('the two have no operation in common that both measured at least twice')
   return changes

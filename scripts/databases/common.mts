@@ -109,7 +109,7 @@ export async function start(
  */
 export async function onHost(env: [name: string, value: string][], words: readonly string[], more = ''): Promise<void> {
   const lines = [
-    '#!/bin/sh',
+    '#!/bin/bash',
     ...env.map(([name, value]) => `export ${name}=${quote(value)}`),
     'program=$1; shift',
     `exec "$program" ${words.map((word) => `${quote(word)} `).join('')}${more}"$@"`,

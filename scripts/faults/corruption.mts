@@ -177,7 +177,8 @@ await scenario(import.meta, spec, async (run) => {
             rows.push([mode, object, kind, n, results.check, results.verify, ...ids.map((id) => how.get(id)), verified, next.code]) // biome-ignore format: one line
             const dedup = object === 'cache dedup_cache'
             // Without encryption nothing says that an entry of the file cache is another one.
-            const unverified = mode === 'none' && object === 'cache filecache' ? 'filecache-unverified' : ''
+            const unverified =
+              mode === 'none' && object === 'cache filecache' && kind === 'bit' ? 'filecache-unverified' : ''
             if (next.code === 124 || next.code === 137)
               violated(
                 '7: everything ends',
@@ -192,7 +193,7 @@ await scenario(import.meta, spec, async (run) => {
                 name,
                 `a damaged ${object} makes the next backup exit ${next.code}: ${lastOf('next.out')}`,
                 'vykar backup',
-                dedup ? 'damaged-dedup-cache-refused' : unverified,
+                dedup ? 'damaged-dedup-cache-refused' : next.code === 1 ? unverified : '',
               )
             if (next.code === 0 && !failed) {
               await $`sed -n 's/^Snapshot created: //p' next.out > next.id && cp ${journal ? 'cut' : ids.at(-1)!}.sha256 next.sha256 && cp ${journal ? 'cut' : ids.at(-1)!}.tree next.tree`

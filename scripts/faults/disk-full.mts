@@ -122,7 +122,7 @@ await scenario(import.meta, spec, async (run) => {
         if (met.code === 0)
           violated('2: exit 0 means complete', name, 'exit 0 although nothing that it printed could be written', `vykar ${verb} > /dev/full`) // biome-ignore format: one line
         if (met.code > 3)
-          violated('7: ends well', name, `exit ${met.code}: what it prints cannot be written`, `vykar ${verb} > /dev/full`, 'output-unwritable-aborts') // biome-ignore format: one line
+          violated('7: ends well', name, `exit ${met.code}: what it prints cannot be written`, `vykar ${verb} > /dev/full`, met.code === 134 ? 'output-unwritable-aborts' : '') // biome-ignore format: one line
         await afterwards(repo, ids, name, verb === 'backup' ? met : undefined, at(repo, '"$REPO_LOCAL"'))
         await clearOthers(repo, ids)
       }

@@ -94,7 +94,7 @@ await scenario(import.meta, spec, async (run) => {
             const name = n ? `${command} ${n}` : `${command} done`
             if (only && only !== name) continue
             tried++
-            step(`${system} ${name}`)
+            step(name)
             await $`rm -f disk.img lost.img && cp --sparse=always base.img disk.img && mount -o loop disk.img disk && rm -rf cache source/fresh && cp config.yaml lossy.yaml`
             const server = await serve('server')
             if (before === 'DELETE')

@@ -25,7 +25,7 @@ await scenario(import.meta, spec, async (run) => {
   const { seed } = run.common
   needRoot(run, 'mounting btrfs')
   if (again !== undefined && !device) throw new UsageError(`--wipe-device ${again}: name the device with --device, too`)
-  fitsHost(run, device ? 0 : gib, corpusGib)
+  fitsHost(run, gib, corpusGib, !device)
 
   step('file system')
   if (device) {

@@ -3,18 +3,23 @@
 import { type Background, background } from '#lib/background.mts'
 import type { Run } from '#lib/run.mts'
 import { $, check, fact, read, when } from '#lib/sh.mts'
-import { Blocked } from '#lib/verdict.mts'
+import { Blocked, UsageError } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 import { linesOf, listed, says, shows } from '#scripts/checks.mts'
 import { needSpace } from '#scripts/space.mts'
 
 /**
- * The image, which "no space" fills, the corpus, the repository and the trees that are restored.
- * @param imageGib size of an image on the run's disk, 0 where there is none
- * @throws UsageError where the disk holds less
+ * The file system has room for the files and what is changed in them; the host's disk for the image, which "no space" fills, the corpus,
+ * the repository and the trees that are restored.
+ * @param imageGib size of the file system
+ * @param onDisk whether it lies on an image on the run's disk
+ * @throws UsageError where one of them holds less
  */
-export function fitsHost(run: Run, imageGib: number, corpusGib: number): void {
-  const needs = [{ dir: run.runtime, bytes: (imageGib + 6 * corpusGib) * 2 ** 30 }]
+export function fitsHost(run: Run, imageGib: number, corpusGib: number, onDisk: boolean): void {
+  const least = Math.ceil(corpusGib * 20) / 10 + 0.3
+  if (imageGib < least)
+    throw new UsageError(`--image-gib ${imageGib} is too small for --corpus-gib ${corpusGib}: ${least} are the least`)
+  const needs = [{ dir: run.runtime, bytes: ((onDisk ? imageGib : 0) + 6 * corpusGib) * 2 ** 30 }]
   if (!run.dry) needSpace(needs, `--image-gib ${imageGib} --corpus-gib ${corpusGib}`, 'take less of either')
 }
 

@@ -7,7 +7,12 @@ import { UsageError } from '#lib/verdict.mts'
 
 /** Options of a scenario that needs a block device of its own. */
 export const deviceOptions = {
-  'image-gib': { kind: 'number', help: 'size of the loop image in GiB', default: 2, above: true },
+  'image-gib': {
+    kind: 'number',
+    help: 'size of the file system in GiB, of which a device has no more either',
+    default: 2,
+    above: true,
+  },
   device: { kind: 'string', help: 'a real device instead of a loop image: everything on it is lost' },
   'wipe-device': { kind: 'string', help: 'the same device again: it may be used although it carries something' },
 } as const

@@ -28,7 +28,7 @@ await scenario(import.meta, spec, async (run) => {
   needRoot(run, 'a ZFS pool')
   if (device && pool) throw new UsageError('--device and --pool name two places: give one')
   if (again !== undefined && !device) throw new UsageError(`--wipe-device ${again}: name the device with --device, too`)
-  fitsHost(run, device || pool ? 0 : gib, corpusGib)
+  fitsHost(run, gib, corpusGib, !device && !pool)
 
   step('pool')
   // Without the kernel module nothing but the tools is there.

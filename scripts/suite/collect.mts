@@ -92,12 +92,16 @@ export function standing(stored: readonly Stored[]): Map<string, Stored[]> {
     const real = runs.filter(({ report }) => !report.standin)
     const seen = new Set<string>()
     for (const { dir, report } of real.length ? real : runs) {
-      const rows = report.rows.filter((row) => !seen.has(rowName(row)))
-      for (const row of rows) seen.add(rowName(row))
       const had = found.get(call)
+      // A row that was SKIPPED has looked at nothing, and says nothing more where it is there already.
+      const rows = report.rows.filter((row) => !seen.has(rowName(row)) && !(had && row.verdict === 'SKIPPED'))
+      for (const row of rows) if (row.verdict !== 'SKIPPED') seen.add(rowName(row))
+      const own = report.leftBehind?.length ? (['FAIL'] as const) : []
       if (!had) found.set(call, [{ dir, report }])
-      else if (rows.length)
-        had.push({ dir, report: { ...report, rows, verdict: fold(rows.map((row) => row.verdict)) } })
+      else if (rows.length) {
+        const verdict = fold([...rows.map((row) => row.verdict), ...own])
+        had.push({ dir, report: { ...report, rows, verdict } })
+      }
     }
   }
   return found
@@ -212,11 +216,14 @@ export function merge(runtimes: readonly string[], into: string): Stored[] {
  * @returns the run ids, and why some were left
  */
 export async function pruneRuns(runtime: string, before: string): Promise<{ gone: string[]; left: string[] }> {
-  const all = collect(runtime)
+  const torn: string[] = []
+  const all = collect(runtime, torn)
   const stay = new Set([...newest(all).values()].map(({ now }) => now.dir))
   const old = all.filter(({ dir, report }) => !stay.has(dir) && report.started < before)
   const done: { gone: string[]; left: string[] } = { gone: [], left: [] }
-  for (const { dir } of old) {
+  // A torn report tells no time; the run's id does.
+  const gone = torn.filter((dir) => basename(dir) < before.replace(/[-:]|\.\d+/g, ''))
+  for (const dir of [...old.map((one) => one.dir), ...gone]) {
     const [scenario, run] = [basename(dirname(dir)), basename(dir)]
     try {
       await removeOurs(runtime, dir)

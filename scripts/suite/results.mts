@@ -16,8 +16,9 @@ export function reportOf({ result }: Task): RunReport | undefined {
   return result?.report ? readJson(result.report.replace(/\.md$/, '.json')) : undefined
 }
 
-/** The verdict of the whole: a task without a result is a FAIL, as is a run without tasks. */
+/** The verdict of the whole: a task without a result is a FAIL, as is a run without tasks, or of two builds. */
 export function verdictOfAll(run: SuiteRun): Verdict {
+  if (run.replaced) return 'FAIL'
   return fold(run.tasks.map((task) => task.result?.verdict ?? 'FAIL'))
 }
 

@@ -41,6 +41,8 @@ export interface SuiteRun {
   started: string
   /** The program under test when it began: a run is not taken up with another. */
   vykar?: { path: string; sha256: string } | undefined
+  /** Another one lay in its place when it ended. */
+  replaced?: boolean
   tasks: Task[]
   left: Choice['left']
 }

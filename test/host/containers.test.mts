@@ -2,7 +2,7 @@
 // container, name what a user can do about an engine that refuses, and leave nothing behind.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { before, describe, test } from 'node:test'
 import { downtimeOf } from '#scripts/containers/common.mts'
@@ -82,6 +82,20 @@ for (const engine of ['docker', 'podman'] as const)
       const ended = await run(sandbox(), `containers/${engine}`, args('--ballast-mib', '1000000000'))
       assert.equal(ended.code, 2, said(ended))
       assert.match(ended.last, /free, .* are needed for --target-gib 0\.03 --ballast-mib 1000000000/)
+    })
+
+    test('an image that is named and cannot be had is exit 2, and what was made before is gone', async () => {
+      const had = [lines(engine, ...containers), lines(engine, ...volumes)]
+      const box = sandbox()
+      const words = args().flatMap((word, i, all) =>
+        all[i - 1] === '--database-image' ? ['localhost:1/nosuch:1'] : [word],
+      )
+      const ended = await run(box, `containers/${engine}`, words)
+      assert.equal(ended.code, 2, said(ended))
+      assert.match(ended.last, /image localhost:1\/nosuch:1 cannot be had/)
+      assert.deepEqual([lines(engine, ...containers), lines(engine, ...volumes)], had)
+      assert.deepEqual(readdirSync(join(box.runtime, 'work')), [])
+      assert.deepEqual(processesIn(box), [])
     })
 
     // What a lie is about is in vykar and the checks, not in the engine: one of them will do.

@@ -431,6 +431,11 @@ describe('report.mts', () => {
       heading(same, report({ scenario: 'stress', versions: { vykar: '0.20.0' } }, [{}])),
       /of 2 builds of vykar/,
     )
+    // Who skipped it has not looked at it again; nor does a row of another repository take back what was left behind.
+    const passed = report({ runId: '20260102T000000Z-bbbb' }, [{ repo: 'rest', verdict: 'SKIPPED' }, { repo: 'local' }])
+    assert.match(heading(call('20260101T000000Z-aaaa', 'FAIL', 'rest'), passed), /FAIL<\/b> 1 call: 1 FAIL/)
+    const leaky = { ...call('20260101T000000Z-aaaa', 'PASS', 'rest', '--repo', 'rest'), leftBehind: ['a secret'] }
+    assert.match(heading(leaky, later), /FAIL<\/b> 1 call: 1 FAIL/)
     // What a lying vykar was caught at is no fault of vykar's.
     const lie = call('20260105T000000Z-eeee', 'FAIL', 'rest', '--sabotage', 'hide-snapshot')
     assert.match(heading(same, lie), /PASS<\/b> 1 call: 1 PASS/)

@@ -89,7 +89,7 @@ SELECT 'order_events', COUNT(*), COALESCE(SUM(CAST(CONV(LEFT(MD5(CONCAT_WS(',', 
 EOF`
   await $({ limit: '30m' })`in-db mariadb --batch --skip-column-names ${source} < content.sql > source.content`
   await plant()
-  await $`in-db mariadb ${source} -e "ALTER TABLE customers COMMENT = '$(<planted)'"`
+  await $`in-db mariadb ${source} -e "ALTER TABLE products COMMENT = '$(<planted)'"`
 
   step('sample dump')
   // A quarter of the data, the images: how long would the whole take?

@@ -93,7 +93,7 @@ EOF`
     limit: '30m',
   })`in-db psql -X -q -At -v ON_ERROR_STOP=1 $(<ids) -d ${source} < content.sql > source.content`
   await plant()
-  await $`in-db psql -X -q -v ON_ERROR_STOP=1 -d ${source} -c "COMMENT ON TABLE customers IS '$(<planted)'"`
+  await $`in-db psql -X -q -v ON_ERROR_STOP=1 -d ${source} -c "COMMENT ON TABLE products IS '$(<planted)'"`
 
   step('sample dump')
   // A quarter of the data, the images: how long would the whole take?

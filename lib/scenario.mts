@@ -1,5 +1,4 @@
 // The frame of every script: from its command line to its last line and exit code.
-
 import { hangupIgnored, needProcess } from './environment.mts'
 import type { OptionSpecs, Values } from './options.mts'
 import { type commonOptions, type Description, describe, prepare, type ScenarioSpec, scenarioName } from './prepare.mts'
@@ -80,6 +79,7 @@ export async function scenario<const O extends OptionSpecs = Record<never, never
     }
   }
   ended = true
-  // A socket or timer somebody forgot must not keep a finished run alive.
+  // What is still on its way into a pipe goes first; a socket or timer somebody forgot must not keep a finished run alive.
+  await new Promise((gone) => process.stdout.write('', gone))
   process.exit()
 }

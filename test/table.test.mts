@@ -6,7 +6,7 @@ import { dirname, join } from 'node:path'
 import { describe, test } from 'node:test'
 import { commonOptions } from '#lib/prepare.mts'
 import { scenarioNames } from '#scripts/suite/scenarios.mts'
-import { lacking, root, type Sandbox, sandbox, standin } from './helpers.mts'
+import { cleanEnv, lacking, root, type Sandbox, sandbox, standin } from './helpers.mts'
 import { finished, replays } from './replays.mts'
 
 const skip = lacking('flock', 'diff', 'rsync', 'setfattr', 'setfacl', 'setcap')
@@ -101,6 +101,14 @@ describe('each scenario', { skip, concurrency: 3 }, () => {
       }
     })
   }
+})
+
+test('a long --dry-run comes whole through a pipe that is slow to be read', { skip }, () => {
+  const line = '"$1" faults/corruption --dry-run --vykar "$2" --runtime "$3" --sample "$4" | (sleep 3; tail -n 1)'
+  const box = sandbox()
+  const words = ['-c', line, 'bash', join(root, 'e2e'), standin(), box.runtime, box.sample]
+  const { stdout } = spawnSync('bash', words, { encoding: 'utf8', env: cleanEnv(box) })
+  assert.match(stdout, /delete -R local --yes-delete-this-repo/)
 })
 
 describe('commands.sh, with the stand-in', { skip, concurrency: 2 }, () => {

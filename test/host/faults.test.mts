@@ -122,7 +122,7 @@ describe('faults', { skip, concurrency: 2 }, () => {
 
   // In the middle of a fault, when file systems are mounted and servers and proxies run.
   for (const [family, begun, ...options] of [
-    ['power-loss', / ext4 backup 1/, '--repo', 'rest'],
+    ['power-loss', /-ext4 +backup 1 /, '--repo', 'rest'],
     ['network', /backup: pack stored, answer lost/, '--repo', 's3'],
     ['churn', /truncated 0/, '--repo', 'local'],
     ['concurrency', /compact during backup/, '--repo', 'local'],

@@ -4,7 +4,7 @@
 // Passes when every restored image has the sha256 that its source had, and check finds no error. The report has per round
 // the bytes changed (in 4 KiB blocks), the bytes added to the repository, their ratio and the time, and a chart.
 // --mutate boot changes a running VM instead: frozen through its guest agent in `before`, thawed in `finally`.
-import { existsSync } from 'node:fs'
+import { statSync } from 'node:fs'
 import { diskUsage } from '#lib/cleanup.mts'
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
@@ -62,7 +62,7 @@ await scenario(import.meta, { needs: [...standardNeeds, 'debootstrap'], wants, o
   // Every state of the image, the one that is backed up, a repository and a restored one: 2 GiB or so each when filled.
   const needs = [{ dir: run.runtime, bytes: gib * 0.5 * 6 * 2 ** 30 }]
   if (!image && !run.dry) needSpace(needs, `--image-gib ${gib}`, 'take a smaller --image-gib')
-  if (image && existsSync(image) && !run.dry)
+  if (image && !run.dry && statSync(image, { throwIfNoEntry: false })?.isFile())
     needSpace([{ dir: run.runtime, bytes: (await diskUsage(image)) * 6 }], `--image ${image}`, 'take a smaller image')
 
   step('image')

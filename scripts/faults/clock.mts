@@ -8,6 +8,7 @@ import { background } from '#lib/background.mts'
 import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, read, step } from '#lib/sh.mts'
+import { quote } from '#lib/transcript.mts'
 import { Skipped } from '#lib/verdict.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { contents, serverWants } from '#scripts/common.mts'
@@ -180,7 +181,9 @@ await scenario(import.meta, spec, async (run) => {
         const there = at(repo, '$PWD/damaged')
         await $`export TZ=UTC && ${there} HOME=$PWD/lost faketime -f ${`@${moment}`} vykar --config prune.yaml prune -R ${repo} > prune.out 2>&1`
         await $`export TZ=UTC && ${there} HOME=$PWD/lost vykar --config lost.yaml list -R ${repo} > prune.list`
-        await check(`# what ${name} keeps`, () => {
+        const times = kept(dates.map((date, n) => ({ id: String(n), at: date })), rule, now + 3600_000).map((one) => quote(new Date(one.at).toISOString().slice(0, 19).replace('T', ' '))) // biome-ignore format: one line
+        const hand = `diff <(printf '%s\\n' ${times.join(' ')} | sort) <(grep -oE '^ *[0-9a-f]{8} ' prune.list | tr -d ' ' | grep -Ff - made | cut -c 10- | sort)`
+        await check(hand, () => {
           const made = read('made').split('\n').map((line) => ({ id: line.slice(0, 8), at: Date.parse(`${line.slice(9).replace(' ', 'T')}Z`) })) // biome-ignore format: one line
           const right = kept(made, rule, now + 3600_000)
           const there = new Set(parseList(read('prune.list')).map(({ id }) => id))

@@ -58,7 +58,8 @@ export function collect(runtime: string, torn: string[] = []): Stored[] {
 }
 
 /** Options that say where and how a call was run, and not what it proves. */
-const ofHost = /^--(runtime|sample|vykar|keep|quiet|verbose|install)(=|$)/
+const namesOfHost = 'runtime|sample|vykar|keep|quiet|verbose|install'
+const ofHost = new RegExp(`^--(${namesOfHost})(=|$)`)
 /** Of these the ones that stand alone. */
 const alone = /^--(keep|quiet|verbose|install|strict-gaps)$/
 
@@ -73,8 +74,8 @@ export function keyOf({ scenario, argv }: Pick<RunReport, 'scenario' | 'argv'>, 
 }
 
 /** Options in which two calls may differ that look at the same thing; which repositories they look at is seen from their rows. */
-const ofRun =
-  /^--(runtime|sample|vykar|keep|quiet|verbose|install|repo|seed|services|time-scale|require|wipe-repo|strict-gaps|rest-data-dir)(=|$)/
+const namesOfRun = 'repo|seed|services|time-scale|require|wipe-repo|strict-gaps|rest-data-dir'
+const ofRun = new RegExp(`^--(${namesOfHost}|${namesOfRun})(=|$)`)
 
 /** What a run has looked at, by which a later run of the same stands for it. */
 export const lookedAt = (report: RunReport): string => keyOf(report, ofRun)

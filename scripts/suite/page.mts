@@ -92,7 +92,7 @@ function matrix(calls: ReadonlyMap<string, Stored[]>, before: (now: Stored) => S
     })
     return [
       `<a href="${escaped(link(now.dir))}/report.md">${escaped(call)}</a>`,
-      badge(verdictOf(runs)),
+      badge(worstOf(runs)),
       ...cells,
       escaped(duration(now.report.seconds)),
       escaped(buildsOf(runs).join(', ')),
@@ -103,12 +103,12 @@ function matrix(calls: ReadonlyMap<string, Stored[]>, before: (now: Stored) => S
 }
 
 /** The worst of what stands of a call. */
-const verdictOf = (runs: readonly Stored[]) => fold(runs.map(({ report }) => report.verdict))
+const worstOf = (runs: readonly Stored[]) => fold(runs.map(({ report }) => report.verdict))
 const buildsOf = (runs: readonly Stored[]) => [...new Set(runs.map(({ report }) => report.versions.vykar ?? 'unknown'))]
 
 /** The answer: the worst of all, how many of each, what is missing or cannot be read, and whether it is of one build. */
 function sentence(calls: ReadonlyMap<string, Stored[]>, missing: number, torn: number): string {
-  const verdicts = [...calls.values()].map(verdictOf)
+  const verdicts = [...calls.values()].map(worstOf)
   const count = (verdict: Verdict) => verdicts.filter((one) => one === verdict).length
   const parts = (['PASS', 'DEMO', 'FAIL', 'BLOCKED', 'SKIPPED'] as const)
     .filter(count)

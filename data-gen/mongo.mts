@@ -6,6 +6,7 @@
 //                                                                     60 bits of each document's md5, BSON byte for byte
 //   npx tsx data-gen/mongo.mts indexes …                              a line an index
 //   npx tsx data-gen/mongo.mts odd …                                  parents that have not the children that they count
+//   npx tsx data-gen/mongo.mts plant --word WORD …                  a collection of its own, `planted`, holds this word alone
 //   npx tsx data-gen/mongo.mts there …                                exits 1 where there is no such database
 //   npx tsx data-gen/mongo.mts drop …                                 takes it away
 import { createHash } from 'node:crypto'
@@ -21,6 +22,7 @@ const specs = {
   help: { kind: 'flag', help: 'this text' },
   ...serverOptions,
   database: { kind: 'string', help: 'the database', default: 'vykar_mongo_test' },
+  word: { kind: 'string', help: 'what `plant` plants' },
 } as const
 
 async function content(driver: MongoClient, database: string): Promise<void> {
@@ -58,7 +60,7 @@ async function odd(driver: MongoClient, database: string): Promise<void> {
   }
 }
 
-const verbs: Record<string, (driver: MongoClient, database: string) => Promise<unknown>> = {
+const verbs: Record<string, (driver: MongoClient, database: string, word?: string) => Promise<unknown>> = {
   describe: async (driver) => {
     const { version, ferret, replicaSet } = await describe(driver)
     console.log(`version=${version}\nferret=${ferret ?? ''}\nreplica_set=${replicaSet ?? ''}`)
@@ -66,6 +68,10 @@ const verbs: Record<string, (driver: MongoClient, database: string) => Promise<u
   content,
   indexes,
   odd,
+  plant: (driver, database, word) => {
+    if (!word) throw new UsageError('--word WORD is needed: what is planted')
+    return driver.db(database).collection<{ _id: number }>('planted').replaceOne({ _id: 1 }, { word }, { upsert: true })
+  },
   there: async (driver, database) => {
     if (!(await driver.db(database).listCollections().toArray()).length) process.exitCode = 1
   },
@@ -80,7 +86,7 @@ try {
     if (!verbs[verb] || more.length) throw new UsageError(`one of ${Object.keys(verbs).join(', ')} is needed`)
     const driver = await mongoOf(options)
     try {
-      await verbs[verb](driver, options.database)
+      await verbs[verb](driver, options.database, options.word)
     } finally {
       await driver.close()
     }

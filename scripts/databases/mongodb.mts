@@ -24,12 +24,15 @@ import {
   oneMoment,
   onHost,
   onlyDump,
+  plant,
   running,
   sameContent,
   sameDump,
+  secondBackup,
   serverWords,
   takeAway,
   wholeDump,
+  wordHidden,
 } from '#scripts/databases/common.mts'
 import { container, engineReady, image, up, wrapper } from '#scripts/engine.mts'
 import { servers } from '#scripts/servers.mts'
@@ -104,6 +107,8 @@ await scenario(import.meta, { needs, wants, options }, async (run) => {
   await $({ limit: '2h' })`e2e data-gen/mongodb ${words} ${server} > figures`
   // Every document, its BSON summed up by md5, and every index.
   await $({ limit: '30m' })`e2e data-gen/mongo content --database ${source} ${server} > source.content`
+  await plant()
+  await $`e2e data-gen/mongo plant --word $(<planted) --database ${source} ${server}`
   await $`e2e data-gen/mongo indexes --database ${source} ${server} > source.indexes`
 
   step('sample dump')
@@ -173,6 +178,7 @@ sources:
 
         step('load')
         await wholeDump('restored', path)
+        await wordHidden(repo, `restored/${path}`)
         const rename = [
           '--drop',
           `--nsFrom=${source}.*`,
@@ -191,7 +197,16 @@ sources:
         await oneMoment('odd.out')
         await $`e2e data-gen/mongo drop --database ${restored} ${there}`
 
+        step('second backup')
+        // Another word, and a dump of its collection alone: two snapshots of one source.
+        await $`e2e data-gen/mongo plant --word 'vykar-e2e second' --database ${source} ${there}`
+        await $`sed -E 's/--db=[^ "]+/& --collection=planted/' config.yaml > second.yaml`
+        if (variant === 'hooks') await $`mkdir dumps`
+        await secondBackup(repo, path)
+        await $`grep -qaF 'vykar-e2e second' restored-second/${path} && rm -r restored-second`
+        await $`e2e data-gen/mongo plant --word $(<../planted) --database ${source} ${there}`
+
         step('retire')
-        await retire(repo)
+        await retire(repo, ['snapshot', 'second'])
       })
 })

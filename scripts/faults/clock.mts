@@ -13,20 +13,8 @@ import { Skipped } from '#lib/verdict.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { contents, serverWants } from '#scripts/common.mts'
 import { copyOf } from '#scripts/damage.mts'
-import {
-  acknowledged,
-  afterwards,
-  at,
-  clearOthers,
-  conclude,
-  faultOptions,
-  lastOf,
-  restoredAs,
-  rowsWith,
-  violated,
-  within,
-  witness,
-} from '#scripts/faults/common.mts'
+import { acknowledged, conclude, faultOptions, rowsWith, within } from '#scripts/faults/common.mts'
+import { afterwards, at, clearOthers, lastOf, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
 import { kept, type Rules } from '#scripts/faults/retention.mts'
 import { parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
@@ -191,6 +179,8 @@ await scenario(import.meta, spec, async (run) => {
           const lost = right.filter(({ id }) => !there.has(id))
           const extra = [...there].filter((id) => !right.some((one) => one.id === id))
           fact(name, `${there.size} of ${made.length} kept`)
+          const told = `Pruned ${made.length - there.size} snapshots (kept ${there.size})`
+          if (!read('prune.out').includes(told)) violated('what prune says is what it did', name, `"${told}" is not what prune said: ${lastOf('prune.out')}`, 'vykar prune') // biome-ignore format: one line
           if (lost.length) violated('5: prune removes only what the rules do not keep', name, `${lost.length} snapshots are gone that must be kept, such as that of ${date(lost[0]!.id)}`, 'vykar prune') // biome-ignore format: one line
           if (extra.length) violated('prune removes what the rules do not keep', name, `${extra.length} snapshots are kept that no rule keeps, such as that of ${date(extra[0]!)}`, 'vykar prune') // biome-ignore format: one line
         })

@@ -10,22 +10,8 @@ import { $, check, fact, type Output, read } from '#lib/sh.mts'
 import { Skipped } from '#lib/verdict.mts'
 import { ownServer, standardNeeds } from '#scripts/checks.mts'
 import { contents, serverWants } from '#scripts/common.mts'
-import {
-  acknowledged,
-  afterwards,
-  allThere,
-  at,
-  clearOthers,
-  conclude,
-  faultOptions,
-  held,
-  lastOf,
-  roundsOf,
-  rowsWith,
-  violated,
-  within,
-  witness,
-} from '#scripts/faults/common.mts'
+import { acknowledged, conclude, faultOptions, held, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
+import { afterwards, allThere, at, clearOthers, lastOf, violated, witness } from '#scripts/faults/oracle.mts'
 import { servers } from '#scripts/servers.mts'
 
 const spec = {
@@ -358,7 +344,7 @@ await scenario(import.meta, spec, async (run) => {
       ]
       for (const [name, words, before, moment] of stopped) {
         if (!chosen(name)) continue
-        await $`rm -rf cache-b meanwhile source/fresh && cp -a source meanwhile && head -c 24M /dev/urandom > source/fresh && head -c 3M /dev/urandom > meanwhile/own && sed 's|path: source|path: meanwhile|; s|label: faults|label: meanwhile|; s|^cache_dir: .*|cache_dir: cache-b|' config.yaml > meanwhile.yaml`
+        await $`rm -rf cache-b meanwhile source/fresh && cp -a source meanwhile && head -c 96M /dev/urandom > source/fresh && head -c 3M /dev/urandom > meanwhile/own && sed 's|path: source|path: meanwhile|; s|label: faults|label: meanwhile|; s|^cache_dir: .*|cache_dir: cache-b|' config.yaml > meanwhile.yaml`
         await $`${{ raw: before }}; sleep 0.01; find ${files}/packs -type f | wc -l > packs.before`
         await witness('source', 'going')
         const going = await background('going')`vykar --config config.yaml ${{ raw: words }}`

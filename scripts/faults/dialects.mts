@@ -8,18 +8,8 @@ import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, note, type Output, read } from '#lib/sh.mts'
 import { ownServer, standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
-import {
-  acknowledged,
-  afterwards,
-  at,
-  clearOthers,
-  conclude,
-  faultOptions,
-  judge,
-  roundsOf,
-  rowsWith,
-  within,
-} from '#scripts/faults/common.mts'
+import { acknowledged, conclude, faultOptions, judge, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
+import { afterwards, at, clearOthers, type Place } from '#scripts/faults/oracle.mts'
 import { addressOf, freePort, parseS3 } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -49,7 +39,7 @@ await scenario(import.meta, spec, async (run) => {
       const { chosen, tried } = roundsOf(only)
       let fired = 0
       /** All that a client does, with a server that must be no obstacle; what it is told apart by has been seen before or after. */
-      const everything = async (name: string, there: { raw: string }) => {
+      const everything = async (name: string, there: Place) => {
         const limit = { limit: '5m', expect: 'any' } as const
         const works = (verb: string, met: Output) => judge(name, verb, met, 'work')
         await $`head -c 9M /dev/urandom > source/fresh`
@@ -132,7 +122,10 @@ await scenario(import.meta, spec, async (run) => {
           // Not by rclone: versitygw knows one of its headers not.
           await $`rclone copy e2es3:${bucket}/${prefix} unlocked`
           await $`(cd unlocked && find . -type f -printf '%P\n') | while read -r key; do cp unlocked/"$key" lock.xml && ${curl} -f -o put.out -H "Content-MD5: $(openssl md5 -binary < lock.xml | base64)" --data-binary @lock.xml -X PUT ${endpoint}/locked/${prefix}/"$key" || exit 1; done; : > lock.xml`
-          await everything('Object Lock', at(repo, `s3+${endpoint}/locked/${prefix}`))
+          await everything('Object Lock', {
+            ...at(repo, `s3+${endpoint}/locked/${prefix}`),
+            remote: `e2es3:locked/${prefix}`,
+          })
           // It is locked indeed: a version cannot be deleted.
           await $`${curl} ${endpoint}/locked?versions= > versions.xml; tr -d '\n' < versions.xml | sed 's|</Version>.*||; s|.*<Version>||' > version.xml; key=$(grep -oE '<Key>[^<]*' version.xml | sed 's/.*>//') && id=$(grep -oE '<VersionId>[^<]*' version.xml | sed 's/.*>//') && ${curl} -o gone.out -w '%{http_code}\n' -X DELETE "${{ raw: endpoint }}/locked/$key?versionId=$id" > gone.code`
           await check('grep -q "^4" gone.code', () => {

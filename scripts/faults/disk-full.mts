@@ -7,18 +7,8 @@ import { scenario } from '#lib/scenario.mts'
 import { $, fact, step, undo } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { copyOf } from '#scripts/damage.mts'
-import {
-  acknowledged,
-  afterwards,
-  at,
-  clearOthers,
-  conclude,
-  faultOptions,
-  lastOf,
-  roundsOf,
-  rowsWith,
-  violated,
-} from '#scripts/faults/common.mts'
+import { acknowledged, conclude, faultOptions, roundsOf, rowsWith } from '#scripts/faults/common.mts'
+import { afterwards, at, clearOthers, lastOf, nothingForEver, violated } from '#scripts/faults/oracle.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 
 /** Small file systems: how each is made and mounted at `small`. */
@@ -99,6 +89,7 @@ await scenario(import.meta, spec, async (run) => {
             // Room again; btrfs has it once it has written that down.
             await $`rm -rf small/filler small/many && sync -f small`
             await afterwards(repo, ids, name, met, there)
+            await nothingForEver(repo, name, there, `vykar ${verb} on a full disk`)
             await $`umount small && rm -f source/fresh source/small-*`
           }
         await $`rm -rf damaged copy source`

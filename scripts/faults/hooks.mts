@@ -8,20 +8,8 @@ import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, type Output, read, step } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { contents, fresh, serverWants } from '#scripts/common.mts'
-import {
-  allThere,
-  at,
-  clearOthers,
-  conclude,
-  faultOptions,
-  lastOf,
-  restoredAs,
-  roundsOf,
-  rowsWith,
-  violated,
-  within,
-  witness,
-} from '#scripts/faults/common.mts'
+import { conclude, faultOptions, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
+import { allThere, at, clearOthers, lastOf, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
 import { parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -94,6 +82,13 @@ sources:
             )
         },
       )
+    }
+    /** The snapshot that a backup beside an odd hook has made holds the whole source. */
+    const whole = async (name: string) => {
+      await $`sed -nE 's/^ *([0-9a-f]{8}) .* hooked .*/\1/p' met.list > hooked.id && cp ack-1.sha256 hooked.sha256 && cp ack-1.tree hooked.tree`
+      const how = read('hooked.id') || run.dry ? await restoredAs(repo, 'hooked', here) : 'refused'
+      if (how !== 'right')
+        violated('2: exit 0 means complete', name, `the snapshot is ${how} when it is restored`, 'vykar backup')
     }
     const clear = () => clearOthers(repo, ['ack-1'])
 
@@ -172,6 +167,7 @@ EOF
         if (chosen(`${kind} fails everywhere`)) {
           await $`rm -f hooks.log FAIL-* && touch FAIL-global-${kind} FAIL-repo-${kind} FAIL-source-${kind}`
           await expects(`${kind} fails everywhere`, await meet(`backup -R ${repo}`), 'work', ['hooked'])
+          await whole(`${kind} fails everywhere`)
           await $({ expect: 'any' })`grep -c 'WARN Hook warning' met.out > said`
           if (read('said') === '0')
             violated(
@@ -218,6 +214,7 @@ EOF
         await $`printf '%s\n' ${script} > odd.sh && { sed 's|label: ack|label: hooked|' config.yaml; printf 'hooks:\n  %s: bash odd.sh\n' ${hook}; } > case.yaml`
         const met = await meet(`backup -R ${repo}`, name === 'before hangs' ? 400 : 30)
         await expects(name, met, right, right === 'work' ? ['hooked'] : [])
+        if (right === 'work') await whole(name)
         if (met.cost.peakKiB) fact(`${name}: memory`, `${Math.round(met.cost.peakKiB / 1024)} MiB`)
         await $`test ! -e child.pid || kill $(<child.pid) 2> /dev/null || true; rm -f child.pid`
         await clear()

@@ -9,21 +9,8 @@ import { bytes } from '#lib/terminal.mts'
 import { Blocked } from '#lib/verdict.mts'
 import { standardNeeds, torn } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
-import {
-  acknowledged,
-  allThere,
-  at,
-  clearOthers,
-  conclude,
-  faultOptions,
-  lastOf,
-  restoredAs,
-  roundsOf,
-  rowsWith,
-  violated,
-  within,
-  witness,
-} from '#scripts/faults/common.mts'
+import { acknowledged, conclude, faultOptions, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
+import { allThere, at, clearOthers, lastOf, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
 import { memoryCgroup } from '#scripts/memory.mts'
 import { servers } from '#scripts/servers.mts'
 import { needSpace } from '#scripts/space.mts'

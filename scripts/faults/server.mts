@@ -8,22 +8,18 @@ import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, undo } from '#lib/sh.mts'
 import { ownServer, standardNeeds, torn } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
+import { acknowledged, conclude, faultOptions, judge, roundsOf, rowsWith } from '#scripts/faults/common.mts'
 import {
-  acknowledged,
   afterwards,
   allThere,
   at,
   clearOthers,
-  conclude,
-  faultOptions,
-  judge,
   lastOf,
+  nothingForEver,
   restoredAs,
-  roundsOf,
-  rowsWith,
   violated,
   witness,
-} from '#scripts/faults/common.mts'
+} from '#scripts/faults/oracle.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -111,6 +107,7 @@ await scenario(import.meta, spec, async (run) => {
         await $`rm small/filler && mount -o remount,size=400m small`
         const roomy = await start('roomy-server', '--data-dir small/data')
         await afterwards(repo, ids, 'disk of the server full', met, { ...second, files: 'small/data' })
+        await nothingForEver(repo, 'disk of the server full', { ...second, files: 'small/data' }, 'vykar backup')
         await roomy.end('TERM')
         await $`umount small && rm -f source/fresh`
       }
@@ -137,6 +134,7 @@ await scenario(import.meta, spec, async (run) => {
         const free = await start('free-server', '--data-dir data')
         await $`rm -f source/fresh`
         await afterwards(repo, ids, 'quota', met, { ...second, files: 'data' })
+        await nothingForEver(repo, 'quota', { ...second, files: 'data' }, 'vykar backup')
         await free.end('TERM')
       }
 

@@ -7,19 +7,8 @@ import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, step } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { copyOf } from '#scripts/damage.mts'
-import {
-  acknowledged,
-  afterwards,
-  at,
-  conclude,
-  faultOptions,
-  judge,
-  lastOf,
-  rowsWith,
-  violated,
-  within,
-  witness,
-} from '#scripts/faults/common.mts'
+import { acknowledged, conclude, faultOptions, judge, rowsWith, within } from '#scripts/faults/common.mts'
+import { afterwards, at, lastOf, nothingForEver, violated, witness } from '#scripts/faults/oracle.mts'
 
 /** The packs alone, and no other file. */
 const packs = "$(find $PWD/damaged/packs -type f -printf '-P %p ')"
@@ -129,6 +118,7 @@ await scenario(import.meta, spec, async (run) => {
         }
         const kept = /compact|delete/.test(verb) ? ids : [...ids, 'extra']
         await afterwards(repo, kept, name, verb === 'backup' ? met : undefined, there, [...ids, 'extra'], finding)
+        await nothingForEver(repo, name, there, `vykar ${verb}`)
       }
       await $`rm -rf damaged copy source corpus met-tree`
       await conclude(fired, tried)

@@ -12,16 +12,8 @@ import { $, fact, type Output, step } from '#lib/sh.mts'
 import { Skipped } from '#lib/verdict.mts'
 import { ownServer, standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
-import {
-  acknowledged,
-  allThere,
-  at,
-  conclude,
-  faultOptions,
-  lastOf,
-  violated,
-  witness,
-} from '#scripts/faults/common.mts'
+import { acknowledged, conclude, faultOptions } from '#scripts/faults/common.mts'
+import { allThere, at, lastOf, violated, witness } from '#scripts/faults/oracle.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
 

@@ -255,6 +255,19 @@ describe('faults', { skip, concurrency: 2 }, () => {
       '--round',
       'keep_last 7',
     ],
+    ['clock', 'prune-miscounts', /is not what prune said/, '--snapshots', '12', '--round', 'keep_last 7'],
+    ['churn', 'restore-pads', /is none of its states/, '--rounds', '1', '--round', 'replaced 0'],
+    ['hooks', 'restore-flips-byte', /the snapshot is wrong when it is restored/, '--round', 'before leaves a child'],
+    ['dialects', 'list-hides-older', /list does not show/, '--round', 'repository below a symlink'],
+    ['disk-full', 'torn-left', /left behind after the fault/, '--round', 'tmpfs repository bytes'],
+    // A finding excuses what it is about, and nothing else: files that are missing are no flipped bit.
+    [
+      'corruption',
+      'restore-drops-file',
+      /unencrypted: restore of ack-\d exits 0 with wrong data[^\n]*\n\n- vykar [\d.]+\n/,
+      '--round',
+      'pack bit 0',
+    ],
     ['clock', 'prune-nothing', /are kept that no rule keeps/, '--snapshots', '12', '--round', 'keep_yearly 3'],
     [
       'limits',
@@ -267,7 +280,7 @@ describe('faults', { skip, concurrency: 2 }, () => {
     ],
     ['versions', 'restore-flips-byte', /restored by the new build is another/, '--repo', 'local', '--baseline', real!],
     // Rule 7: something is left for ever.
-    ['crash', 'lock-left', /left behind after the crash|compact after the crash exits/, '--round', 'restore 0'],
+    ['crash', 'lock-left', /left behind after the fault|compact exits/, '--round', 'restore 0'],
   ] as const)
     test(`${family}: ${lie} breaks a rule`, async () => {
       const box = served()

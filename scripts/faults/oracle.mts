@@ -1,0 +1,325 @@
+// The oracle that every family of faults is held against: what a restored snapshot, the next backup and check must be, whatever broke.
+import { appendFileSync, existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { $, check, notFull, type Output, read, rowScope } from '#lib/sh.mts'
+import { contents } from '#scripts/common.mts'
+import { findingsOf } from '#scripts/findings.mts'
+
+/**
+ * Where a repository is, as bash that goes before a command; `files` is bash that names its directory, and `remote` rclone's path, where
+ * those are not the row's.
+ */
+export type Place = { raw: string; files?: string; remote?: string }
+
+/** Where the row's repository is, for lines that look at another one: a copy, a proxy. */
+export const at = (repo: string, url: string, files = url.startsWith('$PWD/') ? url : undefined): Place => ({
+  raw: `REPO_${repo.toUpperCase().replace(/\W/g, '_')}=${url}`,
+  ...(files ? { files } : {}),
+})
+
+/**
+ * What a tree holds, for `restoredAs`: content in NAME.sha256; types, modes, owners, sizes, times and links in NAME.tree. Dumps, whose times
+ * are those of the backup, have their content alone (`contents`).
+ */
+export async function witness(tree: string, name: string): Promise<void> {
+  await contents(tree, name)
+  await $`(cd ${tree} && ${{ raw: listing }}) > ${name}.tree`
+}
+const listing = `find . -mindepth 1 \\( -type d -printf '%y %m %U %G %T@ %p\\0' -o -printf '%y %m %U %G %n %s %T@ %p %l\\0' \\) | sort -z | tr '\\0' '\\n'`
+
+/** The last line of what a command has printed into a file of the row, for a message. */
+export const lastOf = (file: string): string =>
+  read(file)
+    .split('\n')
+    .at(-1)
+    ?.replace(/^\S+Z +/, '') ?? ''
+
+/** A violation of the oracle, for findings.md and the verdict. */
+interface Violation {
+  rule: string
+  round: string
+  seen: string
+  command: string
+}
+/** Violations of a row, by its report. */
+export const violations = new WeakMap<object, Violation[]>()
+/** Rows whose repository may be damaged, by a known finding or another: what is cleared away there may complain. */
+const suspect = new WeakSet<object>()
+
+/**
+ * Puts a violation on record: a known finding is a note, another one makes the row a FAIL when it ends (`conclude`).
+ * @param id of its entry in known-findings.yaml, where it may be one
+ */
+export function violated(rule: string, round: string, seen: string, command: string, id = ''): void {
+  const { run, report, dry } = rowScope()
+  if (dry) return
+  // What a full disk of the suite's own has brought about is nobody's fault.
+  notFull(run.runtime)
+  suspect.add(report)
+  const known = findingsOf(run.plan.vykar.version).some((one) => one.id === id)
+  const file = join(run.dirs.reports, 'findings.md')
+  if (!existsSync(file)) appendFileSync(file, `# Findings of ${run.plan.scenario}, run ${run.id}\n`)
+  appendFileSync(
+    file,
+    `\n## ${seen}\n\n- vykar ${run.plan.vykar.version}${known ? `; known: ${id}` : ''}\n- round: ${round}\n- rule: ${rule}\n- the command: \`${command}\`\n- all commands: ${report.repo} in ${run.report.transcript}\n`,
+  )
+  if (known) {
+    if (!report.findings.some((one) => one.id === id)) report.findings.push({ id, seen })
+    return
+  }
+  report.violated ??= `${round}: ${seen}`
+  const all = violations.get(report) ?? []
+  all.push({ rule, round, seen, command })
+  violations.set(report, all)
+}
+
+/**
+ * Restores an acknowledged snapshot with an empty cache and home and holds it against its witness.
+ * @param there where the repository is, as `at` gives it
+ * @param config lost.yaml has an empty cache
+ * @returns `right`, `refused` (an exit code that says that it failed), or `wrong` (exit 0 and other data)
+ */
+export async function restoredAs(
+  repo: string,
+  id: string,
+  there: Place,
+  flags = '',
+  config = 'lost.yaml',
+): Promise<'right' | 'refused' | 'wrong'> {
+  await $`rm -rf lost tree && mkdir lost tree`
+  const tried = await $({
+    limit: '10m',
+    expect: 'any',
+  })`${there} HOME=$PWD/lost vykar --config ${config} restore -R ${repo} ${{ raw: flags }} $(<${{ raw: id }}.id) tree > restore.out 2>&1`
+  const compared = await $({
+    expect: 'any',
+  })`(cd tree && sha256sum --check --quiet --strict ../${id}.sha256 > ../wrong.out 2>&1) && if test -e ${id}.tree; then (cd tree && ${{ raw: listing }}) | diff -a ${id}.tree - > differ.out; else test "$(find tree -type f -printf x | wc -c)" = "$(wc -l < ${id}.sha256)"; fi`
+  const { dry, steps } = rowScope()
+  if (tried.code === 124 || tried.code === 137)
+    violated('7: everything ends', steps.at(-1)?.name ?? '', `restore of ${id} does not end`, `vykar restore ${id}`)
+  if (dry || (tried.code === 0 && compared.code === 0)) return 'right'
+  return tried.code === 0 ? 'wrong' : 'refused'
+}
+
+/**
+ * The first file that the last restore has wrong beside those that a finding names, or too many of any name; empty where there is none.
+ * A finding excuses the content of what it is about, and no other file, and none that is missing.
+ * @param names paths that may have other content, as sha256sum names them, or how many may
+ */
+export function others(names: readonly string[] | number): string {
+  const wrong = read('wrong.out').split('\n').filter((line) => line && !line.startsWith('sha256sum: WARNING')) // biome-ignore format: one line
+  const excused = (line: string, n: number) => {
+    const [, name] = /^(.*): FAILED$/.exec(line) ?? []
+    return name !== undefined && (typeof names === 'number' ? n < names : names.includes(name))
+  }
+  return wrong.length ? (wrong.find((line, n) => !excused(line, n)) ?? '') : 'metadata alone'
+}
+
+/**
+ * Rule 1: every acknowledged snapshot restores to its witness. Returns whether all do.
+ * @param finding id of the known finding that this round shows: an acknowledged snapshot is refused when it is restored
+ */
+export async function allThere(
+  repo: string,
+  ids: readonly string[],
+  round: string,
+  there = at(repo, '$PWD/nowhere'),
+  finding = '',
+): Promise<boolean> {
+  let all = true
+  for (const id of ids) {
+    const how = await restoredAs(repo, id, there)
+    // By hand the same ends the procedure, but where a known finding is met.
+    if (!finding) await check(`(cd tree && sha256sum --check --quiet --strict ../${id}.sha256)`, () => {})
+    if (how === 'right') continue
+    all = false
+    violated(
+      '1: acknowledged snapshots restore',
+      round,
+      `${id}, made before the fault, is ${how} when it is restored`,
+      `vykar restore ${id}`,
+      // No finding of these is about wrong data with exit 0.
+      how === 'refused' ? finding : '',
+    )
+  }
+  return all
+}
+
+/**
+ * Rules 2, 3, 4 and 6, once the fault is gone: a snapshot that was made under it is complete or absent; the next backup, check and restore
+ * succeed, and leave nothing that only a killed process would.
+ * @param ids acknowledged snapshots, which must be there
+ * @param under what ran under the fault
+ * @param known all that were made before the fault
+ * @param finding id of the known finding that this round shows, where it is one
+ * @param nextToo whether it says that the next backup, too, is refused when restored
+ */
+export async function afterwards(
+  repo: string,
+  ids: readonly string[],
+  round: string,
+  under: Output | undefined,
+  there: Place,
+  known = ids,
+  finding = '',
+  nextToo = false,
+): Promise<void> {
+  let right = await allThere(repo, ids, round, there, finding)
+  const tell = (rule: string, seen: string, command: string) => violated(rule, round, seen, command)
+  // What was made under the fault: every snapshot that is not one of the acknowledged ones.
+  const listed = await $({
+    expect: 'any',
+  })`${there} vykar --config config.yaml list -R ${repo} > after.list 2> after.err`
+  if (listed.code)
+    tell('4: works again', `list fails after the fault: ${read('after.err').split('\n').at(-1)}`, 'vykar list')
+  const idsOf = (names: readonly string[]) => names.map((id) => `${id}.id`)
+  if (ids.length && !listed.code) {
+    // With the cache that the client has: a restore that finds a snapshot says nothing of that.
+    await $`cat ${idsOf(ids)} | grep -vxFf <(grep -oE '^ *[0-9a-f]{8} ' after.list | tr -d ' ') > unlisted || true`
+    const [first] = read('unlisted').split('\n')
+    if (first)
+      violated('1: acknowledged snapshots restore', round, `list does not show ${first}`, 'vykar list', finding)
+  }
+  // What was to go and is still listed is whole.
+  for (const id of known.filter((one) => !ids.includes(one))) {
+    const shown = await $({ expect: [0, 1] })`grep -q "^ *$(<${{ raw: id }}.id) " after.list`
+    const still = shown.code ? 'right' : await restoredAs(repo, id, there)
+    if (still !== 'right')
+      tell(
+        '2: absent or complete',
+        `${id} is still listed after the fault, and ${still} when restored`,
+        'vykar restore',
+      )
+  }
+  await $`cat ${idsOf(known)} > acked && { grep -oE '^ *[0-9a-f]{8} ' after.list || true; } | tr -d ' ' | grep -vxFf acked > under.ids || true`
+  if (read('under.ids')) {
+    await $`head -n 1 under.ids > under.id`
+    await witness('source', 'under')
+    const how = await restoredAs(repo, 'under', there)
+    // With exit 3 files may be missing, but what is there is right.
+    const rest = await $({
+      expect: 'any',
+    })`(cd tree && sha256sum --check --ignore-missing --quiet --strict ../under.sha256 > ../wrong.out 2>&1)`
+    const whole = how === 'right' || (under?.code === 3 && how === 'wrong' && rest.code === 0)
+    right &&= whole
+    if (!whole)
+      tell(
+        '2: absent or complete',
+        `the snapshot made under the fault (exit ${under?.code}) is ${how} when restored`,
+        'vykar restore',
+      )
+  } else if (under?.code === 0)
+    tell('2: exit 0 means complete', 'exit 0 under the fault, but list shows no snapshot', 'vykar backup')
+  const next = await $({
+    limit: '10m',
+    expect: 'any',
+  })`${there} vykar --config config.yaml backup -R ${repo} > next.out 2> next.err`
+  if (next.code)
+    return tell(
+      '4: works again',
+      `the next backup exits ${next.code}: ${read('next.err').split('\n').at(-1)}`,
+      'vykar backup',
+    )
+  await $`sed -n 's/^Snapshot created: //p' next.out > next.id`
+  await witness('source', 'next')
+  const how = await restoredAs(repo, 'next', there)
+  right &&= how === 'right'
+  if (how !== 'right')
+    violated(
+      '4: works again',
+      round,
+      `the next backup exits 0, and is ${how} when restored`,
+      'vykar backup; vykar restore',
+      nextToo && how === 'refused' ? finding : '',
+    )
+  const checked = await $({
+    limit: '10m',
+    expect: 'any',
+  })`${there} vykar --config config.yaml check -R ${repo} --verify-data > next.check 2>&1`
+  // Of what cannot be restored check is to complain.
+  if (checked.code && right)
+    tell(
+      '3: check agrees with restore',
+      `check --verify-data exits ${checked.code}, but all restores are right`,
+      'vykar check --verify-data',
+    )
+  if (right) await reclaimHarmless(repo, ids.length ? ids : ['next'], round, there)
+}
+
+/**
+ * Rule 7: the next compact works, and what only a process under way has is gone then: locks, sessions, half-written files. A journal is left
+ * to the next backup once.
+ * @param cause the command that was under way
+ * @param finding id of the known finding that half-written files are
+ */
+export async function nothingForEver(repo: string, round: string, there: Place, cause: string, finding = '') {
+  const files = { raw: there.files! }
+  const again = await $({
+    limit: '5m',
+    expect: 'any',
+  })`${there} vykar --config config.yaml compact -R ${repo} > again.out 2>&1 && if test -n "$(find ${files}/sessions -name '*.index' 2> /dev/null)"; then ${there} vykar --config config.yaml compact -R ${repo} > again.out 2>&1; fi`
+  await check('test $rc = 0', () => {
+    if (again.code)
+      violated('4: works again', round, `compact exits ${again.code}: ${lastOf('again.out')}`, 'vykar compact')
+  })
+  await $`find ${files} -name '.tmp*' -o -path '*/locks/*' -type f -o -path '*/sessions/*' -type f > held.list`
+  await check(finding ? '! grep -vE "/.tmp[^/]*$" held.list || exit 1' : 'test ! -s held.list', () => {
+    const held = read('held.list')
+    const torn = held.split('\n').every((path) => /\/\.tmp[^/]*$/.test(path))
+    if (held)
+      violated(
+        '7: nothing is left for ever',
+        round,
+        `left behind after the fault, the next backup and compact: ${held.split('\n')[0]}`,
+        cause,
+        torn ? finding : '',
+      )
+  })
+}
+
+/** How often a row's repository was reclaimed. */
+const reclaims = new WeakMap<object, number>()
+
+/**
+ * Rule 6, for one of the snapshots, each in its turn: in a copy of the repository all others are deleted and the rest is repacked, with an
+ * empty cache; it restores to its witness all the same. Much damage shows only then.
+ */
+async function reclaimHarmless(repo: string, ids: readonly string[], round: string, there: Place) {
+  const { report, run } = rowScope()
+  const { seen, remote: own } = run.endpoint(repo)
+  const remote = there.remote ?? own
+  const turn = reclaims.get(report) ?? 0
+  reclaims.set(report, turn + 1)
+  const id = ids[turn % ids.length]!
+  // minio keeps objects in a form of its own: rclone reads them as S3.
+  const files = there.files ?? (remote && repo === 's3' ? undefined : seen && `"$${seen}"`)
+  if (files)
+    await $`rm -rf reclaimed && { cp -al ${{ raw: files }} reclaimed 2> copy.err || { rm -rf reclaimed && cp -a ${{ raw: files }} reclaimed; }; }`
+  else if (remote) await $({ limit: '10m' })`rm -rf reclaimed && rclone copy ${{ raw: remote }} reclaimed`
+  else return
+  const copy = at(repo, '$PWD/reclaimed')
+  const alone = await $({
+    limit: '10m',
+    expect: 'any',
+  })`rm -rf lost && mkdir lost && ${copy} HOME=$PWD/lost vykar --config lost.yaml list -R ${repo} > reclaimed.list 2> reclaimed.out && { grep -oE '^ *[0-9a-f]{8} ' reclaimed.list | tr -d ' ' | grep -vxFf ${id}.id > reclaimed.ids || true; } && { test ! -s reclaimed.ids || ${copy} HOME=$PWD/lost xargs vykar --config lost.yaml snapshot delete -R ${repo} < reclaimed.ids > reclaimed.out 2>&1; } && ${copy} HOME=$PWD/lost vykar --config lost.yaml compact -R ${repo} --threshold 0 > reclaimed.out 2>&1`
+  const how = await restoredAs(repo, id, copy)
+  const seenThen = alone.code
+    ? `all other snapshots cannot be deleted and their space reclaimed: exit ${alone.code}: ${lastOf('reclaimed.out')}`
+    : `${id} is ${how} once all others were deleted and their space was reclaimed`
+  if (alone.code || how !== 'right')
+    violated(
+      '6: reclaim harms nothing',
+      round,
+      seenThen,
+      'vykar snapshot delete; vykar compact --threshold 0; vykar restore',
+    )
+  await $`rm -rf reclaimed`
+}
+
+/** Deletes what rounds have made beside the acknowledged snapshots, and gives its space back. */
+export async function clearOthers(repo: string, ids: readonly string[]): Promise<void> {
+  await $`cat ${ids.map((id) => `${id}.id`)} > acked && vykar --config config.yaml list -R ${repo} > all.list && { grep -oE '^ *[0-9a-f]{8} ' all.list | tr -d ' ' | grep -vxFf acked || true; } > others.ids`
+  const bound = suspect.has(rowScope().report) ? ({ expect: 'any' } as const) : {}
+  await $(bound)`test ! -s others.ids || xargs vykar --config config.yaml snapshot delete -R ${repo} < others.ids`
+  await $(bound)`vykar --config config.yaml compact -R ${repo}`
+}

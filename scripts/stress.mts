@@ -189,6 +189,11 @@ async function drain(walk: Walk): Promise<void> {
     await $`rm -r copy`
   }
   step('drain')
+  // The size is explained once at least, whatever was drawn.
+  if (model.length && run.endpoint(repo).files) {
+    await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} --threshold 1`
+    if (!run.dry) await explained(model, packBytes())
+  }
   const ids = { raw: model.map((kept) => `$(<model/${kept.serial}.id)`).join(' ') }
   if (model.length) await $({ limit: '30m' })`vykar --config config.yaml snapshot delete -R ${repo} ${ids}`
   await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} --threshold 1`

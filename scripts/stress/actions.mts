@@ -4,7 +4,7 @@ import type { Run } from '#lib/run.mts'
 import { $, check, inside, read } from '#lib/sh.mts'
 import { Mismatch } from '#lib/verdict.mts'
 import { says, sound } from '#scripts/checks.mts'
-import { parseBackup, resumes } from '#scripts/printed.mts'
+import { parseBackup, parseList, resumes } from '#scripts/printed.mts'
 import { type Kept, survivors } from './model.mts'
 import type { Series, Spent } from './series.mts'
 import { type Action, isMaintenance, overlap, type WalkOptions } from './walk.mts'
@@ -201,6 +201,27 @@ async function alone(walk: Walk, action: Action, serial: string): Promise<void> 
   if (kind === 'backup' && !walk.run.dry) walk.last[client - 1] = done.seconds
   if (kind === 'check' || kind === 'verify') await $`cat ${out}.err >> ${out}.out`
   await after?.()
+  if (kind === 'list') await newest(walk)
+}
+
+/** `list --last 5`, when nothing else is under way: the newest snapshots, of which those of one step may come in any order. */
+async function newest({ model }: Walk): Promise<void> {
+  const stepOf = (kept: Kept | undefined) => Number(kept?.serial.split('.')[0] ?? 0)
+  const least = Math.min(5, model.length)
+  const bound = stepOf(model.at(-least))
+  const ids = (some: readonly Kept[]) =>
+    `<(${some.length ? `cat ${some.map((kept) => `../model/${kept.serial}.id`).join(' ')}` : ':'})`
+  const [may, must] = [model.filter((kept) => stepOf(kept) >= bound), model.filter((kept) => stepOf(kept) > bound)]
+  const hand = `grep -oE '^ *[0-9a-f]{8} ' list.out | tr -d ' ' | sort > list.ids || true; test $(wc -l < list.ids) = ${least} && test -z "$(comm -23 list.ids <(sort ${ids(may)}))$(comm -13 list.ids <(sort ${ids(must)}))"`
+  await check(hand, () => {
+    const shown = new Set(parseList(read('list.out')).map(({ id }) => id))
+    const wrong =
+      [...shown].find((id) => !may.some((kept) => kept.id === id)) ?? must.find(({ id }) => !shown.has(id))?.id
+    if (wrong || shown.size !== least)
+      throw new Mismatch(
+        `list --last 5 shows ${shown.size} of ${model.length} snapshots${wrong ? `, and ${wrong} is of the wrong ones` : ''}`,
+      )
+  })
 }
 
 /**

@@ -137,12 +137,14 @@ export class Sample {
     const entries = repositories.map(({ label, keys }) => {
       const item = items.find((one) => one.get('label') === label)
       const mine = more.filter((one) => one.label === undefined || one.label === label)
-      const entry = Object.assign({}, item?.toJS(base), keys, ...mine, { label, url: `\${${variableOf(label)}}` })
+      // Commands of the user's own, in hooks, are none of the suite's business.
+      const { hooks: _, ...kept } = (item?.toJS(base) ?? {}) as Record<string, unknown>
+      const entry = Object.assign(kept, keys, ...mine, { label, url: `\${${variableOf(label)}}` })
       // An encryption that the script sets is meant for every repository.
       if (own.encryption) delete entry.encryption
       return entry
     })
-    const { repositories: _, sources: __, ...rest } = base.toJS() as Record<string, unknown>
+    const { repositories: _, sources: __, hooks: ___, ...rest } = base.toJS() as Record<string, unknown>
     const whole = { ...rest, hostname: suiteHost, cache_dir: 'cache', ...own, repositories: entries }
     const doc = parse(JSON.stringify(whole), this.file)
     const hide = (key: string, value: string) => `\${${hidden(key, value)}}`

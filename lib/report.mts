@@ -281,17 +281,12 @@ export function writeReport(runtime: string, report: RunReport, final: boolean):
   pointTo(join(dirname(dir), 'latest'), report.runId)
   pointTo(join(dirname(report.transcript), '..', 'latest'), report.runId)
   const summary = join(runtime, 'reports', 'summary.csv')
-  const lines = casesOf(report).map((row) => [
-    report.runId,
-    report.scenario,
-    row.repo,
-    row.variant,
-    row.verdict,
-    row.reason,
-    row.seconds.toFixed(1),
-    report.versions.vykar ?? '',
-    page,
-  ])
+  const { runId, scenario, versions } = report
+  const lines = casesOf(report).map(({ repo, variant, verdict, reason, seconds }) =>
+    [runId, scenario, repo, variant, verdict, reason, seconds.toFixed(1), versions.vykar ?? '', page].map(
+      (cell) => cell ?? '',
+    ),
+  )
   if (!existsSync(summary)) writeWhole(summary, stringify([summaryColumns]))
   // One write: O_APPEND keeps the lines of two scripts apart.
   appendFileSync(summary, stringify(lines))
@@ -302,7 +297,8 @@ export function writeReport(runtime: string, report: RunReport, final: boolean):
 export async function leakedSecrets(report: RunReport, logs: string, secrets: ReadonlySet<string>): Promise<string[]> {
   const sought = [...secrets].filter((secret) => secret.length >= 6)
   if (!sought.length) return []
-  const found = await ask(['grep', '-rlF', '-f', '-', logs], { input: `${sought.join('\n')}\n` })
+  const found = await ask(['grep', '-rlF', '-f', '-', logs], { input: `${sought.join('\n')}\n`, seconds: 3600 })
+  if (found.code > 1) return [`all that could not be searched: grep exits ${found.code}`]
   const masked = JSON.stringify(report) !== JSON.stringify(withoutSecrets(report, new Set(sought)))
   return [...found.stdout.split('\n').filter(Boolean), ...(masked ? ['the report, where it is masked'] : [])]
 }

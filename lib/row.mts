@@ -81,9 +81,10 @@ export async function sourceChanged(run: Run): Promise<{ text: string; named: bo
     const [was, is] = [`source-${n}`, `after-${n}`].map((name) => quote(join(run.dirs.work, name)))
     const line = `find ${quote(path)} ${witnessFormat} | LC_ALL=C sort -z > ${is}
 LC_ALL=C comm -z3 ${was} ${is} | head -z -n 1 | tr -d '\\t\\0'`
-    const { stdout } = await execute(line, { limit: '30m', expect: 'any' }, false)
+    const { code, stdout } = await execute(line, { limit: '30m', expect: 'any' }, false)
     const entry = /^\/(.*) \/[a-z] /s.exec(stdout)?.[1]
     if (entry !== undefined) return { named, text: `the source changed while it was tested: ${join(path, entry)}` }
+    if (code !== 0) return { named, text: `the source changed while it was tested: ${path} cannot be read any more` }
   }
   return undefined
 }

@@ -61,6 +61,8 @@ export async function mayDelete(list: string, objects?: string): Promise<void> {
           .split('\n')
           .find((line) => /\w/.test(line))
       if (stranger) refuse(`there is no repository, but it holds ${stranger}`)
+      const { managed, objects: seen } = run.endpoint(repo)
+      if (!seen && !managed && !localDir(url)) refuse('what else lies there cannot be listed: rclone is missing')
       return
     }
     let foreign: Snapshot | undefined
@@ -349,9 +351,10 @@ export function packBytes(): number {
   if (dry || !existsSync(packs)) return 0
   const seen = new Map<number, number>()
   for (const entry of readdirSync(packs, { withFileTypes: true, recursive: true })) {
-    if (!entry.isFile() || entry.parentPath.includes('__XLDIR__')) continue
-    const { ino, size } = statSync(join(entry.parentPath, entry.name))
-    seen.set(ino, size)
+    // What is half written is no pack, and may be gone the next moment.
+    if (!entry.isFile() || /__XLDIR__|\/\.tmp/.test(join(entry.parentPath, entry.name))) continue
+    const stat = statSync(join(entry.parentPath, entry.name), { throwIfNoEntry: false })
+    if (stat) seen.set(stat.ino, stat.size)
   }
   return [...seen.values()].reduce((sum, size) => sum + size, 0)
 }
@@ -410,7 +413,7 @@ export async function torn(): Promise<void> {
   const { run, repo, mayDelete } = rowScope()
   const { seen } = run.endpoint(repo)
   if (!seen || !mayDelete) return
-  await $`find ${{ raw: `"$${seen}"` }} -name '.tmp*' ! -path '*__XLDIR__*' -print -delete > torn.list`
+  await $`find ${{ raw: `"$${seen}"` }} -ignore_readdir_race -name '.tmp*' ! -path '*__XLDIR__*' -print -delete > torn.list`
   await check('# a file that was being written: finding killed-write-left', () => {
     const left = read('torn.list').split('\n')[0]
     if (left) finding('killed-write-left', `KILL left ${left}, which no maintenance removes`)

@@ -18,7 +18,7 @@ import { meant, optionHelp, parseOptions, type Values } from '#lib/options.mts'
 import { headerOf, root, tsxWords } from '#lib/prepare.mts'
 import { allowLostOutput, duration } from '#lib/terminal.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
-import { dockerDaemon, type Outcome, peerTools, s3Server } from '#scripts/suite/machine.mts'
+import { dockerDaemon, type Outcome, peerTools, s3Server, unknownUnits } from '#scripts/suite/machine.mts'
 import { readiness } from '#scripts/suite/ready.mts'
 
 /** Areas and the tools they need; `test` is what the test suite needs to skip nothing that packages could bring. */
@@ -82,6 +82,9 @@ async function packages(chosen: string[], dry: boolean): Promise<Outcome> {
   if (dry) return [0, what]
   if (process.getuid?.() !== 0 && !(await canSudo()))
     return [77, `${what}: neither root nor passwordless sudo: run that as root; what needs it is skipped until then`]
+  // A server that was there before is the user's, whether or not its program is where it was looked for.
+  const units = missing.flatMap((tool) => services[tool.name as ToolName] ?? [])
+  const fresh = await unknownUnits(units)
   const names = [...new Set(missing.map((tool) => (tools[tool.name as ToolName] as { apt?: string }).apt ?? tool.name))]
   try {
     writeFileSync(aptLog, await aptInstall(names))
@@ -94,8 +97,7 @@ async function packages(chosen: string[], dry: boolean): Promise<Outcome> {
         console.error(`setup: ${name}: ${messageOf(error)}`)
       }
   }
-  for (const unit of missing.flatMap((tool) => services[tool.name as ToolName] ?? []))
-    await ask(['systemctl', 'disable', '--now', unit])
+  for (const unit of fresh) await ask(['systemctl', 'disable', '--now', unit])
   const left = (await Promise.all(missing.map((tool) => find(tool.name as ToolName)))).filter((tool) => !tool.path)
   const gone = left.map((tool) => tool.name)
   const installed = missing.map((tool) => tool.name).filter((name) => !gone.includes(name))

@@ -9,6 +9,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   symlinkSync,
   truncateSync,
@@ -352,14 +353,21 @@ exec "$@"`
     for (const name of ['app.log', 'file-1', 'file-2']) writeFileSync(join(source, name), name)
     // It grows at the end, when everything is compared: without a look at the source that would be a PASS.
     const going = start(box, simple, ['--vykar', standin(), '--source', source])
-    while (!going.printed().includes('compare')) await sleep(10)
+    while (!going.printed().includes('compare') && going.child.exitCode === null) await sleep(10)
     writeFileSync(join(source, 'app.log'), 'one more line\n', { flag: 'a' })
     const ended = await going.ended
     assert.equal(ended.code, 75, ended.stdout)
     assert.match(ended.last, /^BLOCKED .* the source changed while it was tested: .*\/app\.log/)
+    const lost = start(box, simple, ['--vykar', standin(), '--source', source])
+    while (!lost.printed().includes('compare') && lost.child.exitCode === null) await sleep(10)
+    renameSync(source, `${source}.away`)
+    const gone = await lost.ended
+    renameSync(`${source}.away`, source)
+    assert.equal(gone.code, 75, gone.stdout)
+    assert.match(gone.last, /^BLOCKED .*the source changed while it was tested: .*logs cannot be read any more/)
     // And where vykar's copy is then another, it is not vykar's fault.
     const early = start(box, simple, ['--vykar', standin(), '--source', source])
-    while (!early.printed().includes(' list ')) await sleep(5)
+    while (!early.printed().includes(' list ') && early.child.exitCode === null) await sleep(5)
     rmSync(join(source, 'file-1'))
     const blamed = await early.ended
     assert.match(blamed.last, /^BLOCKED .*the source changed while it was tested/, blamed.stdout)
@@ -371,7 +379,7 @@ exec "$@"`
     const box = sandbox()
     await mounted(box, 'mount -t tmpfs -o size=300m tmpfs AT', async () => {
       const going = start(box, simple, args())
-      while (!going.printed().includes('snapshot list')) await sleep(5)
+      while (!going.printed().includes('snapshot list') && going.child.exitCode === null) await sleep(5)
       spawnSync('dd', ['if=/dev/zero', `of=${box.runtime}/filler`, 'bs=1M'])
       const ended = await going.ended
       rmSync(join(box.runtime, 'filler'))
@@ -425,7 +433,7 @@ describe('what a process inherits', { skip, concurrency: 2 }, () => {
       printed += text
     })
     const ended = new Promise<number | null>((settle) => child.on('close', settle))
-    while (!printed.includes('backup')) await sleep(10)
+    while (!printed.includes('backup') && child.exitCode === null) await sleep(10)
     // The process group, as a terminal that closes does it.
     process.kill(-child.pid!, 'SIGHUP')
     assert.equal(await ended, 0, printed)

@@ -226,6 +226,20 @@ sources:
     assert.doesNotMatch(text, /backup\.example\.org|\/home/)
     assert.equal(readFileSync(file, 'utf8'), sampleText)
   })
+  test('hooks of the sample are run by nobody; those of a script are', () => {
+    const odd = join(dir, 'hooks.yaml')
+    writeFileSync(
+      odd,
+      'hooks:\n  before: stop-the-database\nrepositories:\n  - label: local\n    url: /x\n    hooks:\n      after: umount-it\n',
+    )
+    const text = Sample.load(odd).compose(
+      [{ label: 'local' }],
+      'sources:\n  - path: /x\n    hooks: {before: mine}\n',
+      String,
+    )
+    assert.doesNotMatch(text, /stop-the-database|umount-it/)
+    assert.match(text, /before: mine/)
+  })
   test('a script that sets encryption removes every passphrase; keys of the script go to all repositories', () => {
     const text = compose(['local', 'rest'], 'encryption:\n  mode: none\nrepositories:\n  - min_pack_size: 7\n')
     assert.doesNotMatch(text, /passphrase/)

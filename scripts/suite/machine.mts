@@ -20,6 +20,13 @@ const dockerStarts: [string, string][] = [
   ],
 ]
 
+/** Those of the units that systemd does not know, or all where there is no systemd. */
+export async function unknownUnits(units: readonly string[]): Promise<string[]> {
+  const unknown: string[] = []
+  for (const unit of units) if ((await ask(['systemctl', 'cat', unit])).code !== 0) unknown.push(unit)
+  return unknown
+}
+
 /** Docker's daemon answers, where docker is installed. */
 export async function dockerDaemon(dry: boolean): Promise<Outcome> {
   const answers = async () => (await ask(['docker', 'info'], { seconds: 20 })).code === 0

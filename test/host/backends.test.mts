@@ -243,22 +243,28 @@ http.createServer((req, res) => {
 
 describe('whose server it is', { concurrency: 2 }, () => {
   test("objects of a user's where a repository would go: refused, and they stay", {
-    skip: noS3 || lacking('minio', 'rclone'),
+    skip: noS3 || lacking('rclone'),
   }, async () => {
     const where = box()
     const port = 18_900 + (process.pid % 90)
-    const server = spawn(
-      'minio',
-      ['server', '--address', `127.0.0.1:${port}`, '--console-address', '127.0.0.1:0', join(where.dir, 'theirs')],
-      {
-        env: { ...process.env, MINIO_ROOT_USER: 'accounting-user', MINIO_ROOT_PASSWORD: 'theirs-secret' },
-        stdio: 'ignore',
-      },
-    )
+    const [theirs, at] = [join(where.dir, 'theirs'), `127.0.0.1:${port}`]
+    mkdirSync(theirs)
+    const [program, words] = lacking('minio')
+      ? ['versitygw', ['--port', at, 'posix', theirs]]
+      : ['minio', ['server', '--address', at, '--console-address', '127.0.0.1:0', theirs]]
+    const keys = { ROOT: 'ACCESS_KEY', MINIO_ROOT: 'USER' }
+    const secrets = { ROOT: 'SECRET_KEY', MINIO_ROOT: 'PASSWORD' }
+    const named = (what: Record<string, string>, value: string) =>
+      Object.fromEntries(Object.entries(what).map(([prefix, key]) => [`${prefix}_${key}`, value]))
+    const server = spawn(program, words, {
+      env: { ...process.env, ...named(keys, 'accounting-user'), ...named(secrets, 'theirs-secret') },
+      stdio: 'ignore',
+    })
     try {
       const remote = {
         TYPE: 's3',
-        PROVIDER: 'Minio',
+        PROVIDER: 'Other',
+        REGION: 'us-east-1',
         ENDPOINT: `http://127.0.0.1:${port}`,
         ACCESS_KEY_ID: 'accounting-user',
         SECRET_ACCESS_KEY: 'theirs-secret',
@@ -272,8 +278,18 @@ describe('whose server it is', { concurrency: 2 }, () => {
       const rclone = (...words: string[]) =>
         spawnSync('rclone', words, { env, encoding: 'utf8', input: 'a dump' }).stdout
       for (let tries = 0; tries < 50 && !rclone('lsf', '-R', 'x:theirs').includes('dump'); tries++) {
-        rclone('mkdir', 'x:theirs')
-        rclone('rcat', 'x:theirs/s3/accounting.dump')
+        // Not by rclone, which sends what versitygw refuses.
+        const empty = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
+        spawnSync('bash', [
+          '-c',
+          `curl -s --aws-sigv4 aws:amz:us-east-1:s3 -u accounting-user:theirs-secret -H 'x-amz-content-sha256: ${empty}' -X PUT http://${at}/theirs`,
+        ])
+        // The objects of versitygw are files.
+        if (program === 'minio') rclone('rcat', 'x:theirs/s3/accounting.dump')
+        else if (existsSync(join(theirs, 'theirs'))) {
+          mkdirSync(join(theirs, 'theirs/s3'), { recursive: true })
+          writeFileSync(join(theirs, 'theirs/s3/accounting.dump'), 'a dump')
+        }
         await sleep(200)
       }
       writeFileSync(
@@ -283,6 +299,19 @@ describe('whose server it is', { concurrency: 2 }, () => {
       const refused = await run(where, 'backends/s3', args('--services', 'external'))
       assert.equal(refused.code, 2, refused.stdout + refused.stderr)
       assert.match(refused.last, /refused to delete .*: there is no repository, but it holds .*accounting\.dump/)
+      assert.match(rclone('lsf', '-R', 'x:theirs'), /accounting\.dump/)
+      // Where nobody can tell what lies there, nothing is made there, and nothing deleted.
+      const blind = join(where.dir, 'no-rclone')
+      mkdirSync(blind)
+      spawnSync('bash', [
+        '-c',
+        `ln -s $(ls -d /usr/bin/* /bin/* /usr/sbin/* /usr/local/bin/* | grep -v '/rclone$') ${blind} 2> /dev/null`,
+      ])
+      const unseen = await run(where, 'backends/s3', args('--services', 'external'), {
+        PATH: blind,
+      })
+      assert.equal(unseen.code, 2, unseen.stdout + unseen.stderr)
+      assert.match(unseen.last, /refused to delete .*: what else lies there cannot be listed: rclone is missing/)
       assert.match(rclone('lsf', '-R', 'x:theirs'), /accounting\.dump/)
     } finally {
       server.kill()

@@ -259,7 +259,7 @@ export class Run {
    */
   async execute(body: () => Promise<void>): Promise<{ verdict: Verdict; page: string; ended: unknown }> {
     const release = await lock(this.id, `run ${this.id}`, join(this.runtime, 'state'))
-    await this.begin()
+    await this.begin().catch((error) => release().then(() => Promise.reject(error)))
     const leaveGroup = enterGroup(this.id)
     const start = performance.now()
     let ended: unknown
@@ -289,12 +289,12 @@ export class Run {
       peakKiB: process.resourceUsage().maxRSS,
     }
     this.state?.done()
+    await release()
     if (ended instanceof UsageError && ![...this.report.rows, ...this.report.leftBehind].length && !this.common.keep) {
       for (const dir of [this.dirs.logs, this.dirs.reports]) await removeOurs(this.runtime, dir)
       throw ended
     }
     const page = writeReport(this.runtime, withoutSecrets(this.report, this.secrets), true)
-    await release()
     return { verdict, page, ended }
   }
 

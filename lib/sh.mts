@@ -128,7 +128,8 @@ export async function execute(line: string, options: CommandOptions = {}, listed
   const current = s.steps.at(-1) ?? step('begin')
   current.commands.push(record)
   const base = `${current.log.replace(/\.log$/, '')}.${++serial}`
-  const limit = seconds(options.limit ?? '10m') * run.common['time-scale']
+  const asked = seconds(options.limit ?? '10m')
+  const limit = Math.max(asked * run.common['time-scale'], Math.min(asked, 5)) // on a machine under load all takes a second
   const time = gnuTime ? ['/usr/bin/time', '-q', '-f', '%U %S %M %I %O', '-o', `${base}.time`] : []
   const start = performance.now()
   // detached: the command gets a session of its own, so that Ctrl-C reaches this program alone and it decides.

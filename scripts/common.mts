@@ -211,7 +211,7 @@ export async function cutShort(repo: string, signal: 'TERM' | 'KILL', mark: stri
   await $`rm -f ${mark}`
   const backup = await background(signal)`vykar --config config.yaml backup -R ${repo}`
   // The hook's shell is about to end: a TERM that comes inside the hook is ignored.
-  await $`until test -e ${mark} || ! kill -0 $(<${signal}.pid); do sleep 0.01; done; sleep 0.1`
+  await $`until test -e ${mark} || ! kill -0 $(<${signal}.pid); do sleep 0.01; done; while pgrep -x -P $(<${signal}.pid) 'sh|bash' > /dev/null; do sleep 0.01; done; sleep 0.1`
   const { code, by } = await backup.end(signal)
   const right = signal === 'TERM' ? 130 : 137
   await check(`# ${signal} ends it with exit ${right}`, () => {

@@ -143,10 +143,10 @@ async function sftp(run: Run, port: number): Promise<Endpoint> {
     throw new Skipped('sshd is missing: apt-get install -y --no-install-recommends openssh-server openssh-client')
   const user = userInfo().username
   // sshd's privilege separation wants this directory, which Debian's service makes.
-  if (process.getuid?.() === 0 && !existsSync('/run/sshd')) {
-    // Another sshd may need it by then.
-    undo`pgrep -x sshd > /dev/null || rmdir /run/sshd || true`
-    await $`mkdir -p /run/sshd`
+  if (process.getuid?.() === 0) {
+    // Another sshd may need it by then, or have needed it before.
+    undo`test -e sshd.was || pgrep -x sshd > /dev/null || rmdir /run/sshd || true`
+    await $`test ! -e /run/sshd || touch sshd.was; mkdir -p /run/sshd`
   }
   await $`mkdir -m 700 server-sftp server-sftp/data`
   for (const key of ['host_key', 'user_key']) await $`ssh-keygen -q -t ed25519 -N '' -C vykar-e2e -f server-sftp/${key}`

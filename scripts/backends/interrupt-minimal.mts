@@ -86,7 +86,7 @@ repositories:
         const { files, seen } = run.endpoint(repo)
         const arrived =
           files && seen
-            ? `find "$${seen}"/packs -type f -size +0 ! -path '*__XLDIR__*' 2> /dev/null | grep -q .`
+            ? `find "$${seen}"/packs -type f -size +0 ! -path '*__XLDIR__*' ! -name '.tmp*' 2> /dev/null | grep -q .`
             : 'true'
         const started = performance.now()
         const backup = await background('interrupted')`vykar --config config.yaml backup -R ${repo}`

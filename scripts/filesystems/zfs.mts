@@ -180,6 +180,8 @@ EOF`
       await $`zfs set snapdir=visible $(<../dataset)`
 
       step('terminated')
+      // Something to copy, so that there is a moment to end it in.
+      await $`head -c 48M /dev/urandom > ${live}/late`
       fact('after TERM', `exit ${await cutShort(repo, 'TERM', 'taken', 2)}, the snapshot is gone`)
       await gone()
 

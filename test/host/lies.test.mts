@@ -117,7 +117,7 @@ const caught: Record<string, Expected> = {
   'torn-left': ['FAIL', /backup has ended and left packs\/00\/\.tmp/],
   'tmp-left': ['FAIL', /left behind: temporary file vykar-left/],
   'home-left': ['FAIL', /left behind: .*\.cache\/vykar/],
-  'hang-init': ['BLOCKED', /init: out of time after 2 s/, ...hurried],
+  'hang-init': ['BLOCKED', /init: out of time after 5 s/, ...hurried],
   'hang-backup': ['BLOCKED', /backup: out of time/, ...hurried],
   'hang-restore': ['BLOCKED', /restore: out of time/, ...hurried],
   'hang-check': ['BLOCKED', /check: out of time/, ...hurried],

@@ -309,6 +309,9 @@ encryption:
     await $`sed -n 's/^Snapshot created: //p' way-${n}.out > way-${n}.id`
     await $`vykar --config config.yaml snapshot list -R ${repo} --long $(<way-${n}.id) > way-${n}.listing`
     await $`diff <(sort way-0.listing) <(sort way-${n}.listing)`
+    // Types, modes and times of what has plain names, as find sees them.
+    if (!n)
+      await $`sed -nE 's/^-/f/; s/^([fdl])0*([0-7]+) +[0-9.]+ ([KMGT]i)?B ([0-9-]+ [0-9:]+) (dir-.*)/\1\2 \4 \5/p' way-0.listing | sort > told && test -s told && diff told <((cd source && find dir-* \( -type f -o -type d -o -type l \) -printf '%y%m %TY-%Tm-%Td %TH:%TM:%TS %p\n') | sed -E 's/\.[0-9]+ / /' | sort)`
     await restore(repo, `way-${n}`)
     await sameTree('source', `restored-way-${n}`)
     await $`chmod -R u+rwX restored-way-${{ raw: String(n) }} && rm -r restored-way-${{ raw: String(n) }}`

@@ -3,6 +3,7 @@
 // command_dumps (mongodump's archive as a file of the snapshot).
 // Passes when each dump, restored into a fresh database, equals the source: indexes, documents and content of every
 // collection; and when a dump that fails leaves no snapshot.
+import { oneServer } from '#data-gen/client.mts'
 import { serverUri } from '#lib/address.mts'
 import { config } from '#lib/config.mts'
 import { tools, which } from '#lib/host.mts'
@@ -43,6 +44,8 @@ const options = databaseOptions('mongo:7', 2.5)
 await scenario(import.meta, { needs, wants, options }, async (run) => {
   const { 'target-gib': gib, jobs, seed, container: named, uri, engine } = run.options
   const { source, restored } = databases(run, 'mongo')
+
+  oneServer({ container: named, uri, engine })
 
   step('start')
   await noted()

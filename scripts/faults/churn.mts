@@ -18,6 +18,7 @@ import {
   held,
   roundsOf,
   rowsWith,
+  within,
 } from '#scripts/faults/common.mts'
 import { afterwards, at, clearOthers, lastOf, others, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
@@ -260,6 +261,30 @@ await scenario(import.meta, spec, async (run) => {
             what === 'directory' ? 'swapped-directory-followed' : '',
           )
       }
+      const fifo = 'a file that becomes a FIFO before it is opened'
+      if (chosen(fifo)) {
+        await $`rm -rf swap away calls cache && mkdir swap && echo inside > swap/file && echo plain > swap/plain && sed 's|path: source|path: swap|; s|label: faults|label: swap|' config.yaml > swap.yaml`
+        const going = await background(
+          'fifo',
+        )`strace -f -qq -o calls -P "$PWD"/swap/plain -e trace=llistxattr,lgetxattr -e inject=llistxattr:signal=SIGSTOP:when=1 vykar --config swap.yaml backup -R ${repo}`
+        const stopped = await held('fifo', going)
+        await $`mv swap/plain away && mkfifo swap/plain; kill -CONT $(<traced.pid) 2> /dev/null || true`
+        await $({ expect: 'any' })`timeout ${within(15)} tail --pid=$(<fifo.pid) -f /dev/null`
+        const hangs = stopped && going.running()
+        // Who opens the other end lets it go on.
+        await $`timeout 5 bash -c ': > swap/plain' || true`
+        const met = await going.done([0, 3])
+        if (stopped) fired++
+        fact(fifo, `exit ${met.code}${hangs ? ', once somebody had opened the other end of the FIFO' : ''}`)
+        if (hangs)
+          violated(
+            '7: everything ends',
+            fifo,
+            'the backup waits for ever for somebody to write into a FIFO',
+            'vykar backup',
+            'fifo-blocks-backup',
+          )
+      }
       await $`rm -rf swap outside away`
       await clearOthers(repo, ids)
       await afterwards(repo, ids, 'all', undefined, here)
@@ -293,6 +318,26 @@ await scenario(import.meta, spec, async (run) => {
             how === 'wrong' && others(['./file']) === '' ? 'coarse-times-hide-change' : '',
           )
         await $`umount coarse && rm coarse.img`
+      }
+      const twin = 'another disk with a file of the same path, size and time'
+      if (chosen(twin)) {
+        // Two disks that are mounted at one place in turn, each client with a cache of its own, which is empty.
+        await $`mkdir one two disk && for n in one two; do truncate -s 32M $n.img && mkfs.ext4 -q -I 128 $n.img 2> /dev/null; sed "s|path: source|path: disk|; s|label: faults|label: $n|; s|^cache_dir: .*|cache_dir: cache-$n|" config.yaml > $n.yaml; done`
+        undo`for at in one two disk; do ! mountpoint -q $at || umount $at; done`
+        await $`for n in one two; do mount -o loop $n.img $n && rmdir $n/lost+found; done; for n in 1 2 3 4 5; do until [[ $(date +%N) == [12]* ]]; do :; done; for n in one two; do echo $n > $n/file; touch $n; done; for n in one two; do stat -c '%y %z' $n/file; done > times; if test "$(sort -u times | wc -l)" = 1; then break; fi; sleep 1.1; done; (cd two && sha256sum file) > twin.sha256; umount one; umount two`
+        await $`test "$(sort -u times | wc -l)" = 1 && echo yes > same || echo no > same`
+        if (read('same') === 'yes') fired++
+        await $`for n in one two; do mount -o loop $n.img disk && vykar --config $n.yaml backup -R ${repo} > $n.out && umount disk; done; sed -n 's/^Snapshot created: //p' two.out > twin.id`
+        const how = await restoredAs(repo, 'twin', here)
+        if (how !== 'right')
+          violated(
+            '3: no wrong data with exit 0',
+            twin,
+            `the first backup of a disk exits 0, and is ${how}: it has the file of another disk`,
+            'vykar backup; vykar restore',
+            how === 'wrong' && others(['file']) === '' ? 'parent-of-another-disk' : '',
+          )
+        await $`rm -rf one.img two.img cache-one cache-two`
       }
       await clearOthers(repo, ids)
       await afterwards(repo, ids, 'all', undefined, here)

@@ -11,7 +11,16 @@ import { Skipped } from '#lib/verdict.mts'
 import { ownServer, standardNeeds } from '#scripts/checks.mts'
 import { contents, serverWants } from '#scripts/common.mts'
 import { acknowledged, conclude, faultOptions, held, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
-import { afterwards, allThere, at, clearOthers, lastOf, violated, witness } from '#scripts/faults/oracle.mts'
+import {
+  afterwards,
+  allThere,
+  at,
+  clearOthers,
+  lastOf,
+  restoredAs,
+  violated,
+  witness,
+} from '#scripts/faults/oracle.mts'
 import { servers } from '#scripts/servers.mts'
 
 const spec = {
@@ -48,6 +57,7 @@ await scenario(import.meta, spec, async (run) => {
         const what = `${other} during ${name}`
         if (!chosen(what)) continue
         await $`rm -rf tree slow-tree stop && mkdir tree slow-tree && ${{ raw: extra(repo) }}`
+        await witness('source', 'extra')
         await $`{ sed '/^sources:/,/^[a-z]/{/^sources:/d; /^ /d}' config.yaml; printf 'retention:\n  keep_last: 1\nsources:\n  - label: slow\n    command_dumps:\n      - {name: slow, command: "touch started; until test -e stop; do sleep 0.05; done; echo end"}\n'; } > slow.yaml`
         await $`{ cat config.yaml; printf 'retention:\n  keep_last: 9\n'; } > other.yaml && rm -f started`
         const task = await background('slow')`vykar --config slow.yaml ${{ raw: long }}`
@@ -286,6 +296,31 @@ await scenario(import.meta, spec, async (run) => {
       await row({ repo, variant: 'late' }, async () => {
         if (!run.dry && !which('strace')) throw new Skipped('strace is missing: apt-get install -y strace')
         const ids = await acknowledged(repo, 1, Math.min(mib, 8))
+        const inits = 'two inits at once'
+        if (chosen(inits)) {
+          // The first is stopped when it looks whether there is a repository already.
+          const place = at(repo, '$PWD/raced')
+          await $`rm -rf raced cache-b calls && sed 's|^cache_dir: .*|cache_dir: cache-b|' config.yaml > raced.yaml && sed 's|^cache_dir: .*|cache_dir: cache-c|' config.yaml > second.yaml`
+          const first = await background(
+            'first',
+          )`env ${place} strace -f -qq -o calls -P "$PWD"/raced/config -e trace=statx -e inject=statx:signal=SIGSTOP:when=1 vykar --config raced.yaml init -R ${repo}`
+          const stopped = await held('first', first)
+          await $`${place} vykar --config second.yaml init -R ${repo} > init.out 2>&1 && ${place} vykar --config second.yaml backup -R ${repo} > raced.out && sed -n 's/^Snapshot created: //p' raced.out > raced.id; kill -CONT $(<traced.pid) 2> /dev/null || true`
+          await witness('source', 'raced')
+          const ended = await first.done([0, 1])
+          if (stopped) fired++
+          fact(inits, `the late one: exit ${ended.code}: ${lastOf('first.out').slice(0, 100)}`)
+          const how = await restoredAs(repo, 'raced', place)
+          if (how !== 'right' || ended.code === 0)
+            violated(
+              '1: acknowledged snapshots restore',
+              inits,
+              `both exit ${ended.code}, and what was backed up after one of them is ${how} when restored`,
+              'vykar init',
+              how !== 'wrong' ? 'second-init-replaces' : '',
+            )
+          await $`rm -rf raced cache-b cache-c`
+        }
         // strace stops maintenance when it first looks for locks: it has opened the repository, and does not hold it yet.
         for (const [verb, words] of Object.entries({
           compact: excluded.compact,

@@ -258,6 +258,18 @@ EOF
               'vykar backup; vykar restore',
             )
         }
+        if (name === 'dump that works' && met.code === 0) {
+          await $`rm -rf tree && mkdir tree && (umask 077; vykar --config config.yaml restore -R ${repo} $(<dumped.id) tree > restore.out) && find tree -mindepth 1 -perm /077 -printf '%m %P\n' > open.list`
+          const [first] = read('open.list').split('\n')
+          if (first)
+            violated(
+              'what is private stays private',
+              name,
+              `restored with umask 077 a dump has mode ${first}`,
+              'umask 077; vykar restore',
+              'restored-dump-readable',
+            )
+        }
         await $`test ! -e child.pid || kill $(<child.pid) 2> /dev/null || true; rm -f child.pid`
         if (is === 'nothing' && !/WARN .*empty output/.test(read('met.out')))
           violated('what is odd is said', name, 'a dump of no byte, and not a word of it', 'vykar backup')

@@ -180,9 +180,11 @@ export async function afterwards(
     if (first)
       violated('1: acknowledged snapshots restore', round, `list does not show ${first}`, 'vykar list', finding)
   }
-  // What was to go and is still listed is whole.
+  // What was to go and is still listed is whole, where there is a witness of it.
   for (const id of known.filter((one) => !ids.includes(one))) {
-    const shown = await $({ expect: [0, 1] })`grep -q "^ *$(<${{ raw: id }}.id) " after.list`
+    const shown = await $({
+      expect: [0, 1],
+    })`test -s ${id}.id && test -e ${id}.sha256 && grep -q "^ *$(<${{ raw: id }}.id) " after.list`
     const still = shown.code ? 'right' : await restoredAs(repo, id, there)
     if (still !== 'right')
       tell(

@@ -175,6 +175,24 @@ await scenario(import.meta, spec, async (run) => {
         await server.end('TERM')
       }
 
+      if (chosen('files of the server')) {
+        await $`rm -rf data && mkdir data`
+        const server = await start('open-server', '--data-dir data')
+        await $`rm -rf cache lost && ${second} vykar --config lost.yaml init -R ${repo} > open.out && ${second} vykar --config lost.yaml backup -R ${repo} > open.out`
+        await $`find data -type f -perm /044 -printf '%m %P\n' > open.list; find data -type f -printf x | wc -c > open.files`
+        if (Number(read('open.files'))) fired++
+        const [first] = read('open.list').split('\n')
+        if (first)
+          violated(
+            'what is private stays private',
+            'files of the server',
+            `vykar-server writes files that every user of its machine can read: ${first}`,
+            'vykar-server --data-dir data',
+            'server-files-readable',
+          )
+        await server.end('TERM')
+      }
+
       const hostile = 'a client that has the token of an append-only server'
       if (chosen(hostile)) {
         await $`rm -rf data && cp -a "$FILES_REST" data`

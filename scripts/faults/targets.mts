@@ -1,6 +1,7 @@
 #!/usr/bin/env -S npx tsx
-// Targets of a restore: a directory that is not empty, planted symlinks, a directory that becomes one, a private file, a path too long for the target, a user who may not set owners, a
-// file system that holds no owners, links or modes, and a directory that cannot be written.
+// Targets of a restore: a directory that is not empty, planted symlinks, a directory that becomes one, a private file, a path too long for
+// the target, a user who may not set owners, a file system that holds no owners, links or modes, a directory that cannot be written; and
+// of a `delete`: what is no repository of vykar.
 // Passes when what cannot be restored is said with an exit code, everything else is there, and nothing outside of the target is written.
 import { background } from '#lib/background.mts'
 import { which } from '#lib/host.mts'
@@ -224,6 +225,25 @@ await scenario(import.meta, spec, async (run) => {
         if (ro === 0)
           violated('exit 0 means complete', 'read-only', 'exit 0 on a read-only file system', 'vykar restore')
         await $`umount ro`
+      }
+
+      const alien = 'delete of what is no repository of vykar'
+      if (chosen(alien)) {
+        // Laid out as restic's: names that vykar's own have too.
+        await $`mkdir -p alien/keys alien/snapshots alien/data/ab alien/index && for f in config keys/0123 snapshots/4567 data/ab/89ab index/cdef; do echo somebody\'s > alien/$f; done && find alien -type f | sort > alien.had`
+        const done = await $({
+          expect: 'any',
+        })`${at(repo, '$PWD/alien')} vykar --config lost.yaml delete -R ${repo} --yes-delete-this-repo > alien.out 2>&1`
+        await $`find alien -type f | sort | comm -23 alien.had - > alien.gone`
+        fact(alien, `exit ${done.code}: ${lastOf('alien.out').slice(0, 100)}`)
+        if (read('alien.gone'))
+          violated(
+            'nothing of somebody is deleted',
+            alien,
+            `delete (exit ${done.code}) removed ${read('alien.gone').split('\n').join(', ')} of a directory that no vykar command can open`,
+            'vykar delete --yes-delete-this-repo',
+            'delete-takes-other-repositories',
+          )
       }
 
       step('afterwards')

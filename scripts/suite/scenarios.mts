@@ -134,6 +134,7 @@ export const profiles: Record<string, Fixed[]> = {
     ['faults/server', 10],
     ['faults/concurrency', 15],
     ['faults/hooks', 10],
+    ['faults/cycle', 5],
     ['faults/churn', 10],
     ['faults/clock', 10],
     ['faults/limits', 15, [], quick],

@@ -110,11 +110,21 @@ describe('faults', { skip, concurrency: 2 }, () => {
     ],
     ['restore-readable-meanwhile', 'targets'],
     ['output-unwritable-aborts', 'disk-full', '--round', 'output of backup'],
+    ['cycle-skips-missing', 'cycle', '--round', 'repositories that are missing'],
+    ['partial-backup-displaces', 'cycle', '--round', 'a source that cannot be read'],
+    ['future-snapshots-displace', 'cycle', '--round', 'snapshots from the future'],
+    ['fifo-blocks-backup', 'churn', '--round', 'a file that becomes a FIFO before it is opened'],
+    ['parent-of-another-disk', 'churn', '--round', 'another disk with a file of the same path, size and time'],
+    ['delete-takes-other-repositories', 'targets', '--round', 'delete of what is no repository of vykar'],
+    ['second-init-replaces', 'concurrency', '--repo', 'local', '--round', 'two inits at once'],
+    ['restored-dump-readable', 'hooks', '--round', 'dump that works'],
+    ['server-files-readable', 'server', '--repo', 'rest', '--round', 'files of the server'],
     ['coarse-times-hide-change', 'churn', '--round', 'two writes within one tick of the clock'],
     ['repair-deletes-on-read-error', 'network', '--repo', 'rest', '--round', 'repair: 503 for every pack'],
   ] as const)
     test(`${finding} is seen`, async () => {
-      const where = [...managed(options), '--vykar', real!, '--services', 'managed', '--corpus-mib', '12']
+      const size = family === 'hooks' ? [] : ['--corpus-mib', '12']
+      const where = [...managed(options), '--vykar', real!, '--services', 'managed', ...size]
       const ended = await run(served(), `faults/${family}`, [...where, ...options])
       assert.equal(ended.code, 0, ended.stdout + ended.stderr)
       assert.match(ended.last, new RegExp(`known findings?: .*${finding}`))
@@ -136,6 +146,7 @@ describe('faults', { skip, concurrency: 2 }, () => {
     ['clock', /three years/, '--snapshots', '12'],
     ['targets', /not empty/],
     ['hooks', /a backup that works/],
+    ['cycle', /all is well/],
     ['versions', /turn 1: old/, '--repo', 'local', '--baseline', real!],
   ] as const)
     test(`${family}: Ctrl-C leaves nothing`, async () => {
@@ -266,6 +277,7 @@ describe('faults', { skip, concurrency: 2 }, () => {
       '--round',
       'keep_last 7',
     ],
+    ['cycle', 'cycle-exits-0', /exit 0 although a pack is missing/, '--round', 'a pack that is missing'],
     ['clock', 'prune-miscounts', /is not what prune said/, '--snapshots', '12', '--round', 'keep_last 7'],
     ['churn', 'restore-pads', /is none of its states/, '--rounds', '1', '--round', 'replaced 0'],
     ['hooks', 'restore-flips-byte', /the snapshot is wrong when it is restored/, '--round', 'before leaves a child'],

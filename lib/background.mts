@@ -5,7 +5,8 @@ import { join } from 'node:path'
 import { sleep } from 'zx'
 import { lastLine } from './ask.mts'
 import { end, type Process, signal, startTime } from './process.mts'
-import { alive, CommandFailed, type CommandRecord, notFull, read, scope, seconds, slurp, step, tag } from './sh.mts'
+import { type CommandRecord, scope } from './scope.mts'
+import { alive, CommandFailed, notFull, read, scaled, seconds, slurp, step, tag } from './sh.mts'
 import { Blocked } from './verdict.mts'
 
 /** A line that runs meanwhile: its pid in NAME.pid, what it prints in NAME.out. */
@@ -74,7 +75,7 @@ export const background = (name: string, options: { limit?: string; service?: bo
     const pid = Number(read(`${name}.pid`))
     const target: Process = { pid, start: startTime(pid) ?? '', command: line }
     const running = () => target.start !== '' && startTime(pid) === target.start
-    const limit = seconds(options.limit ?? '1h') * run.common['time-scale'] * 1000
+    const limit = scaled(options.limit ?? '1h', run.common['time-scale']) * 1000
     const clock = options.service ? undefined : setTimeout(() => signal(target, 'SIGKILL'), limit)
     clock?.unref()
     child.unref()

@@ -47,7 +47,7 @@ export const commonOptions = {
   vykar: { kind: 'path', help: 'the vykar to test; default the one on PATH' },
   seed: { kind: 'number', help: 'all random choices derive from it', default: 1 },
   keep: { kind: 'flag', help: 'leave repository and working directory also on PASS' },
-  'time-scale': { kind: 'number', help: 'multiply every time limit', default: 1, above: true },
+  'time-scale': { kind: 'number', help: 'multiply every time limit; none is cut below 5 s', default: 1, above: true },
   'strict-gaps': { kind: 'flag', help: 'a known gap that no longer shows is a FAIL' },
   require: { kind: 'list', help: 'tools or repositories whose lack is a FAIL, not a skip; `all` for all' },
   'rest-data-dir': { kind: 'dir', help: 'data directory of an external REST server, which may be emptied' },

@@ -298,7 +298,7 @@ export async function leakedSecrets(report: RunReport, logs: string, secrets: Re
   const sought = [...secrets].filter((secret) => secret.length >= 6)
   if (!sought.length) return []
   const found = await ask(['grep', '-rlF', '-f', '-', logs], { input: `${sought.join('\n')}\n`, seconds: 3600 })
-  if (found.code > 1) return [`all that could not be searched: grep exits ${found.code}`]
-  const masked = JSON.stringify(report) !== JSON.stringify(withoutSecrets(report, new Set(sought)))
-  return [...found.stdout.split('\n').filter(Boolean), ...(masked ? ['the report, where it is masked'] : [])]
+  const masked = JSON.stringify(report) === JSON.stringify(withoutSecrets(report, new Set(sought))) ? '' : 'the report'
+  const unread = found.code > 1 ? `what grep cannot search (exit ${found.code})` : ''
+  return [...found.stdout.split('\n'), masked, unread].filter(Boolean)
 }

@@ -284,10 +284,8 @@ export class Run {
     await Promise.all(this.running)
     const verdict = await this.conclude(ended).finally(leaveGroup)
     this.report.seconds = (performance.now() - start) / 1000
-    this.report.harness = {
-      seconds: ownSeconds(this.report, this.report.seconds),
-      peakKiB: process.resourceUsage().maxRSS,
-    }
+    const peakKiB = process.resourceUsage().maxRSS
+    this.report.harness = { seconds: ownSeconds(this.report, this.report.seconds), peakKiB }
     this.state?.done()
     await release()
     if (ended instanceof UsageError && ![...this.report.rows, ...this.report.leftBehind].length && !this.common.keep) {

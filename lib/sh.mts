@@ -45,6 +45,8 @@ export function seconds(duration: string): number {
   if (!unit) throw new UsageError(`${duration}: not a duration such as 90s, 5m or 2h`)
   return Number(count) * { ms: 0.001, s: 1, m: 60, h: 3600 }[unit as 'ms']!
 }
+/** A limit in seconds as --time-scale makes it: not below 5 s, which a busy machine takes for anything. */
+export const scaled = (limit: string, by: number) => Math.max(seconds(limit) * by, Math.min(seconds(limit), 5))
 
 /** A finished command. In a dry run nothing was printed, with exit 0. */
 export interface Output {
@@ -128,8 +130,7 @@ export async function execute(line: string, options: CommandOptions = {}, listed
   const current = s.steps.at(-1) ?? step('begin')
   current.commands.push(record)
   const base = `${current.log.replace(/\.log$/, '')}.${++serial}`
-  const asked = seconds(options.limit ?? '10m')
-  const limit = Math.max(asked * run.common['time-scale'], Math.min(asked, 5)) // on a machine under load all takes a second
+  const limit = scaled(options.limit ?? '10m', run.common['time-scale'])
   const time = gnuTime ? ['/usr/bin/time', '-q', '-f', '%U %S %M %I %O', '-o', `${base}.time`] : []
   const start = performance.now()
   // detached: the command gets a session of its own, so that Ctrl-C reaches this program alone and it decides.

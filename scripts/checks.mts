@@ -7,6 +7,7 @@ import { lastLine } from '#lib/ask.mts'
 import { expand, localDir, suiteHost } from '#lib/config.mts'
 import { gapsOf } from '#lib/gaps.mts'
 import { isOurRepository, rememberRepository } from '#lib/ours.mts'
+import { skipOrFail } from '#lib/prepare.mts'
 import { $, check, look, note, read, rowScope, scope } from '#lib/sh.mts'
 import { quote } from '#lib/transcript.mts'
 import { Mismatch, Refused, Skipped } from '#lib/verdict.mts'
@@ -62,7 +63,12 @@ export async function mayDelete(list: string, objects?: string): Promise<void> {
           .find((line) => /\w/.test(line))
       if (stranger) refuse(`there is no repository, but it holds ${stranger}`)
       const { managed, objects: seen } = run.endpoint(repo)
-      if (!seen && !managed && !localDir(url)) refuse('what else lies there cannot be listed: rclone is missing')
+      if (!seen && !managed && /^s(3|ftp)/.test(url) && !run.common['wipe-repo'].includes(repo))
+        throw skipOrFail(
+          `rclone is missing: apt-get install -y rclone: what lies at ${url} cannot be told`,
+          ['rclone', repo],
+          run.common.require,
+        )
       return
     }
     let foreign: Snapshot | undefined
@@ -352,8 +358,9 @@ export function packBytes(): number {
   const seen = new Map<number, number>()
   for (const entry of readdirSync(packs, { withFileTypes: true, recursive: true })) {
     // What is half written is no pack, and may be gone the next moment.
-    if (!entry.isFile() || /__XLDIR__|\/\.tmp/.test(join(entry.parentPath, entry.name))) continue
-    const stat = statSync(join(entry.parentPath, entry.name), { throwIfNoEntry: false })
+    const path = join(entry.parentPath, entry.name)
+    if (!entry.isFile() || /__XLDIR__|\/\.tmp/.test(path.slice(packs.length))) continue
+    const stat = statSync(path, { throwIfNoEntry: false })
     if (stat) seen.set(stat.ino, stat.size)
   }
   return [...seen.values()].reduce((sum, size) => sum + size, 0)

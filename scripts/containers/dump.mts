@@ -101,7 +101,7 @@ sources:
     await $`in-db psql -X -q -v ON_ERROR_STOP=1 -d vykar_pg_test -c "DROP TABLE IF EXISTS second; CREATE TABLE second AS SELECT 'vykar-e2e second' AS word"`
     await $`sed 's/pg_dump/& -t second/' config.yaml > second.yaml`
     await secondBackup(repo, 'vykar-dumps/shop.dump')
-    await $`in-fresh pg_restore -f - < restored-second/vykar-dumps/shop.dump | grep -q 'vykar-e2e second' && rm -r restored-second`
+    await $`in-fresh pg_restore -f - < restored-second/vykar-dumps/shop.dump > second.sql && grep -q 'vykar-e2e second' second.sql && rm -r restored-second`
     await $`in-db psql -X -q -v ON_ERROR_STOP=1 -d vykar_pg_test -c 'DROP TABLE second'`
 
     step('retire')

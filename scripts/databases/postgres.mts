@@ -230,7 +230,7 @@ EOF`
         await $`sed 's/pg_dump/& -t second/' config.yaml > second.yaml`
         if (variant === 'hooks') await $`mkdir dumps`
         await secondBackup(repo, path)
-        await $`in-db pg_restore -f - < restored-second/${path} | grep -q 'vykar-e2e second' && rm -r restored-second`
+        await $`in-db pg_restore -f - < restored-second/${path} > second.sql && grep -q 'vykar-e2e second' second.sql && rm -r restored-second`
         await $`in-db psql -X -q -v ON_ERROR_STOP=1 -d ${source} -c 'DROP TABLE second'`
 
         step('retire')

@@ -331,6 +331,7 @@ await scenario(import.meta, spec, async (run) => {
           const name = `${verb} that is late to lock`
           if (!chosen(name)) continue
           await $`rm -rf cache-b meanwhile && cp -a source meanwhile && head -c 3M /dev/urandom > meanwhile/own && sed 's|path: source|path: meanwhile|; s|label: faults|label: meanwhile|; s|^cache_dir: .*|cache_dir: cache-b|' config.yaml > meanwhile.yaml && ${{ raw: extra(repo) }}`
+          await witness('source', 'extra')
           await $`mkdir -p ${files}/locks && rm -f calls`
           const late = await background(
             'late',

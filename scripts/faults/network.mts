@@ -109,6 +109,7 @@ await scenario(import.meta, spec, async (run) => {
         await $`head -c 12M /dev/urandom > source/fresh && rm -rf hits met-tree && mkdir met-tree`
         if (verb === 'delete' || verb === 'compact') {
           await $`vykar --config config.yaml backup -R ${repo} > extra.out && sed -n 's/^Snapshot created: //p' extra.out > extra.id`
+          await witness('source', 'extra')
           if (verb === 'compact') await $`vykar --config config.yaml snapshot delete -R ${repo} $(<extra.id)`
         }
         const proxy = await background(

@@ -180,14 +180,14 @@ describe('nothing is taken for ours that is not', { skip, concurrency: 2 }, () =
       /^lib\/run\.mts:.*record = \{ command: `rm -rf/, // what removeOurs did, as the transcript has it
       /^lib\/environment\.mts:.*rm -r probe`/, // made three lines above
       /^scripts\/checks\.mts:.*find \$\{files\} -(mindepth 1 -delete|depth -type d -empty -delete)/, // --rest-data-dir, empty directories
-      /^scripts\/checks\.mts:.*find \$\{\{ raw: `"\$\$\{seen\}"` \}\} -name '\.tmp\*' .* -print -delete/, // of a repository that mayDelete let through
+      /^scripts\/checks\.mts:.*find \$\{\{ raw: `"\$\$\{seen\}"` \}\} -ignore_readdir_race -name '\.tmp\*' .* -print -delete/, // of a repository that mayDelete let through
       /^lib\/process\.mts:.*rmdirSync\(groupOf\(runId\)\)/, // a control group, which is no directory
       /^scripts\/stress\.mts:.*rmSync\(join\(outer\.run\.dirs\.logs, file\)\)/, // records of earlier steps
       /^scripts\/stress\.mts:.*(find \$\{source\} .* -delete|xargs -0 -r rm -rf\))/, // in the client's copy of the tree
       /^scripts\/suite\/pack\.mts:.*rmSync\(out\)/, // the archive that was just written and holds a secret
       /^scripts\/benchmarks\/measure\.mts:.*rm -rf (\$\{name\} \$\{seen|"\$FILES_SFTP"\/\$\{name\})/, // a tool's repository, of a marked run
       /^scripts\/faults\/(corruption|disk-full)\.mts:.*rm -rf (lost;|small\/filler small\/many && sync -f small`)/, // in the row's directory
-      /^scripts\/faults\/churn\.mts:.*rm -rf (cache; |source && mv moved source)/, // in the row's directory
+      /^scripts\/faults\/churn\.mts:.*rm -rf (cache; |source && mv moved source|one\.img )/, // in the row's directory
       /^scripts\/backends\/shapes\.mts:.*rm -rf? (cache|source|restored-way-\$)/, // in the row's directory
       /^data-gen\/awkward\.mts:.*fs\.rmdirSync\(made\)/, // made for the socket, and empty
       /^data-gen\/(corpus|change)\.mts:.*fs\.rm(Sync\(path|Sync\(join\(gone, name\)|dirSync\(gone)\)/, // a file of a tree that was made to be changed

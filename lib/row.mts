@@ -79,12 +79,12 @@ async function reasonOf(run: Run, error: unknown, scope: Scope): Promise<unknown
 export async function sourceChanged(run: Run): Promise<{ text: string; named: boolean } | undefined> {
   for (const [n, { path, named }] of run.watched.entries()) {
     const [was, is] = [`source-${n}`, `after-${n}`].map((name) => quote(join(run.dirs.work, name)))
-    const line = `find ${quote(path)} ${witnessFormat} | LC_ALL=C sort -z > ${is}
+    // What cannot be read any more has changed at its top.
+    const line = `find ${quote(path)} ${witnessFormat} | LC_ALL=C sort -z > ${is} || { printf '/. /d '; exit; }
 LC_ALL=C comm -z3 ${was} ${is} | head -z -n 1 | tr -d '\\t\\0'`
-    const { code, stdout } = await execute(line, { limit: '30m', expect: 'any' }, false)
+    const { stdout } = await execute(line, { limit: '30m', expect: 'any' }, false)
     const entry = /^\/(.*) \/[a-z] /s.exec(stdout)?.[1]
     if (entry !== undefined) return { named, text: `the source changed while it was tested: ${join(path, entry)}` }
-    if (code !== 0) return { named, text: `the source changed while it was tested: ${path} cannot be read any more` }
   }
   return undefined
 }

@@ -105,7 +105,10 @@ const caught: Record<string, Expected> = {
     /one bit: check --verify-data saw no error|damage: vykar exited 0 but warned: Error: check found/,
   ],
   'check-blind': ['FAIL', /missing pack: check saw no error/],
-  'restore-blind': ['FAIL', /restore exited 0 with wrong data|damage: vykar exited 0 but warned: Error: (chunk|pack|short read)/],
+  'restore-blind': [
+    'FAIL',
+    /restore exited 0 with wrong data|damage: vykar exited 0 but warned: Error: (chunk|pack|short read)/,
+  ],
   'reclaim-drops': ['FAIL', /reclaim: exit 1: /],
   'compact-keeps-pack': ['FAIL', /compact said it freed|1 packs are left/],
   'check-exits-0': [

@@ -109,7 +109,7 @@ function deed(walk: Walk, action: Action, serial: string): Deed {
         walk.restored.add(target!)
       },
     })
-  if (kind === 'list') return vykar(`list -R ${repo} --last 5`, '10m')
+  if (kind === 'list') return vykar(`list -R ${repo} --last 3`, '10m')
   if (kind === 'delete')
     return vykar(`snapshot delete -R ${repo} $(<../model/${target}.id)`, '30m', {
       before: () => proven(walk, client, [target!]),
@@ -204,10 +204,10 @@ async function alone(walk: Walk, action: Action, serial: string): Promise<void> 
   if (kind === 'list') await newest(walk)
 }
 
-/** `list --last 5`, when nothing else is under way: the newest snapshots, of which those of one step may come in any order. */
+/** `list --last 3`, when nothing else is under way: the newest snapshots, of which those of one step may come in any order. */
 async function newest({ model }: Walk): Promise<void> {
   const stepOf = (kept: Kept | undefined) => Number(kept?.serial.split('.')[0] ?? 0)
-  const least = Math.min(5, model.length)
+  const least = Math.min(3, model.length)
   const bound = stepOf(model.at(-least))
   const ids = (some: readonly Kept[]) =>
     `<(${some.length ? `cat ${some.map((kept) => `../model/${kept.serial}.id`).join(' ')}` : ':'})`
@@ -219,7 +219,7 @@ async function newest({ model }: Walk): Promise<void> {
       [...shown].find((id) => !may.some((kept) => kept.id === id)) ?? must.find(({ id }) => !shown.has(id))?.id
     if (wrong || shown.size !== least)
       throw new Mismatch(
-        `list --last 5 shows ${shown.size} of ${model.length} snapshots${wrong ? `, and ${wrong} is of the wrong ones` : ''}`,
+        `list --last 3 shows ${shown.size} of ${model.length} snapshots${wrong ? `, and ${wrong} is of the wrong ones` : ''}`,
       )
   })
 }

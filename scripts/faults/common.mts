@@ -98,6 +98,10 @@ repositories:
   return ids
 }
 
+/** One more snapshot of a source that has grown, which may go: bash that leaves its id in extra.id. */
+export const more = (repo: string): string =>
+  `head -c 2M /dev/urandom > source/extra && vykar --config config.yaml backup -R ${repo} > extra.out && sed -n 's/^Snapshot created: //p' extra.out > extra.id`
+
 /**
  * What a fault must have led to.
  * @param verb what ran into it; it printed into met.out

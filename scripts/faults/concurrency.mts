@@ -1,31 +1,20 @@
 #!/usr/bin/env -S npx tsx
-// Concurrency: several clients on one repository, maintenance while a backup, a restore or a check goes on, a holder of the lock that is stopped, and
-// locks and sessions of other hosts: live, stale, malformed, with clocks ahead and behind.
+// Concurrency: several clients on one repository, maintenance while a backup, a restore or a check goes on, and locks and sessions of
+// other hosts: live, stale, malformed, with clocks ahead and behind.
 // Passes when what must exclude each other does (proven by time stamps: the refused command began and ended while the other was at work), what
 // may go on together succeeds, whatever is stale is cleared, and every acknowledged snapshot is still restored to what it was.
 import { background } from '#lib/background.mts'
-import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, type Output, read } from '#lib/sh.mts'
-import { Skipped } from '#lib/verdict.mts'
 import { ownServer, standardNeeds } from '#scripts/checks.mts'
 import { contents, serverWants } from '#scripts/common.mts'
-import { acknowledged, conclude, faultOptions, held, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
-import {
-  afterwards,
-  allThere,
-  at,
-  clearOthers,
-  lastOf,
-  restoredAs,
-  violated,
-  witness,
-} from '#scripts/faults/oracle.mts'
+import { acknowledged, conclude, faultOptions, more, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
+import { afterwards, allThere, at, clearOthers, lastOf, violated, witness } from '#scripts/faults/oracle.mts'
 import { servers } from '#scripts/servers.mts'
 
 const spec = {
   needs: standardNeeds,
-  wants: [...serverWants, 'strace'],
+  wants: serverWants,
   repos: ['local', 'rest'],
   options: faultOptions,
 } as const
@@ -56,7 +45,7 @@ await scenario(import.meta, spec, async (run) => {
       for (const [other, words] of Object.entries(going)) {
         const what = `${other} during ${name}`
         if (!chosen(what)) continue
-        await $`rm -rf tree slow-tree stop && mkdir tree slow-tree && ${{ raw: extra(repo) }}`
+        await $`rm -rf tree slow-tree stop && mkdir tree slow-tree && ${{ raw: more(repo) }}`
         await witness('source', 'extra')
         await $`{ sed '/^sources:/,/^[a-z]/{/^sources:/d; /^ /d}' config.yaml; printf 'retention:\n  keep_last: 1\nsources:\n  - label: slow\n    command_dumps:\n      - {name: slow, command: "touch started; until test -e stop; do sleep 0.05; done; echo end"}\n'; } > slow.yaml`
         await $`{ cat config.yaml; printf 'retention:\n  keep_last: 9\n'; } > other.yaml && rm -f started`
@@ -167,7 +156,7 @@ await scenario(import.meta, spec, async (run) => {
       }
 
       if (chosen('four compacts at once')) {
-        await $`${{ raw: extra(repo) }} && vykar --config config.yaml snapshot delete -R ${repo} $(<extra.id)`
+        await $`${{ raw: more(repo) }} && vykar --config config.yaml snapshot delete -R ${repo} $(<extra.id)`
         await $({
           limit: '5m',
         })`pids=; for n in 1 2 3 4; do (date +%s%N > compact-$n.begun; rc=0; vykar --config config.yaml compact -R ${repo} --threshold 0 > compact-$n.out 2>&1 || rc=$?; echo $rc > compact-$n.rc; date +%s%N > compact-$n.ended) & pids="$pids $!"; done; wait $pids`
@@ -290,163 +279,5 @@ await scenario(import.meta, spec, async (run) => {
       await $`rm -rf source corpus tree`
       await conclude(fired, tried.length)
     })
-    fired = tried.length = 0
-
-    if (repo === 'local')
-      await row({ repo, variant: 'late' }, async () => {
-        if (!run.dry && !which('strace')) throw new Skipped('strace is missing: apt-get install -y strace')
-        const ids = await acknowledged(repo, 1, Math.min(mib, 8))
-        const inits = 'two inits at once'
-        if (chosen(inits)) {
-          // The first is stopped when it looks whether there is a repository already.
-          const place = at(repo, '$PWD/raced')
-          await $`rm -rf raced cache-b calls && sed 's|^cache_dir: .*|cache_dir: cache-b|' config.yaml > raced.yaml && sed 's|^cache_dir: .*|cache_dir: cache-c|' config.yaml > second.yaml`
-          const first = await background(
-            'first',
-          )`env ${place} strace -f -qq -o calls -P "$PWD"/raced/config -e trace=statx -e inject=statx:signal=SIGSTOP:when=1 vykar --config raced.yaml init -R ${repo}`
-          const stopped = await held('first', first)
-          await $`${place} vykar --config second.yaml init -R ${repo} > init.out 2>&1 && ${place} vykar --config second.yaml backup -R ${repo} > raced.out && sed -n 's/^Snapshot created: //p' raced.out > raced.id; kill -CONT $(<traced.pid) 2> /dev/null || true`
-          await witness('source', 'raced')
-          const ended = await first.done([0, 1])
-          if (stopped) fired++
-          fact(inits, `the late one: exit ${ended.code}: ${lastOf('first.out').slice(0, 100)}`)
-          const how = await restoredAs(repo, 'raced', place)
-          if (how !== 'right' || ended.code === 0)
-            violated(
-              '1: acknowledged snapshots restore',
-              inits,
-              `both exit ${ended.code}, and what was backed up after one of them is ${how} when restored`,
-              'vykar init',
-              how !== 'wrong' ? 'second-init-replaces' : '',
-            )
-          await $`rm -rf raced cache-b cache-c`
-        }
-        // strace stops maintenance when it first looks for locks: it has opened the repository, and does not hold it yet.
-        for (const [verb, words] of Object.entries({
-          compact: excluded.compact,
-          'snapshot delete': excluded['snapshot delete'],
-          'check --repair': excluded['check --repair'],
-        })) {
-          // biome-ignore format: one line
-          const name = `${verb} that is late to lock`
-          if (!chosen(name)) continue
-          await $`rm -rf cache-b meanwhile && cp -a source meanwhile && head -c 3M /dev/urandom > meanwhile/own && sed 's|path: source|path: meanwhile|; s|label: faults|label: meanwhile|; s|^cache_dir: .*|cache_dir: cache-b|' config.yaml > meanwhile.yaml && ${{ raw: extra(repo) }}`
-          await witness('source', 'extra')
-          await $`mkdir -p ${files}/locks && rm -f calls`
-          const late = await background(
-            'late',
-          )`strace -f -qq -o calls -P ${files}/locks/ -e trace=openat -e inject=openat:signal=SIGSTOP:when=1 vykar --config config.yaml ${{ raw: words }}`
-          await held('late', late)
-          await witness('meanwhile', 'meanwhile')
-          const made = await vykar(`backup -R ${repo}`, 'meanwhile.yaml')
-          await $`sed -n 's/^Snapshot created: //p' met.out > meanwhile.id; kill -CONT $(<traced.pid) 2> /dev/null || true`
-          const working = late.running()
-          const ended = await late.done([0, 1])
-          if (working && made.code === 0) fired++
-          fact(name, `a backup meanwhile: exit ${made.code}; it goes on: exit ${ended.code}`)
-          const there = made.code === 0 ? [...ids, 'meanwhile'] : ids
-          await afterwards(repo, there, name, undefined, here, [...there, 'extra'], 'maintenance-reads-index-unlocked')
-          await clearOthers(repo, ids)
-        }
-        await $`rm -rf source corpus meanwhile`
-        await conclude(fired, tried.length)
-      })
-    fired = tried.length = 0
-
-    await row({ repo, variant: 'stopped' }, async () => {
-      if (repo !== 'local') ownServer()
-      const ids = await acknowledged(repo, 2, Math.min(mib, 8))
-      /** Who is stopped (a suspended laptop), at which moment of its work, and what comes before. */
-      const stopped: [name: string, words: string, before: string, moment: string, under?: string][] = [
-        [
-          'a backup that is stopped while it uploads',
-          `backup -R ${repo}`,
-          'true',
-          '(($(find FILES/packs -type f | wc -l) > $(<packs.before) + 2))',
-        ],
-        [
-          'a backup that is stopped while it commits',
-          `backup -R ${repo}`,
-          'true',
-          '{ (($(find FILES/packs -type f | wc -l) > $(<packs.before) + 2)) && test -n "$(find FILES/locks -name "0*.json")"; }',
-        ],
-        // Every pack holds files that are gone and files that are not: there is much to repack.
-        [
-          'a compact that is stopped while it repacks',
-          `compact -R ${repo} --threshold 0`,
-          `for n in $(seq 80); do head -c 150K /dev/urandom > source/keep-$n; head -c 150K /dev/urandom > source/drop-$n; done; ${extra(repo)} && rm source/drop-* && vykar --config config.yaml backup -R ${repo} > kept.out && vykar --config config.yaml snapshot delete -R ${repo} $(<extra.id)`,
-          'test -n "$(find FILES/packs -type f -newer packs.before)"',
-        ],
-        // strace holds the rename that puts the new index in its place, and is stopped itself meanwhile.
-        [
-          'a backup that is stopped before it writes the index',
-          `backup -R ${repo}`,
-          'true',
-          '{ test -n "$(find FILES -maxdepth 1 -name ".tmp*")" && test -n "$(find FILES/locks -name "0*.json")"; }',
-          `strace -f -qq -o calls -P ${files.raw}/index -e trace=rename,renameat -e inject=rename,renameat:delay_enter=3000000 `,
-        ],
-      ]
-      for (const [name, words, before, moment, under = ''] of stopped) {
-        if (under && (repo !== 'local' || (!run.dry && !which('strace')))) continue
-        if (!chosen(name)) continue
-        await $`rm -rf cache-b meanwhile source/fresh && cp -a source meanwhile && head -c 96M /dev/urandom > source/fresh && head -c 3M /dev/urandom > meanwhile/own && sed 's|path: source|path: meanwhile|; s|label: faults|label: meanwhile|; s|^cache_dir: .*|cache_dir: cache-b|' config.yaml > meanwhile.yaml`
-        await $`${{ raw: before }}; sleep 0.01; find ${files}/packs -type f | wc -l > packs.before`
-        await witness('source', 'going')
-        const going = await background('going')`${{ raw: under }}vykar --config config.yaml ${{ raw: words }}`
-        await $({
-          limit: '60s',
-        })`until ${{ raw: moment.replaceAll('FILES', files.raw) }} || ! kill -0 $(<going.pid) 2> /dev/null; do :; done; kill -STOP $(<going.pid) 2> /dev/null || true`
-        const working = going.running()
-        // Nobody waits for hours here: the lock and the session of the one that is stopped are made older, and another host's.
-        await $`t=$(date -d '7 hours ago' +%s); at=$(date -u -d @$t +%Y-%m-%dT%H:%M:%S.000000000+00:00); old="s/(\"(time|registered_at|last_refresh)\": *)\"[^\"]*\"/\\1\"$at\"/g; s/(\"hostname\": *)\"[^\"]*\"/\\1\"elsewhere\"/; s/(\"boot_id\": *)\"[^\"]*\"/\\1\"other\"/"; for f in $(find ${files}/sessions -name '*.json'); do sed -i -E "$old" $f; done; for f in $(find ${files}/locks -name '0*.json'); do sed -E "$old" $f > ${files}/locks/$(printf %014d $t)000000-\${f##*-} && rm $f; done; find ${files}/locks ${files}/sessions -type f > held.list`
-        // Another client makes a backup and reclaims what it takes for garbage.
-        const made = await vykar(`backup -R ${repo}`, 'meanwhile.yaml')
-        await $`sed -n 's/^Snapshot created: //p' met.out > meanwhile.id`
-        const reclaimed = await vykar(`compact -R ${repo} --threshold 0`, 'meanwhile.yaml')
-        await $`kill -CONT $(<going.pid) 2> /dev/null || true`
-        const ended = await going.done([0, 1])
-        if (working && reclaimed.code === 0) fired++
-        fact(
-          name,
-          `${working ? '' : 'had ended; '}backup meanwhile: exit ${made.code}, compact meanwhile: exit ${reclaimed.code}${reclaimed.code ? ` (${lastOf('met.out').slice(0, 60)})` : ''}; it goes on: exit ${ended.code}${ended.code ? ` (${lastOf('going.out').slice(0, 80)})` : ''}`,
-        )
-        if (made.code)
-          violated('whatever is stale is cleared', name, `a backup meanwhile exits ${made.code}`, 'vykar backup')
-        if (reclaimed.code)
-          violated('whatever is stale is cleared', name, `compact meanwhile exits ${reclaimed.code}`, 'vykar compact')
-        const there = [...ids]
-        await witness('meanwhile', 'meanwhile')
-        if (made.code === 0) there.push('meanwhile')
-        if (ended.code === 0 && words.startsWith('backup')) {
-          await $`sed -n 's/^Snapshot created: //p' going.out > going.id`
-          there.push('going')
-        }
-        // On a server the same moment is met by chance, while a backup commits.
-        const late = /commits|index/.test(name) ? 'stopped-backup-destroys' : ''
-        const known = words.startsWith('compact') ? 'stopped-compact-destroys' : late
-        if (words.startsWith('compact')) {
-          await $`sed -n 's/^Snapshot created: //p' kept.out > kept.id && cp going.sha256 kept.sha256 && cp going.tree kept.tree`
-          there.push('kept')
-        }
-        await afterwards(
-          repo,
-          there,
-          name,
-          undefined,
-          here,
-          [...new Set([...there, 'ack-1', 'ack-2'])],
-          known,
-          known !== '',
-        )
-        await clearOthers(repo, ids)
-      }
-      await $`rm -rf source corpus meanwhile`
-      await conclude(fired, tried.length)
-    })
   }
 })
-
-/** One more snapshot, which may go: bash that leaves its id in extra.id. */
-function extra(repo: string): string {
-  return `head -c 2M /dev/urandom > source/extra && vykar --config config.yaml backup -R ${repo} > extra.out && sed -n 's/^Snapshot created: //p' extra.out > extra.id`
-}

@@ -133,6 +133,7 @@ export const profiles: Record<string, Fixed[]> = {
     ['faults/dialects', 10],
     ['faults/server', 10],
     ['faults/concurrency', 15],
+    ['faults/suspended', 5],
     ['faults/hooks', 10],
     ['faults/cycle', 5],
     ['faults/churn', 10],

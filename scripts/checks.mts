@@ -1,7 +1,7 @@
 // What must hold of what vykar printed and of what it left. Every check reads files that lines of the script have written,
 // and throws; what stands for it in commands.sh is bash where bash can say it.
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { parse } from 'yaml'
 import { lastLine } from '#lib/ask.mts'
 import { expand, localDir, suiteHost } from '#lib/config.mts'
@@ -52,7 +52,10 @@ export async function mayDelete(list: string, objects?: string): Promise<void> {
       throw new Refused(`refused: ${base} in the sample is itself a repository; give label ${repo} a URL of its own`)
     const text = read(list)
     const others = files && !run.endpoint(repo).managed && existsSync(files) ? readdirSync(files) : []
-    if (!localDir(url)) alien(files, others)
+    if (!localDir(url)) {
+      alien(files, others)
+      if (files && others.length && objects) servedThere(files, url, read(objects))
+    }
     if (absent.test(text)) {
       // A directory that is no repository and not empty is somebody's too.
       if (others.length && localDir(url)) throw new Refused(`refused: ${files} holds ${others[0]} and is no repository`)
@@ -121,6 +124,24 @@ function alien(dir: string | undefined, names: readonly string[]): void {
   if (other) throw new Refused(`refused: ${dir} holds ${other}, which is no part of a repository: name the server's own data directory`) // biome-ignore format: one line
 }
 
+/**
+ * A directory that the user names as a REST server's is the one that this server keeps its objects in.
+ * @param served what the server lists
+ * @throws Refused naming an object that lies there and is not served
+ */
+function servedThere(dir: string, url: string, served: string): void {
+  const kept = readdirSync(dir, { withFileTypes: true, recursive: true })
+    .filter((entry) => entry.isFile())
+    .map(({ parentPath, name }) => join(parentPath, name).slice(dir.length).replace(/^\/+/, ''))
+  const stranger = kept.find(
+    (path) => /^(config$|keys\/|snapshots\/|packs\/)/.test(path) && !served.includes(basename(path)),
+  )
+  if (stranger)
+    throw new Refused(
+      `refused: ${dir} holds ${stranger}, which ${url} does not have: it is not that server's directory`,
+    )
+}
+
 /** A REST server does not delete: that is put on record, and its directory emptied where it is known. */
 async function refusedDelete(status: string): Promise<void> {
   const { run, repo } = rowScope()
@@ -137,11 +158,12 @@ async function refusedDelete(status: string): Promise<void> {
   }
 }
 
-/** The repository that init has just made is written down as the suite's. */
+/** The repository that init has just made is written down as the suite's; one that was there before the row's config is somebody's. */
 export async function made(): Promise<void> {
-  const { run, repo, dry } = rowScope()
+  const { run, repo, dir, dry } = rowScope()
   const { files } = run.endpoint(repo)
-  if (files && !dry) rememberRepository(run.runtime, files)
+  const config = files && !dry ? statSync(join(files, 'config'), { throwIfNoEntry: false }) : undefined
+  if (config && config.mtimeMs > statSync(join(dir, 'config.yaml')).birthtimeMs) rememberRepository(run.runtime, files!)
 }
 
 /** `delete` has left no file, known gaps apart. Nothing can be said of a repository whose files cannot be seen. */

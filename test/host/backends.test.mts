@@ -60,7 +60,6 @@ const clean = (where: Sandbox) => {
 
 describe('honest', { concurrency: 2 }, () => {
   for (const [name, skip] of [
-    ['rest', noRest],
     ['s3', noS3],
     ['sftp', noSftp],
   ] as const)
@@ -85,6 +84,8 @@ describe('honest', { concurrency: 2 }, () => {
         mediumCorpus(),
         '--signal',
         signal,
+        '--services',
+        'managed',
         '--repo',
         repos.join(),
       ])
@@ -105,6 +106,13 @@ describe('honest', { concurrency: 2 }, () => {
       for (const row of ended.report!.rows)
         if (signal === 'KILL') assert.ok(row.gaps.some((gap) => gap.id === 'killed-backup-not-reused'))
         else assert.match(String(row.facts['reused by the resume']), /^[1-9].* of .* uploaded, .* more for /)
+      // The other tests of this file run beside this one: only what this run's own servers took is looked at.
+      const transcript = readFileSync(ended.report!.transcript, 'utf8')
+      const taken = /(?:--listen 127\.0\.0\.1:|--address 127\.0\.0\.1:|--port 127\.0\.0\.1:|^Port )(\d+)/gm
+      const ports = [...transcript.matchAll(taken)].map((found) => found[1]!)
+      assert.ok(ports.length >= repos.length - 1)
+      for (const port of ports.filter((one) => !['8585', '9000', '2222'].includes(one)))
+        assert.ok(!listening().some((line) => line.includes(`:${port} `)), `port ${port} is still open`)
       clean(where)
     })
 
@@ -221,6 +229,7 @@ http.createServer((req, res) => {
     const [a, b] = [box(), box()]
     const ended = await Promise.all([run(a, 'backends/rest', args()), run(b, 'backends/rest', args())])
     for (const one of ended) assert.equal(one.last, 'PASS backends/rest', one.stdout + one.stderr)
+    for (const one of [a, b]) clean(one)
     assert.notEqual(
       ...(ended.map((one) => /--listen (\S+)/.exec(readFileSync(one.report!.transcript, 'utf8'))?.[1]) as [
         string,
@@ -322,7 +331,7 @@ describe('whose server it is', { concurrency: 2 }, () => {
   })
   test("a user's own running server is used, and neither stopped nor emptied", { skip: noRest }, async () => {
     const where = box()
-    const data = join(where.dir, 'theirs')
+    const data = join(where.dir, 'server-data')
     mkdirSync(data)
     const port = 18_600 + (process.pid % 300)
     const server = spawn('vykar-server', ['--listen', `127.0.0.1:${port}`, '--data-dir', data], {
@@ -355,6 +364,30 @@ describe('whose server it is', { concurrency: 2 }, () => {
       assert.equal(wrong.code, 2, wrong.stdout + wrong.stderr)
       assert.match(wrong.last, /photos holds letter\.txt, which is no part of a repository/)
       assert.equal(readFileSync(join(where.dir, 'photos/letter.txt'), 'utf8'), 'mine')
+      // Nor is a whole repository that another server has, whether this one has none or one of the suite's.
+      const live = join(where.dir, 'live')
+      const mine = (...words: string[]) =>
+        execFileSync(real!, ['--config', join(where.dir, 'live.yaml'), ...words, '-R', 'live'], {
+          encoding: 'utf8',
+          stdio: 'pipe',
+          env: { ...process.env, VYKAR_PASSPHRASE: 'live' },
+        })
+      writeFileSync(
+        join(where.dir, 'live.yaml'),
+        `hostname: vykar-e2e\ncache_dir: ${where.dir}/cache-live\nrepositories:\n  - label: live\n    url: ${live}\nsources:\n  - path: ${smallCorpus()}\n    label: data\n`,
+      )
+      mine('init')
+      mine('backup')
+      for (const first of [[], ['--keep']]) {
+        if (first.length) await run(where, 'backends/rest', args(...first))
+        const other = await run(where, 'backends/rest', args('--rest-data-dir', live))
+        assert.equal(other.code, 2, other.stdout + other.stderr)
+        assert.match(other.last, /live holds \S+, which http\S+ does not have: it is not that server's directory/)
+      }
+      assert.match(mine('check'), /, 0 errors/)
+      // Its own is emptied by nobody but vykar.
+      const named = await run(where, 'backends/rest', args('--rest-data-dir', data))
+      assert.equal(named.last, 'PASS backends/rest', named.stdout + named.stderr)
       // With somebody else's snapshot in it, it is refused and stays as it is.
       const config = join(where.dir, 'theirs.yaml')
       writeFileSync(
@@ -611,29 +644,4 @@ describe('lies', { concurrency: 3 }, () => {
       assert.match(ended.report!.rows[0]!.notes.join('\n'), /does not answer|plain sftp fails too/)
       assert.deepEqual(processesIn(where), [])
     })
-
-  test('ports before and after are equal', { skip: all }, async () => {
-    // The other tests of this file run beside this one: only what this run's own servers took is looked at.
-    const where = box()
-    const going = start(where, 'backends/interrupt-minimal', [
-      '--vykar',
-      real!,
-      '--source',
-      smallCorpus(),
-      '--services',
-      'managed',
-    ])
-    const ended = await going.ended
-    assert.equal(ended.code, 0, ended.stdout)
-    const text = readFileSync(ended.report!.transcript, 'utf8')
-    const ports = [
-      ...text.matchAll(/(?:--listen 127\.0\.0\.1:|--address 127\.0\.0\.1:|--port 127\.0\.0\.1:|^Port )(\d+)/gm),
-    ].map((m) => m[1]!)
-    assert.ok(ports.length >= 2)
-    const open = listening()
-    for (const port of new Set(ports))
-      if (!['8585', '9000', '2222'].includes(port))
-        assert.ok(!open.some((line) => line.includes(`:${port} `)), `port ${port} is still open`)
-    clean(where)
-  })
 })

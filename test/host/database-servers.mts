@@ -12,6 +12,8 @@ export interface TestServer {
   uri: string
   password: string
   port: number
+  /** Names of all databases that it has. */
+  names: () => string[] | Promise<string[]>
   /** Drops the databases of the scenario. */
   clear: () => void | Promise<void>
   stop: () => void
@@ -80,7 +82,13 @@ export async function postgresServer(durable = false): Promise<TestServer> {
     )
     execFileSync('psql', ['-q', `${uri}/postgres`, ...drop.flatMap((sql) => ['-c', sql])], { stdio: 'ignore' })
   }
-  return { uri, password, port, clear, stop }
+  const names = () =>
+    execFileSync('psql', ['-At', `${uri}/postgres`, '-c', 'SELECT datname FROM pg_database ORDER BY 1'], {
+      encoding: 'utf8',
+    })
+      .trim()
+      .split('\n')
+  return { uri, password, port, names, clear, stop }
 }
 
 /** A MariaDB that asks for a password; `durable` as it comes, else fast. */
@@ -115,14 +123,17 @@ export async function mariadbServer(durable = false): Promise<TestServer> {
       : ['--innodb-flush-log-at-trx-commit=0']),
     `--pid-file=${dir}/pid`,
   ]
-  const sql = (text: string) =>
-    spawnSync('mariadb', ['--no-defaults', '--protocol=tcp', '-h127.0.0.1', `-P${port}`, '-utester', '-e', text], {
+  const asked = (text: string) =>
+    spawnSync('mariadb', ['--no-defaults', '--protocol=tcp', '-h127.0.0.1', `-P${port}`, '-utester', '-NBe', text], {
       env: { ...process.env, MYSQL_PWD: password },
-    }).status === 0
+      encoding: 'utf8',
+    })
+  const sql = (text: string) => asked(text).status === 0
+  const names = () => asked('SHOW DATABASES').stdout.trim().split('\n').sort()
   const stop = await started(argv, dir, () => sql('SELECT 1'))
   const clear = () =>
     void sql('DROP DATABASE IF EXISTS vykar_maria_test; DROP DATABASE IF EXISTS vykar_maria_restore_test')
-  return { uri: `mariadb://tester:${password}@127.0.0.1:${port}`, password, port, clear, stop }
+  return { uri: `mariadb://tester:${password}@127.0.0.1:${port}`, password, port, names, clear, stop }
 }
 
 /** A MongoDB, or where there is none FerretDB, which speaks its protocol and asks for a password. */
@@ -145,10 +156,16 @@ export async function mongodbServer(): Promise<TestServer> {
   const uri = `mongodb://${password && `tester:${encodeURIComponent(password)}@`}127.0.0.1:${port}`
   const driver = new MongoClient(uri, { serverSelectionTimeoutMS: 30_000 })
   const stop = await started(argv, dir, () => spawnSync('bash', ['-c', `: < /dev/tcp/127.0.0.1/${port}`]).status === 0)
+  const names = async () => {
+    await driver.connect()
+    const { databases } = await driver.db('admin').admin().listDatabases({ nameOnly: true })
+    await driver.close()
+    return databases.map(({ name }) => name).sort()
+  }
   const clear = async () => {
     await driver.connect()
     for (const name of ['vykar_mongo_test', 'vykar_mongo_restore_test']) await driver.db(name).dropDatabase()
     await driver.close()
   }
-  return { uri, password, port, clear, stop }
+  return { uri, password, port, names, clear, stop }
 }

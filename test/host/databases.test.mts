@@ -99,8 +99,13 @@ for (const [script, skip, start, lies] of [
     after(() => server?.stop())
 
     test('honest, both variants, writes during one: PASS, nothing left, the password nowhere', async () => {
+      // The names of a run's databases are its own: what is there is in no way, and stays.
+      const again = generate(script, '--uri', server.uri, '--target-gib', '0.03')
+      assert.equal(again.status, 0, again.stderr)
+      const had = await server.names()
       const { box, ended } = await on(server, script, path)
       assert.equal(ended.code, 0, said(ended))
+      assert.deepEqual(await server.names(), had, 'databases were left, or are gone')
       assert.equal(ended.last, `PASS databases/${script}`)
       assert.deepEqual(
         ended.report?.rows.map((row) => row.variant),
@@ -112,11 +117,6 @@ for (const [script, skip, start, lies] of [
       if (server.password) assert.deepEqual(holding(box.runtime, server.password), [])
       assert.deepEqual(processesIn(box), [])
       assert.deepEqual(readdirSync(join(box.runtime, 'work')), [])
-      const again = generate(script, '--uri', server.uri, '--target-gib', '0.03')
-      assert.equal(again.status, 0, `the databases were left: ${again.stderr}`)
-      const taken = await on(server, script, path)
-      // The names of a run's databases are its own: what is there is in no way, and stays.
-      assert.equal(taken.ended.code, 0, said(taken.ended))
       const more = generate(script, '--uri', server.uri, '--target-gib', '0.03', '--append')
       assert.equal(more.status, 0, more.stderr)
       assert.ok(

@@ -231,8 +231,8 @@ export class Run {
     if (this.interrupted) return
     this.interrupted = signal
     this.terminal.line(`${signal}: ending what runs, cleaning up`)
-    // Those that run now, and not what the cleanup starts meanwhile; servers end with the run.
-    const running = processesOf(this.id)
+    // Those that run now, unless they undo something, and not what the cleanup starts meanwhile; servers end with the run.
+    const running = this.tidying ? [] : processesOf(this.id)
     const alive = () => running.filter((p) => startTime(p.pid) === p.start)
     void end(alive, 2000).finally(() => this.abort(new Interrupted(signal)))
   }

@@ -146,6 +146,18 @@ describe('interruption', { concurrency: 2, skip }, () => {
       assert.ok(!existsSync(join(box.dir, 'repos/local')), 'the repository is still there')
     })
 
+  test('SIGINT while something is undone: it is undone to its end, and so is the rest', async () => {
+    const box = sandbox()
+    const fixture = join(import.meta.dirname, 'fixtures/undoing.mts')
+    const { child, ended } = start(box, fixture, ['--vykar', standin()])
+    await until('the undoing', () => existsSync(join(box.runtime, 'undoing')))
+    child.kill('SIGINT')
+    const end = await ended
+    assert.equal(end.code, 130, end.stdout + end.stderr)
+    assert.deepEqual(end.report!.leftBehind, [])
+    assert.ok(!existsSync(join(box.runtime, 'mine')))
+  })
+
   test('kill -9: the next run ends what was left and passes', async () => {
     const box = sandbox()
     const args = ['--vykar', standin(), '--source', smallCorpus()]

@@ -38,14 +38,14 @@ export const background = (name: string, options: { limit?: string; service?: bo
     alive(s)
     const text = `${line} > ${name}.out 2>&1 & echo $! > ${name}.pid`
     run.transcript.add(s.place, text)
-    const killed = (signal: string) => `kill -${signal} $(<${name}.pid) || true; rc=0; wait $(<${name}.pid) || rc=$?`
+    const killed = (signal: string, grace = '60s') => `kill -${signal} $(<${name}.pid) || true; timeout ${grace} tail -f --pid=$(<${name}.pid) /dev/null || kill -KILL $(<${name}.pid); rc=0; wait $(<${name}.pid) || rc=$?` // biome-ignore format: one line
     const waited = (expect: number[]) => `rc=0; wait $(<${name}.pid) || rc=$?; [[ $rc =~ ^(${expect.join('|')})$ ]]`
     const add = (line: string) => run.transcript.add(s.place, line)
     const none = { code: 0, by: 'none', seconds: 0 }
     if (s.dry) {
       const handle: Background = {
         running: () => false,
-        end: async (by) => add(killed(by)) ?? { ...none, by },
+        end: async (by, grace) => add(killed(by, grace)) ?? { ...none, by },
         done: async (expect = [0]) => add(waited(expect)) ?? none,
       }
       if (options.service) s.running.push(handle)
@@ -83,7 +83,7 @@ export const background = (name: string, options: { limit?: string; service?: bo
     const handle: Background = {
       running,
       end: async (name, grace = '60s') => {
-        add(killed(name))
+        add(killed(name, grace))
         child.ref()
         const from = performance.now()
         let by: string = running() ? name : 'none'

@@ -388,6 +388,17 @@ export function packBytes(): number {
   return [...seen.values()].reduce((sum, size) => sum + size, 0)
 }
 
+/** What `info` says that the repository stores is what its packs hold, where they can be seen and hold nothing else. */
+export async function stored(info: string): Promise<void> {
+  await check(`grep -q 'Unique stored' ${info}`, () => {
+    const [, said] = /^ *Unique stored +(\S+ [KMGT]?i?B) *$/m.exec(read(info)) ?? []
+    if (!said) throw new Mismatch(`info does not say what is stored; it ends in: ${lastLine(read(info))}`)
+    const held = packBytes()
+    if (held && !about(said, held, 2 ** 20 + held / 50))
+      throw new Mismatch(`info says that ${said} are stored, but the packs hold ${held} bytes`)
+  })
+}
+
 /** After the only snapshot went, `compact` must have deleted packs, and what it freed must be free. */
 export async function freed(file: string, before: number): Promise<void> {
   await check(`grep -qE ', [1-9][0-9]* empty packs deleted, ' ${file}`, () => {

@@ -20,6 +20,7 @@ import {
   says,
   shows,
   sound,
+  stored,
   torn,
 } from '#scripts/checks.mts'
 import { stillAs, untouched } from '#scripts/corpus.mts'
@@ -92,6 +93,8 @@ export async function fresh(repo: string): Promise<void> {
 export async function claims(repo: string): Promise<void> {
   const { seen } = rowScope().run.endpoint(repo)
   await $`sed 's|^cache_dir: .*|cache_dir: lost|' config.yaml > lost.yaml`
+  await $({ expect: [1] })`vykar --config config.yaml init -R ${repo} > init-again.out 2>&1`
+  await says('init-again.out', /repository already exists/, 'a second init was not refused')
   await $`vykar --config config.yaml info -R ${repo} > info.out`
   if (!encrypted(repo)) {
     await says('info.out', /^\s*Encryption\s+none\s*$/m, 'info does not say that the repository is unencrypted')
@@ -148,6 +151,7 @@ export function hidden(source: string | { raw: string }, named: boolean): { raw:
 export async function again(repo: string, source: string, was: string, named: boolean): Promise<void> {
   const { seed } = rowScope().run.common
   await released('backup')
+  await $`test -z "$(find cache \( -name filecache -o -name snapshot_list \) -perm /077)"  # nobody else reads what there is`
   step('second backup')
   const packs = packBytes()
   if (!named) {
@@ -367,6 +371,7 @@ export async function retire(
   await sound('verify.out', { snapshots: ids.length, all: true, asIn: 'check.out' })
   await $`vykar --config config.yaml info -R ${repo} > counted.out`
   await says('counted.out', new RegExp(`^\\s*Snapshots\\s+${ids.length}\\s*$`, 'm'), 'info counts other snapshots')
+  await stored('counted.out')
   if (await copyOf(repo)) {
     await damaged(repo, ids[0]!)
     await reclaimed(repo, ids, same)

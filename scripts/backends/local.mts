@@ -23,6 +23,7 @@ import {
   shows,
   sound,
   standardNeeds,
+  stored,
 } from '#scripts/checks.mts'
 import { contents, hidden, readLittle, storedChange, unreadable, written, wrongRestore } from '#scripts/common.mts'
 import { changing, corpus, fits, sourceOptions, stillAs, untouched, witness } from '#scripts/corpus.mts'
@@ -62,6 +63,9 @@ sources:
       await $`vykar --config config.yaml init -R ${repo}`
       await made()
 
+      await $({ expect: [1] })`vykar --config config.yaml init -R ${repo} > init-again.out 2>&1`
+      await says('init-again.out', /repository already exists/, 'a second init was not refused')
+
       step('encryption')
       await $`vykar --config config.yaml info -R ${repo} > info.out`
       await says('info.out', /^\s*Encryption\s+(aes256gcm|chacha20poly1305)\s*$/m, 'info does not name the encryption')
@@ -83,7 +87,7 @@ sources:
       })`bash -c 'vykar --config config.yaml backup -R ${repo} > backup.out && cat /proc/$$/io' | sed -n 's/^rchar: //p' > first.read`
       await $`sed -n 's/^Snapshot created: //p' backup.out > first.id`
       if (own) await unreadable(repo, `${source}/awkward/planted`)
-      await $`test -z "$(find "$REPO_LOCAL" ! -type l -perm /022)"  # nobody else can write in the repository`
+      await $`test -z "$(find "$REPO_LOCAL" ! -type l -perm /022; find "$REPO_LOCAL" cache \( -path '*/packs/*' -o -name filecache -o -name snapshot_list \) -type f -perm /077)"  # nobody else can write there, or read it`
       await released('backup')
 
       step('list')
@@ -170,6 +174,7 @@ sources:
 
       await $`vykar --config config.yaml info -R ${repo} > counted.out`
       await says('counted.out', /^\s*Snapshots\s+2\s*$/m, 'info counts other snapshots')
+      await stored('counted.out')
 
       await copyOf(repo)
       await damaged(repo, 'first')

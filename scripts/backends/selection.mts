@@ -21,6 +21,8 @@ const choices = { excludes, partly, served }
 const patterns = ['*.tmp', '!keep.tmp', 'cache/', '/top', 'a/**/b', '[xy]z', '\\#hash', '\\!bang', 'foo*bar', '/with space', 'dir/*', '!dir/kept', 'logs/debug', '\\[lit\\]', '**/deep', '*.log', 'build/', '!build/keep', 'q\\?'] // biome-ignore format: a list
 /** Names that these patterns are about, and that they only seem to be about. */
 const names = ['one.tmp', 'keep.tmp', 'sub/two.tmp', 'cache/in/f', 'sub/cache/f', 'sub2/cache', 'top/f', 'sub/top/f', 'a/b/f', 'a/x/b/f', 'a/x/y/b/f', 'dir/one', 'dir/kept', 'deeper/deep/f', 'logs/debug/f', 'sub/logs/debug', 'with space/f', '.hidden/f', 'xz', 'yz', 'zz', '[lit]', 'lit/f', '#hash', '!bang', 'foobar', 'fooXbar', 'foo-bar.txt', 'plain/f', 'trail ', 'file.LOG', 'file.log', 'build/out/f', 'build/keep', 'star*name', 'q?', 'ques1', 'marked/.nobackup', 'marked/f', 'gi/x.o', 'gi/sub/y.o', 'gi/keep.o', 'gi/local', 'gi/sub/local', 'gi/sub/n/local'] // biome-ignore format: a list
+/** Patterns that few use, and that leave out more than they should, or nothing, where they are read in another way. */
+const odd = ['*/', '**/', '/', 'b{1,2}', '{in,dir}', 'in[!x]deep', '[[:digit:]]', 'a**/f']
 
 const options = {
   choice: { kind: 'list', help: 'what to try, all unless told', choices: Object.keys(choices) },
@@ -63,6 +65,38 @@ sources:
   await $`printf '*.o\n!keep.o\n' > source/gi/.gitignore && printf '!y.o\n/local\n' > source/gi/sub/.gitignore && printf 'plain/\n*.LOG\n' > source/.gitignore`
   await $`{ cat config.yaml; printf 'exclude_if_present: [.nobackup]\ngit_ignore: true\n'; } > marked.yaml`
   await held('marked', { raw: `--exclude-standard --exclude=marked/` })
+  step('odd patterns')
+  await $`rm -rf source/.gitignore source/gi/.gitignore source/gi/sub/.gitignore && mkdir -p source/in/deep && for name in b1 b2 'b{1,2}' in/deep/f; do echo "$name" > "source/$name"; done`
+  for (const [n, pattern] of odd.entries()) {
+    await $`{ cat config.yaml; printf "exclude_patterns: ['%s']\n" ${pattern}; } > odd.yaml && printf '%s\n' ${pattern} > odd.pattern`
+    await $({
+      expect: 'any',
+    })`vykar --config odd.yaml backup -R ${repo} > odd.out 2>&1; echo $? > odd-${n}.code; sed -n 's/^Snapshot created: //p' odd.out > odd.id; : > odd-${n}.held; test ! -s odd.id || vykar --config config.yaml snapshot list -R ${repo} $(<odd.id) --long | sed -nE 's/^-[0-7r wx-]+ +[0-9.]+ ([KMGT]i)?B [0-9-]+ [0-9:]+ //p' | sort > odd-${n}.held`
+    await $`rm -rf git-tree && cp -a source git-tree && export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null && git init -q git-tree && (cd git-tree && git ls-files -z --others --exclude-from=../odd.pattern) | tr '\0' '\n' | sort > odd-${n}.git && comm -23 odd-${n}.git odd-${n}.held | wc -l > odd-${n}.lost && wc -l < odd-${n}.held > odd-${n}.count`
+  }
+  await check('# what git keeps is in the snapshot', () => {
+    const lost = odd.map((pattern, n) => ({ pattern, lost: Number(read(`odd-${n}.lost`)), held: Number(read(`odd-${n}.count`)), code: read(`odd-${n}.code`) })) // biome-ignore format: one line
+    const empty = lost.filter(({ held, lost, code }) => code === '0' && !held && lost)
+    const less = lost.filter(({ held, lost, code }) => code === '0' && held && lost)
+    const list = (of: typeof lost) => of.map(({ pattern }) => pattern).join(' ')
+    finding(
+      'pattern-empties-snapshot',
+      empty.length ? `excludes that leave files to git make an empty snapshot, exit 0: ${list(empty)}` : undefined,
+    )
+    finding(
+      'patterns-unlike-git',
+      less.length ? `excludes that leave out what git keeps, exit 0: ${list(less)}` : undefined,
+    )
+  })
+  step('.gitignore above the source')
+  await $`mkdir -p above/source && echo kept > above/source/file && echo '*' > above/.gitignore && { sed 's|path: source|path: above/source|' config.yaml; echo 'git_ignore: true'; } > above.yaml && vykar --config above.yaml backup -R ${repo} > above.out && sed -n 's/^Snapshot created: //p' above.out > above.id && vykar --config config.yaml snapshot list -R ${repo} $(<above.id) > above.listing`
+  await check('# of a source the .gitignore files in it count', () => {
+    const there = read('above.listing').split('\n').includes('file')
+    finding(
+      'gitignore-above-source',
+      there ? undefined : 'a .gitignore in a directory above the source leaves out what is in the source, exit 0',
+    )
+  })
   if (process.getuid?.() !== 0 && !rowScope().dry)
     return note('other file systems were not tried: only root can mount one')
   step('another file system')
@@ -88,7 +122,7 @@ sources:
 /** Two snapshots of a small tree, in one.id and two.id; `source` is as at the second. */
 async function twice(repo: string): Promise<void> {
   step('source')
-  await $`mkdir -p source/dir/sub source/other && for name in a.txt dir/b.txt dir/sub/c.txt other/d.log 'with space' 'percent%20' 'hash#' 'umlaut-ü'; do echo "$name" > "source/$name"; done && head -c 3M /dev/urandom > source/large && head -c 3M /dev/urandom > source/unread && chmod 700 source/dir`
+  await $`mkdir -p source/dir/sub source/other && for name in a.txt dir/b.txt dir/sub/c.txt other/d.log 'with space' 'percent%20' 'hash#' 'umlaut-ü'; do echo "$name" > "source/$name"; done && ln source/a.txt source/other/hard.txt && ln -s b.txt source/dir/link.txt && chmod 600 source/dir/sub/c.txt && touch -d '2001-02-03 04:05:06.789' source/dir/sub/c.txt && setfattr -n user.kept -v yes source/a.txt && head -c 3M /dev/urandom > source/large && head -c 3M /dev/urandom > source/unread && chmod 700 source/dir`
   await config`
 sources:
   - path: source
@@ -109,11 +143,13 @@ async function partly(repo: string): Promise<void> {
     ['dir/**', "-path './dir/*'"],
     ['**/c.txt', '-name c.txt'],
     ['a.txt', '-path ./a.txt'],
+    ['other/hard.txt', '-path ./other/hard.txt'],
     ['nosuch', '-name nosuch'],
   ] as const)) {
     const tree = `some-${n}`
     await $`mkdir ${tree} && vykar --config config.yaml restore -R ${repo} --pattern ${pattern} $(<two.id) ${tree} > ${tree}.out`
     await $`diff <(cd source && find . -type f ${{ raw: words }} -exec sha256sum {} + | sort) <(cd ${tree} && find . -type f -exec sha256sum {} + | sort)`
+    await $`for at in source ${tree}; do (cd $at && find . ! -type d ${{ raw: words }} -printf '%y %m %U:%G %T@ %p %l\n' | sort && find . -type f ${{ raw: words }} | LC_ALL=C sort | xargs -r getfattr -d) > $at.some; done && diff source.some ${tree}.some`
   }
   await $`stat -c %a some-0/dir > parent.mode`
   await check('# a directory that is made on the way is as private as it was', () => {
@@ -147,7 +183,11 @@ async function served(repo: string): Promise<void> {
   // One file is not read yet, so that nothing of it is cached when its data go.
   await $({
     limit: '10m',
-  })`RCLONE_CONFIG=/dev/null rclone copy --exclude /unread --create-empty-src-dirs --retries 1 ${`:webdav,url="${url}":`} copied && diff -r --exclude=unread source copied`
+  })`RCLONE_CONFIG=/dev/null rclone copy --exclude /unread --create-empty-src-dirs --retries 1 ${`:webdav,url="${url}":`} copied && diff -r --exclude=unread --exclude=link.txt source copied`
+  await $`test -L copied/dir/link.txt || test -e copied/dir/link.txt && echo yes > link.is || echo no > link.is`
+  // A page of somebody else's that the user's browser shows may ask by any name; another user of this machine by the right one.
+  await $`curl -s -o host.is -w '%{http_code}' -H 'Host: attacker.example' ${url}/a.txt > host.code || true`
+  await $`echo 000 > user.code; if ((EUID == 0)); then setpriv --reuid 65534 --regid 65534 --clear-groups curl -s -o /dev/null -w '%{http_code}' ${url}/dir/sub/c.txt > user.code || true; fi`
   for (const method of ['PUT', 'DELETE', 'MKCOL'])
     await $`code=$(curl -sS -o /dev/null -w '%{http_code}' -X ${method} --data-binary x ${url}/a.txt); [[ $code == [45]* ]]`
   await $`vykar --config config.yaml backup -R ${repo} > three.out && sed -n 's/^Snapshot created: //p' three.out > three.id`
@@ -164,6 +204,19 @@ async function served(repo: string): Promise<void> {
       'mount-without-session',
       torn ? 'snapshot delete and compact are let in beside a mount, which then breaks off what it serves' : undefined,
     )
+    finding(
+      'mount-leaves-symlinks-out',
+      read('link.is') === 'yes' ? undefined : 'a symlink is not in what mount serves, and nothing says so',
+    )
+    finding(
+      'mount-answers-any-name',
+      read('host.code') === '200' ? 'mount answers a request for another host name with a file' : undefined,
+    )
+    if (process.getuid?.() === 0)
+      finding(
+        'mount-serves-all-users',
+        read('user.code') === '200' ? 'mount gives a file of mode 600 to another user of the machine' : undefined,
+      )
     finding('mount-outlives-term', by === 'KILL' ? 'vykar mount goes on serving after a TERM' : undefined)
   })
 }

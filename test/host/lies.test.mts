@@ -13,6 +13,9 @@ const hurried = ['--time-scale', '0.004']
 /** The lies that the local scenario meets; those about servers and interruption are in backends.test.mts. */
 const caught: Record<string, Expected> = {
   'restore-nothing': ['FAIL', /Only in SOURCE/],
+  'init-again': ['FAIL', /init: exit 0 instead of 1: vykar .* init/],
+  'info-miscounts': ['FAIL', /info says that .* are stored, but the packs hold \d+ bytes/],
+  'cache-readable': ['FAIL', /nobody else can write there, or read it/],
   'restore-drops-file': ['FAIL', /Only in SOURCE\/.*file-/],
   'restore-drops-empty-dir': ['FAIL', /Only in SOURCE\/.*empty-dir/],
   'restore-adds-file': ['FAIL', /Only in RESTORED: extra/],

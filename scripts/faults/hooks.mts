@@ -13,6 +13,8 @@ import { allThere, at, clearOthers, lastOf, restoredAs, violated, witness } from
 import { parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
 
+/** Commands that have hooks of their own. */
+const hooked = ['backup', 'check', 'prune', 'compact']
 const kinds = ['before', 'after', 'failed', 'finally'] as const
 /** In which order hooks of the levels run: the documentation's "Execution order". */
 const inward = ['global', 'repo', 'global_CMD', 'repo_CMD']
@@ -102,10 +104,11 @@ EOF`
       const level = (name: string, commands: string[], indent: string) =>
         [...kinds.map((kind) => `${indent}${kind}: bash hook.sh ${name}-${kind}`), ...kinds.flatMap((kind) => commands.map((command) => `${indent}${kind}_${command}: bash hook.sh ${name}_${command}-${kind}`))].join('\n') // biome-ignore format: two lists
       await $`{ sed 's|label: ack|label: hooked|' config.yaml; echo hooks:; cat <<'EOF'
-${{ raw: level('global', ['backup', 'check'], '  ') }}
+${{ raw: level('global', hooked, '  ') }}
+retention: {keep_last: 9}
 EOF
 } > case.yaml`
-      await $`sed -i 's|^\( *\)\(- \)\?label: ${{ raw: repo }}$|&\n    hooks:\n${{ raw: level('repo', ['backup', 'check'], '      ').replaceAll('\n', '\\n') }}|; s|^\( *\)label: hooked$|&\n    hooks:\n${{ raw: kinds.map((kind) => `      ${kind}: bash hook.sh source-${kind}`).join('\\n') }}|' case.yaml`
+      await $`sed -i 's|^\( *\)\(- \)\?label: ${{ raw: repo }}$|&\n    hooks:\n${{ raw: level('repo', hooked, '      ').replaceAll('\n', '\\n') }}|; s|^\( *\)label: hooked$|&\n    hooks:\n${{ raw: kinds.map((kind) => `      ${kind}: bash hook.sh source-${kind}`).join('\\n') }}|' case.yaml`
       const of = (order: string[], kind: string, command: string) =>
         order.map((name) => `${name.replace('CMD', command)}-${kind}`)
       const ran = async (name: string, wanted: string[]) => {
@@ -136,7 +139,7 @@ EOF
       ]
 
       if (chosen('a backup that works')) {
-        await $`rm -f hooks.log FAIL-*`
+        await $`rm -f FAIL-* && : > hooks.log`
         await expects('a backup that works', await meet(`backup -R ${repo}`), 'work', ['hooked'])
         await ran('a backup that works', [
           ...of(inward, 'before', 'backup'),
@@ -148,7 +151,7 @@ EOF
         await clear()
       }
       if (chosen('the before of a source fails')) {
-        await $`rm -f hooks.log && touch FAIL-source-before`
+        await $`: > hooks.log && touch FAIL-source-before`
         await expects('the before of a source fails', await meet(`backup -R ${repo}`), 'fail', [])
         await ran('the before of a source fails', [
           ...of(inward, 'before', 'backup'),
@@ -159,13 +162,13 @@ EOF
         ])
       }
       if (chosen('the before of the repository fails')) {
-        await $`rm -f hooks.log FAIL-* && touch FAIL-repo-before`
+        await $`rm -f FAIL-* && : > hooks.log && touch FAIL-repo-before`
         await expects('the before of the repository fails', await meet(`backup -R ${repo}`), 'fail', [])
         await ran('the before of the repository fails', ['global-before', 'repo-before', ...ends('failed', 'backup')])
       }
       for (const kind of ['after', 'finally'])
         if (chosen(`${kind} fails everywhere`)) {
-          await $`rm -f hooks.log FAIL-* && touch FAIL-global-${kind} FAIL-repo-${kind} FAIL-source-${kind}`
+          await $`rm -f FAIL-* && : > hooks.log && touch FAIL-global-${kind} FAIL-repo-${kind} FAIL-source-${kind}`
           await expects(`${kind} fails everywhere`, await meet(`backup -R ${repo}`), 'work', ['hooked'])
           await whole(`${kind} fails everywhere`)
           await $({ expect: 'any' })`grep -c 'WARN Hook warning' met.out > said`
@@ -178,12 +181,21 @@ EOF
             )
           await clear()
         }
-      if (chosen('check')) {
-        await $`rm -f hooks.log FAIL-*`
-        const met = await meet(`check -R ${repo}`)
+      for (const command of hooked.slice(1)) {
+        if (!chosen(command)) continue
+        await $`rm -f FAIL-* && : > hooks.log`
+        const met = await meet(`${command} -R ${repo}`)
         if (met.code)
-          violated('the exit code tells what failed', 'check', `exit ${met.code}: ${lastOf('met.out')}`, 'vykar check')
-        await ran('check', [...of(inward, 'before', 'check'), ...ends('after', 'check')])
+          violated('the exit code tells what failed', command, `exit ${met.code}: ${lastOf('met.out')}`, `vykar ${command}`) // biome-ignore format: one line
+        await ran(command, [...of(inward, 'before', command), ...ends('after', command)])
+      }
+      if (chosen('two sources')) {
+        await $`rm -f FAIL-* && : > hooks.log && { ${{ raw: withoutSources }} config.yaml; echo sources:; for name in one two; do printf '  - {path: source, label: %s, hooks: {before: bash hook.sh source-%s-before, after: bash hook.sh source-%s-after, finally: bash hook.sh source-%s-finally}}\n' $name $name $name $name; done; } > two.yaml && cp case.yaml case.kept && mv two.yaml case.yaml`
+        await expects('two sources', await meet(`backup -R ${repo}`), 'work', ['one', 'two'])
+        // One after the other: what a source stops is down for its own backup alone.
+        await ran('two sources', ['one', 'two'].flatMap((name) => ['before', 'after', 'finally'].map((kind) => `source-${name}-${kind}`))) // biome-ignore format: one line
+        await $`mv case.kept case.yaml`
+        await clear()
       }
       if (chosen('list runs none')) {
         await $`rm -f hooks.log && touch hooks.log`
@@ -220,6 +232,59 @@ EOF
         await clear()
       }
       await allThere(repo, ['ack-1'], 'all', here)
+      await conclude(tried.length, tried.length)
+    })
+
+    tried.length = 0
+    await row({ repo, variant: 'values' }, async () => {
+      await begin()
+      const told = 'what a hook is told'
+      if (chosen(told)) {
+        await $`{ sed 's|label: ack|label: hooked|' config.yaml; printf 'hooks:\n  before: "env > before.env"\n  failed: "env > failed.env; echo {error} > failed.said"\n'; } > case.yaml && sed -i 's|^\( *\)label: hooked$|&\n    hooks: {after: "env > source.env; echo {command} {source_label} {source_path} > source.said"}|' case.yaml`
+        await expects(told, await meet(`backup -R ${repo}`), 'work', ['hooked'])
+        await $`grep -qx VYKAR_COMMAND=backup before.env && grep -q '^VYKAR_REPOSITORY=.' before.env && grep -qx VYKAR_LABEL=${repo} before.env && grep -qx VYKAR_SOURCE_LABEL=hooked source.env && grep -qx VYKAR_SOURCE_PATH=source source.env && grep -qx 'backup hooked source' source.said`
+        await $`sed -i 's|path: source|path: nowhere|' case.yaml`
+        await expects(told, await meet(`backup -R ${repo}`), 'fail', ['hooked'])
+        await $`grep -q '^VYKAR_ERROR=..' failed.env && grep -q nowhere failed.said`
+        await clear()
+      }
+      const injected = 'an error that holds a command'
+      if (chosen(injected)) {
+        // A path that is too long to be opened is in the error, and so is what somebody else has called a directory in it.
+        await $`mkdir -p 'injected/$(touch owned)' && (cd 'injected/$(touch owned)' && for n in $(seq 21); do mkdir dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd && cd d*; done && echo deep > file)`
+        await $`{ sed 's|path: source|path: injected|; s|label: ack|label: hooked|' config.yaml; cat <<'EOF'
+hooks:
+  failed: 'echo "vykar {command} failed: {error}" >> failed.log'
+EOF
+} > case.yaml && rm -f owned`
+        const met = await meet(`backup -R ${repo}`)
+        await $`test -e owned && echo yes > owned.is || echo no > owned.is; cat failed.log > failed.is 2> /dev/null || true`
+        await check('# a name in the source is no command', () => {
+          fact(injected, `exit ${met.code}`)
+          if (met.code && read('failed.is') && read('owned.is') === 'yes')
+            violated('a value is no command', injected, 'a directory named $(touch owned) in the source has run touch, through a hook as the documentation has it', 'vykar backup', 'hook-values-executed') // biome-ignore format: one line
+        })
+        await $`rm -rf injected owned`
+        await clear()
+      }
+      const secret = 'the passphrase'
+      if (chosen(secret)) {
+        await $`openssl rand -hex 16 > pass && printf 'hostname: vykar-e2e\ncache_dir: cache-secret\nrepositories: [{label: r, url: ./secret}]\nencryption: {mode: auto, passphrase: %s}\nsources: [{label: hooked, command_dumps: [{name: env, command: env}], hooks: {before: "env > hook.env"}}]\n' "$(<pass)" > case.yaml`
+        await $({
+          warns: /^using plaintext encryption\.passphrase/,
+        })`env -u VYKAR_PASSPHRASE vykar --config case.yaml init > init.out 2>&1 && VYKAR_PASSPHRASE=$(<pass) vykar --config case.yaml backup > met.out 2>&1 && rm -rf tree && mkdir tree && env -u VYKAR_PASSPHRASE vykar --config case.yaml restore latest tree > restore.out`
+        await $`grep -lF -f pass hook.env tree/vykar-dumps/env > leaked || true`
+        await check('# neither a hook nor a dump is told the passphrase', () => {
+          const leaked = read('leaked').split('\n').filter(Boolean)
+          if (leaked.includes('hook.env'))
+            violated('the passphrase stays with vykar', secret, 'a hook has it in its environment', 'vykar backup')
+          if (leaked.some((file) => file.startsWith('tree')))
+            violated('the passphrase stays with vykar', secret, 'a command_dump has VYKAR_PASSPHRASE in its environment', 'vykar backup', 'dump-told-passphrase') // biome-ignore format: one line
+        })
+        await $`rm -rf secret cache-secret pass tree hook.env`
+      }
+      await allThere(repo, ['ack-1'], 'all', here)
+      await $`rm -rf tree source other`
       await conclude(tried.length, tried.length)
     })
 
@@ -305,7 +370,15 @@ EOF
             'there is a snapshot of the source whose dump failed',
             'vykar backup',
           )
-        if (made.includes('good')) {
+        if (!made.includes('good'))
+          violated(
+            'one source that fails stops no other',
+            'one of two sources fails',
+            'the source whose dump works was not backed up',
+            'vykar backup',
+            'missing-source-stops-others',
+          )
+        else {
           await $`vykar --config config.yaml list -R ${repo} | sed -nE 's/^ *([0-9a-f]{8}) .* good .*/\1/p' | head -n 1 > good.id && rm -rf dumps && mkdir -p dumps/vykar-dumps && cp data dumps/vykar-dumps/dump && cp source/file dumps/`
           await contents('dumps', 'good')
           if ((await restoredAs(repo, 'good', here)) !== 'right')

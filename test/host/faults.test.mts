@@ -125,6 +125,9 @@ describe('faults', { skip, concurrency: 2 }, () => {
       '--round',
       'a backup that is stopped before it writes the index',
     ],
+    ['hook-values-executed', 'hooks', '--round', 'an error that holds a command'],
+    ['dump-told-passphrase', 'hooks', '--round', 'the passphrase'],
+    ['missing-source-stops-others', 'hooks', '--round', 'one of two sources fails'],
     ['restored-dump-readable', 'hooks', '--round', 'dump that works'],
     ['server-files-readable', 'server', '--repo', 'rest', '--round', 'files of the server'],
     ['coarse-times-hide-change', 'churn', '--round', 'two writes within one tick of the clock'],
@@ -257,6 +260,8 @@ describe('faults', { skip, concurrency: 2 }, () => {
       '--round',
       'live session',
     ],
+    ['hooks', 'hooks-unrun', /prune: ran none instead of global-before/, '--round', 'prune'],
+    ['hooks', 'hook-told-passphrase', /a hook has it in its environment/, '--round', 'the passphrase'],
     ['hooks', 'failed-dump-ignored', /exit 0: /, '--round', 'dump exits 1 after 8 MB'],
     ['hooks', 'hooks-warn-nothing', /a hook failed and not a word was said/, '--round', 'finally fails everywhere'],
     // A killed prune that takes what its rules keep.

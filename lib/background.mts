@@ -16,7 +16,7 @@ export interface Background {
    * Ends it by a signal, and by KILL when it still lives after the grace time; `by` is what ended it, `none` where it had
    * ended by itself, `code` its exit code (128 + number of the signal).
    */
-  end: (name: 'TERM' | 'KILL', grace?: string) => Promise<Ended>
+  end: (name: 'TERM' | 'INT' | 'KILL', grace?: string) => Promise<Ended>
   /** Waits for its own end. Throws CommandFailed on an unexpected exit code. */
   done: (expect?: number[]) => Promise<Ended>
 }

@@ -211,16 +211,21 @@ export async function again(repo: string, source: string, was: string, named: bo
  * @param had snapshots that the repository holds already
  * @returns the exit code
  */
-export async function cutShort(repo: string, signal: 'TERM' | 'KILL', mark: string, had: number): Promise<number> {
+export async function cutShort(
+  repo: string,
+  signal: 'TERM' | 'INT' | 'KILL',
+  mark: string,
+  had: number,
+): Promise<number> {
   await $`rm -f ${mark}`
   const backup = await background(signal)`vykar --config config.yaml backup -R ${repo}`
   // The hook's shell is about to end: a TERM that comes inside the hook is ignored.
   await $`until test -e ${mark} || ! kill -0 $(<${signal}.pid); do sleep 0.01; done; while pgrep -x -P $(<${signal}.pid) 'sh|bash' > /dev/null; do sleep 0.01; done; sleep 0.1`
   const { code, by } = await backup.end(signal)
-  const right = signal === 'TERM' ? 130 : 137
+  const right = signal === 'KILL' ? 137 : 130
   await check(`# ${signal} ends it with exit ${right}`, () => {
-    if (signal === 'TERM' && by === 'KILL')
-      throw new Mismatch('TERM did not end the backup within its grace, KILL was needed')
+    if (signal !== 'KILL' && by === 'KILL')
+      throw new Mismatch(`${signal} did not end the backup within its grace, KILL was needed`)
     if (by === 'none' && code !== 0) throw new Mismatch(`the backup failed by itself, before ${signal}: exit ${code}`)
     if (by !== 'none' && code !== right)
       throw new Mismatch(`${signal} ended the backup with exit ${code} instead of ${right}`)

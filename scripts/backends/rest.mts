@@ -70,8 +70,13 @@ GET /config
 GET /packs?list
 PUT /locks/00001795000000000000-0123456789abcdef0123456789abcdef.json
 DELETE /index
+GET /?list
+GET /?stats
+GET /?verify-structure
+POST /?init
 POST /?verify-packs
 POST /?repack
+POST /?batch-delete
 EOF`
       // Objects of each kind are read, and what is not there is written and deleted.
       await $`${{ raw: run.endpoint(repo).managed ? `(cd "$FILES_REST" && for kind in packs snapshots keys; do one=$(find $kind -type f -size +0 -print -quit) && printf '%s\\n' "GET /$one" "HEAD /$one" "PUT /$one.new" "DELETE /$one.new"; done)` : 'true' }} >> requests`

@@ -251,10 +251,12 @@ EOF`
         await start()
 
         step('terminated backup')
-        await ballast() // New bytes, so that there is something to copy.
-        const ended = await cutShort(repo, 'TERM', 'stopped', 1)
-        await runs('docker', '../writer.cid', 'a backup that was ended by TERM')
-        fact('after TERM', `exit ${ended}, the container runs`)
+        for (const signal of ['TERM', 'INT'] as const) {
+          await ballast() // New bytes, so that there is something to copy.
+          const ended = await cutShort(repo, signal, 'stopped', 1)
+          await runs('docker', '../writer.cid', `a backup that was ended by ${signal}`)
+          fact(`after ${signal}`, `exit ${ended}, the container runs`)
+        }
 
         step('retire')
         await retire(repo)

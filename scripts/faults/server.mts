@@ -201,6 +201,7 @@ await scenario(import.meta, spec, async (run) => {
         await $`printf 'header = "Authorization: Bearer %s"\n' "$VYKAR_E2E_REST_TOKEN" > token.curl && chmod 600 token.curl`
         await $`(cd data && for kind in packs snapshots keys config; do find $kind -type f -size +0 -print -quit; done) > lasting`
         await $`while read -r path; do for method in PUT DELETE; do echo "$(curl -sS -o /dev/null -w '%{http_code}' -K token.curl -X $method --data-binary junk http://127.0.0.1:${port}/$path) $method $path"; done; done < lasting > answers`
+        await $`echo "$(curl -sS -o /dev/null -w '%{http_code}' -K token.curl -X POST -H 'Content-Type: application/json' --data-binary "[\"$(head -n 1 lasting)\"]" http://127.0.0.1:${port}/?batch-delete) POST batch-delete" >> answers`
         await $`echo "$(curl -sS -o /dev/null -w '%{http_code}' -K token.curl -X PUT --data-binary junk http://127.0.0.1:${port}/index) PUT index" > index.answer; rm token.curl`
         fired++
         fact(hostile, `overwrites and deletes of what must last: ${read('answers').split('\n').map((line) => line.slice(0, 3)).join(' ')}; index: ${read('index.answer').slice(0, 3)}`) // biome-ignore format: one line

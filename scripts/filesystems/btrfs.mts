@@ -162,9 +162,11 @@ EOF`
 
       step('terminated')
       // Something to copy, so that there is a moment to end it in.
-      await $`head -c 48M /dev/urandom > ${live}/late`
-      fact('after TERM', `exit ${await cutShort(repo, 'TERM', 'taken', 2)}, the snapshot is gone`)
-      await gone()
+      for (const signal of ['TERM', 'INT'] as const) {
+        await $`head -c 48M /dev/urandom > ${live}/late`
+        fact(`after ${signal}`, `exit ${await cutShort(repo, signal, 'taken', 2)}, the snapshot is gone`)
+        await gone()
+      }
 
       step('retire')
       await retire(repo, ['snapshot', 'next'])

@@ -138,6 +138,7 @@ export const profiles: Record<string, Fixed[]> = {
     ['faults/suspended', 5],
     ['faults/hooks', 10],
     ['faults/cycle', 5],
+    ['faults/daemon', 5],
     ['faults/churn', 10],
     ['faults/clock', 10],
     ['faults/limits', 15, [], quick],

@@ -125,6 +125,10 @@ describe('faults', { skip, concurrency: 2 }, () => {
       '--round',
       'a backup that is stopped before it writes the index',
     ],
+    ['daemon-forgets-schedule', 'daemon', '--round', 'restarted more often than it is due'],
+    ['daemon-hides-missing', 'daemon', '--round', 'repositories that are missing'],
+    ['daemon-schedules-nothing', 'daemon', '--round', 'a schedule that cannot be'],
+    ['daemon-waits-for-clock', 'daemon', '--round', 'a clock that was ahead'],
     ['hook-values-executed', 'hooks', '--round', 'an error that holds a command'],
     ['dump-told-passphrase', 'hooks', '--round', 'the passphrase'],
     ['missing-source-stops-others', 'hooks', '--round', 'one of two sources fails'],
@@ -159,6 +163,7 @@ describe('faults', { skip, concurrency: 2 }, () => {
     ['targets', /not empty/],
     ['hooks', /a backup that works/],
     ['cycle', /all is well/],
+    ['daemon', /every second/],
     ['versions', /turn 1: old/, '--repo', 'local', '--baseline', real!],
   ] as const)
     test(`${family}: Ctrl-C leaves nothing`, async () => {
@@ -260,7 +265,8 @@ describe('faults', { skip, concurrency: 2 }, () => {
       '--round',
       'live session',
     ],
-    ['hooks', 'hooks-unrun', /prune: ran none instead of global-before/, '--round', 'prune'],
+    ['daemon', 'daemon-idles', /three cycles have made 0 snapshots/, '--round', 'every second'],
+    ['hooks', 'hooks-unrun', /ran none instead of global-before, repo-before, global_prune-before/, '--round', 'prune'],
     ['hooks', 'hook-told-passphrase', /a hook has it in its environment/, '--round', 'the passphrase'],
     ['hooks', 'failed-dump-ignored', /exit 0: /, '--round', 'dump exits 1 after 8 MB'],
     ['hooks', 'hooks-warn-nothing', /a hook failed and not a word was said/, '--round', 'finally fails everywhere'],

@@ -1,0 +1,166 @@
+#!/usr/bin/env -S npx tsx
+// Daemon: `vykar daemon`, as a service manager runs it: its cycles, its status page, ended in mid-backup, restarted again and again, told a config
+// that is broken, with repositories that are not there, a schedule that cannot be, and a clock that was ahead when it began.
+// Passes when what is due is backed up and restores, the status says what has happened, everything ends when it is told to, nothing is left
+// held, and every acknowledged snapshot is still restored to what it was.
+import { background } from '#lib/background.mts'
+import { scenario } from '#lib/scenario.mts'
+import { $, check, fact, note, read } from '#lib/sh.mts'
+import { standardNeeds } from '#scripts/checks.mts'
+import { serverWants } from '#scripts/common.mts'
+import { acknowledged, conclude, faultOptions, roundsOf, rowsWith } from '#scripts/faults/common.mts'
+import { afterwards, at, clearOthers, lastOf, nothingForEver, violated } from '#scripts/faults/oracle.mts'
+import { freePort } from '#scripts/provide.mts'
+import { servers } from '#scripts/servers.mts'
+
+const wants = [...serverWants, 'curl', 'faketime'] as const
+
+await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], options: faultOptions }, async (run) => {
+  const row = await rowsWith(run)
+  await servers()
+  for (const repo of run.repos)
+    await row(repo, async () => {
+      const ids = await acknowledged(repo, 1, Math.min(run.options['corpus-mib'], 4))
+      const here = at(repo, `"$REPO_${repo.toUpperCase()}"`, `"$REPO_${repo.toUpperCase()}"`)
+      const { chosen, tried } = roundsOf(run.options.round)
+      const missed: string[] = []
+      const port = run.dry ? 17575 : await freePort(0)
+      const page = `http://127.0.0.1:${port}`
+      const status = { raw: `${page}/api/status.json` }
+      /** daemon.yaml with this schedule; HOME holds the lock of the scheduler. */
+      const scheduled = (schedule: string) =>
+        $`mkdir -p home && { cat config.yaml; printf 'retention: {keep_last: 90}\nschedule: {enabled: true, %s}\n' ${schedule}; } > daemon.yaml`
+      const daemon = (name: string) =>
+        background(name)`HOME=$PWD/home vykar --config daemon.yaml daemon --http-listen 127.0.0.1:${port}`
+      /** Waits until so many cycles have ended, or the daemon has, or 40 s are over. */
+      const cycled = (name: string, count: string) => ({
+        raw: `for n in $(seq 200); do test "$(grep -c 'cycle finished' ${name}.out)" -ge ${count} && break; kill -0 $(<${name}.pid) 2> /dev/null || break; sleep 0.2; done`,
+      })
+      /** Snapshots beside the acknowledged ones, as a file of the row counts them. */
+      const counted = async () => {
+        await $`vykar --config config.yaml list -R ${repo} > met.list && grep -cE '^ *[0-9a-f]{8} ' met.list > met.count`
+        return Number(read('met.count')) - ids.length
+      }
+      const ended = async (name: string, { by }: { by: string }) => {
+        if (by === 'KILL' && !run.dry)
+          violated('7: everything ends', name, 'TERM does not end the daemon within 20 s', 'vykar daemon')
+        await nothingForEver(repo, name, here, 'vykar daemon')
+        await afterwards(repo, ids, name, undefined, here)
+        await clearOthers(repo, ids)
+      }
+
+      const cycles = 'every second'
+      if (chosen(cycles)) {
+        await scheduled('every: 1s, on_startup: true')
+        const going = await daemon('cycles')
+        await $({ limit: '60s' })`${cycled('cycles', '3')}`
+        await $`curl -fsS ${status} > status.json && curl -fsS ${page}/ > page.html && for method in POST PUT DELETE; do curl -s -o /dev/null -w '%{http_code}\n' -X $method ${page}/; done > methods`
+        const end = await going.end('TERM', '20s')
+        const made = await counted()
+        await check('# three cycles, a snapshot each, and the status says so', () => {
+          fact(cycles, `${made} snapshots`)
+          if (made < 3) violated('what is due is backed up', cycles, `three cycles have made ${made} snapshots`, 'vykar daemon') // biome-ignore format: one line
+          if (!/"outcome": *"ok"/.test(read('status.json')))
+            violated('the status is true', cycles, 'three cycles went well, and the status does not say ok', 'vykar daemon') // biome-ignore format: one line
+          if (/^2/m.test(read('methods')))
+            violated('the status page only shows', cycles, 'a POST, PUT or DELETE is answered with 2xx', 'vykar daemon')
+        })
+        await ended(cycles, end)
+      }
+
+      const middle = 'TERM in the middle of a backup'
+      if (chosen(middle)) {
+        await scheduled('every: 1h, on_startup: true')
+        await $`rm -f begun && sed -i 's|^\( *\)label: faults$|&\n\1command_dumps: [{name: slow, command: "touch begun; sleep 4; echo end"}]|' daemon.yaml`
+        const going = await daemon('middle')
+        await $({ limit: '60s' })`until test -e begun || ! kill -0 $(<middle.pid); do sleep 0.05; done`
+        const end = await going.end('TERM', '20s')
+        fact(middle, `exit ${end.code} after ${end.seconds.toFixed(1)} s, ${await counted()} snapshots`)
+        await clearOthers(repo, ids)
+        await ended(middle, end)
+      }
+
+      const broken = 'HUP with a config that is broken'
+      if (chosen(broken)) {
+        await scheduled('every: 1s, on_startup: true')
+        const going = await daemon('broken')
+        await $({
+          limit: '60s',
+        })`${cycled('broken', '1')}; echo 'sources: {' > daemon.yaml; grep -c 'cycle finished' broken.out > before.count; kill -HUP $(<broken.pid)`
+        await $({
+          limit: '60s',
+        })`${cycled('broken', '$(($(<before.count) + 3))')}; grep -c 'cycle finished' broken.out > after.count`
+        await check('# it goes on with the config that it had, and says so', () => {
+          if (Number(read('after.count')) <= Number(read('before.count')) + 2)
+            violated('what is due is backed up', broken, 'after a HUP with a broken config it makes no more backups', 'kill -HUP') // biome-ignore format: one line
+          if (!/WARN|ERROR/.test(read('broken.out')))
+            violated('what is odd is said', broken, 'a config that cannot be read, and not a word of it', 'kill -HUP')
+        })
+        await ended(broken, await going.end('TERM', '20s'))
+      }
+
+      const restarted = 'restarted more often than it is due'
+      if (chosen(restarted)) {
+        // As a laptop that is never up for a whole day, with `every: 24h`.
+        await scheduled('every: 6s')
+        await $({
+          limit: '5m',
+        })`for n in 1 2 3 4; do rc=0; HOME=$PWD/home timeout -s TERM -k 10 4 vykar --config daemon.yaml daemon > restarted-$n.out 2>&1 || rc=$?; done`
+        const made = await counted()
+        fact(restarted, `16 s of running with every: 6s: ${made} snapshots`)
+        if (!made && !run.dry)
+          violated('what is due is backed up', restarted, 'it was up for 16 s in four parts, is due every 6 s, and has made no backup', 'vykar daemon', 'daemon-forgets-schedule') // biome-ignore format: one line
+        await clearOthers(repo, ids)
+      }
+
+      const missing = 'repositories that are missing'
+      if (chosen(missing)) {
+        await $`mkdir -p home && printf 'repositories: [{label: one, url: ./no-one/repository}, {label: two, url: ./no-two/repository}]\nencryption: {mode: none}\ncache_dir: cache\nsources: [{path: source, label: faults}]\nschedule: {enabled: true, every: 2s, on_startup: true}\n' > daemon.yaml`
+        const going = await daemon('missing')
+        await $({
+          limit: '60s',
+        })`${cycled('missing', '1')}; curl -sS ${status} > status.json 2> status.err || true`
+        await going.end('TERM', '20s')
+        await check('# a cycle that has backed up nothing is not ok', () => {
+          if (/"outcome": *"ok"/.test(read('status.json')))
+            violated('the status is true', missing, 'no repository is there, nothing is backed up, and the status says ok', 'vykar daemon', 'daemon-hides-missing') // biome-ignore format: one line
+        })
+      }
+
+      const never = 'a schedule that cannot be'
+      if (chosen(never)) {
+        await scheduled('every: 0s')
+        const met = await $({
+          expect: 'any',
+        })`rc=0; HOME=$PWD/home timeout -s TERM -k 10 3 vykar --config daemon.yaml daemon > never.out 2>&1 || rc=$?; exit $rc`
+        await check('# of its only repository: refused', () => {
+          fact(never, `exit ${met.code}: ${lastOf('never.out').slice(0, 100)}`)
+          if (met.code === 124 || met.code === 0)
+            violated('what cannot work is refused', never, 'with `every: 0s` for its only repository it goes on, and will never back up', 'vykar daemon', 'daemon-schedules-nothing') // biome-ignore format: one line
+        })
+      }
+
+      const ahead = 'a clock that was ahead'
+      if (chosen(ahead)) {
+        await scheduled('every: 3s')
+        await $`echo +400d > clock.is; preload=$(ls /usr/lib/*/faketime/libfaketimeMT.so.1 2> /dev/null | head -n 1); echo "$preload" > preload`
+        if (!read('preload') && !run.dry) {
+          missed.push(ahead)
+          note(`${ahead} was not tried: faketime is missing: apt-get install -y faketime`)
+        } else {
+          const going = await background(
+            'ahead',
+          )`HOME=$PWD/home LD_PRELOAD=$(<preload) FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_NO_CACHE=1 FAKETIME_TIMESTAMP_FILE=$PWD/clock.is vykar --config daemon.yaml daemon`
+          await $`sleep 1.5; echo +0 > clock.is; sleep 12`
+          await going.end('TERM', '20s')
+          const made = await counted()
+          fact(ahead, `12 s with every: 3s: ${made} snapshots`)
+          if (!made && !run.dry)
+            violated('what is due is backed up', ahead, 'its clock was 400 days ahead when it began; put right, it makes no backup', 'vykar daemon', 'daemon-waits-for-clock') // biome-ignore format: one line
+          await clearOthers(repo, ids)
+        }
+      }
+      await $`rm -rf source corpus tree home`
+      await conclude(tried.length - missed.length, tried.length)
+    })
+})

@@ -76,9 +76,9 @@ function render(pieces: TemplateStringsArray, args: Arg[]): string {
 /** How commands.sh writes what exit codes are right. */
 function byHand(line: string, expect: CommandOptions['expect']): string {
   if (!expect || (expect !== 'any' && expect.join() === '0')) return line
-  // A bracket right after a here-document or a comment would belong to it.
+  // A bracket right after a here-document or a comment would belong to it, and two at the beginning are arithmetic.
   const heredoc = line.includes('\n') || / # /.test(line)
-  const whole = heredoc || /[;&]/.test(line.replace(/\d?>&\d|&>/g, '')) ? `(${line}${heredoc ? '\n' : ''})` : line
+  const whole = heredoc || /[;&]/.test(line.replace(/\d?>&\d|&>/g, '')) ? `( ${line}${heredoc ? '\n' : ''})` : line
   if (expect === 'any') return `${whole} || true`
   return `rc=0; ${whole} || rc=$?; [[ $rc =~ ^(${expect.join('|')})$ ]]`
 }

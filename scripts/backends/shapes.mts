@@ -219,14 +219,15 @@ sources:
   })
 }
 
-/** A source that is a file, a symlink to a file, and a directory named with a slash at its end. */
+/** A source that is a file, a symlink to a file or to a directory, and a directory named with a slash at its end. */
 async function single(repo: string): Promise<void> {
   step('source')
-  await $`mkdir tree && head -c 300k /dev/urandom > tree/file && ln -s tree/file link`
+  await $`mkdir tree && head -c 300k /dev/urandom > tree/file && ln -s tree/file link && ln -s tree via`
   const sources = [
     ['file', 'tree/file'],
     ['symlink', 'link'],
     ['slash', 'tree/'],
+    ['directory-symlink', 'via'],
   ] as const
   await config`
 sources:

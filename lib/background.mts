@@ -38,7 +38,7 @@ export const background = (name: string, options: { limit?: string; service?: bo
     alive(s)
     const text = `${line} > ${name}.out 2>&1 & echo $! > ${name}.pid`
     run.transcript.add(s.place, text)
-    const killed = (signal: string, grace = '60s') => `kill -${signal} $(<${name}.pid) || true; timeout ${grace} tail -f --pid=$(<${name}.pid) /dev/null || kill -KILL $(<${name}.pid); rc=0; wait $(<${name}.pid) || rc=$?` // biome-ignore format: one line
+    const killed = (signal: string, grace = '60s') => `kill -${signal} $(<${name}.pid) || true; timeout ${grace} tail -f --pid=$(<${name}.pid) /dev/null || kill -KILL $(<${name}.pid) 2> /dev/null || true; rc=0; wait $(<${name}.pid) || rc=$?` // biome-ignore format: one line
     const waited = (expect: number[]) => `rc=0; wait $(<${name}.pid) || rc=$?; [[ $rc =~ ^(${expect.join('|')})$ ]]`
     const add = (line: string) => run.transcript.add(s.place, line)
     const none = { code: 0, by: 'none', seconds: 0 }

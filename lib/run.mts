@@ -241,7 +241,7 @@ export class Run {
   async rehearse(body: () => Promise<void>): Promise<void> {
     this.transcript = new Transcript(undefined, this.head())
     await within(this.top, body)
-    await within(this.top, () => Promise.all(this.top.running.map((one) => one.end('TERM'))))
+    await within(this.top, () => Promise.all(this.top.running.map((one) => one.end('TERM', '5s'))))
     await this.unwind({ ...this.top }, true, [])
   }
 

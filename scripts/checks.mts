@@ -163,7 +163,9 @@ export async function made(): Promise<void> {
   const { run, repo, dir, dry } = rowScope()
   const { files } = run.endpoint(repo)
   const config = files && !dry ? statSync(join(files, 'config'), { throwIfNoEntry: false }) : undefined
-  if (config && config.mtimeMs > statSync(join(dir, 'config.yaml')).birthtimeMs) rememberRepository(run.runtime, files!)
+  // Some file systems have times of whole seconds.
+  const from = config ? statSync(join(dir, 'config.yaml')).birthtimeMs - 2000 : 0
+  if (config && config.mtimeMs > from) rememberRepository(run.runtime, files!)
 }
 
 /** `delete` has left no file, known gaps apart. Nothing can be said of a repository whose files cannot be seen. */

@@ -4,7 +4,7 @@ import { background } from '#lib/background.mts'
 import { $, check, fact, note, read, rowScope, step, undo } from '#lib/sh.mts'
 import { bytes } from '#lib/terminal.mts'
 import { quote } from '#lib/transcript.mts'
-import { Blocked, Mismatch, Refused } from '#lib/verdict.mts'
+import { Blocked, Mismatch, Refused, Skipped } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 import {
   deleted,
@@ -38,6 +38,17 @@ export function encrypted(repo: string): boolean {
   }
   const own = repositories.find(({ label }) => label === repo)?.encryption
   return (own ?? encryption)?.mode !== 'none'
+}
+
+/**
+ * No .gitignore lies above the row's directory: vykar 0.19.1 obeys it, which is a finding of its own (gitignore-above-source).
+ * @throws Skipped naming it
+ */
+export async function noIgnoreAbove(): Promise<void> {
+  await $`d=$PWD; while [[ $d != / ]]; do d=$(dirname "$d"); if test -e "$d"/.gitignore; then echo "$d/.gitignore"; fi; done > ignores`
+  const [above] = read('ignores').split('\n').filter(Boolean)
+  if (above)
+    throw new Skipped(`${above} lies above the files that are backed up: name another directory with --runtime`)
 }
 
 /** What a repository is made of, below its prefix; minio keeps markers of its own. */

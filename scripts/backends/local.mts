@@ -87,8 +87,8 @@ sources:
       })`bash -c 'vykar --config config.yaml backup -R ${repo} > backup.out && cat /proc/$$/io' | sed -n 's/^rchar: //p' > first.read`
       await $`sed -n 's/^Snapshot created: //p' backup.out > first.id`
       if (own) await unreadable(repo, `${source}/awkward/planted`)
-      await $`test -z "$(find "$REPO_LOCAL" ! -type l -perm /022; find "$REPO_LOCAL" cache \( -path '*/packs/*' -o -name filecache -o -name snapshot_list \) -type f -perm /077)"  # nobody else can write there, or read it`
       await released('backup')
+      await $`test -z "$(find "$REPO_LOCAL" ! -type l -perm /022; find "$REPO_LOCAL" cache \( -path '*/packs/*' -o -name filecache -o -name snapshot_list \) -type f -perm /077)"  # nobody else can write there, or read it`
 
       step('list')
       await $`vykar --config config.yaml list -R ${repo} > list.out`

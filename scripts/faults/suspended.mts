@@ -84,7 +84,6 @@ await scenario(import.meta, spec, async (run) => {
           'snapshot delete': `snapshot delete -R ${repo} $(<extra.id)`,
           'check --repair': `check --repair --yes -R ${repo}`,
         })) {
-          // biome-ignore format: one line
           const name = `${verb} that is late to lock`
           if (!chosen(name)) continue
           await $`rm -rf cache-b meanwhile && cp -a source meanwhile && head -c 3M /dev/urandom > meanwhile/own && sed 's|path: source|path: meanwhile|; s|label: faults|label: meanwhile|; s|^cache_dir: .*|cache_dir: cache-b|' config.yaml > meanwhile.yaml && ${{ raw: more(repo) }}`

@@ -443,7 +443,6 @@ describe('whose server it is', { concurrency: 2 }, () => {
           stdio: 'pipe',
           env: { ...process.env, VYKAR_PASSPHRASE: '123' },
         })
-      theirs('delete', '--yes-delete-this-repo')
       theirs('init')
       theirs('backup')
       const refused = await run(where, 'backends/rest', args())

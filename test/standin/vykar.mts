@@ -169,7 +169,7 @@ class Repository {
   /** Writes beside and renames, as vykar does. */
   private put(file: string, data: Buffer | string): void {
     fs.mkdirSync(join(file, '..'), { recursive: true })
-    fs.writeFileSync(`${file}.tmp`, data)
+    fs.writeFileSync(`${file}.tmp`, data, { mode: 0o600 })
     fs.renameSync(`${file}.tmp`, file)
   }
   /** Where each chunk is: pack, offset, length. */
@@ -478,6 +478,7 @@ function info(repo: Repository): void {
   const encryption = repo.encrypted ? 'aes256gcm' : 'none'
   say(` Repository  ${args.repo} \n URL         ${repo.url} \n Encryption  ${encryption} `)
   say(`\n Snapshots      ${repo.snapshots.length} `)
+  say(` Unique stored  ${size(repo.packs.reduce((sum, pack) => sum + fs.statSync(repo.packFile(pack)).size, 0))} `)
 }
 
 function remove(repo: Repository): void {

@@ -176,6 +176,8 @@ async function nothingLeft(): Promise<void> {
   const said = existsSync(join(dir, 'deleted.out')) ? read('deleted.out') : ''
   const refused = /HTTP (400|404)\b/.exec(said)?.[1]
   if (refused) return refusedDelete(refused)
+  // What a user's Ctrl-C has torn off in the middle of a write is nobody's fault, and vykar leaves it.
+  if (run.interrupted) await look`find ${files} -name '.tmp*' -type f -delete`
   const found = await look`find ${files} -type f -printf '%P\n'`
   const { unexplained, seen } = explainLines(
     'leftover',

@@ -67,7 +67,7 @@ sources:
   await $`{ cat config.yaml; printf 'exclude_if_present: [.nobackup]\ngit_ignore: true\n'; } > marked.yaml`
   await held('marked', { raw: `--exclude-standard --exclude=marked/` })
   step('odd patterns')
-  await $`rm -rf source/.gitignore source/gi/.gitignore source/gi/sub/.gitignore && mkdir -p source/in/deep && for name in b1 b2 'b{1,2}' in/deep/f; do echo "$name" > "source/$name"; done`
+  await $`rm -f source/.gitignore source/gi/.gitignore source/gi/sub/.gitignore && mkdir -p source/in/deep && for name in b1 b2 'b{1,2}' in/deep/f; do echo "$name" > "source/$name"; done`
   for (const [n, pattern] of odd.entries()) {
     await $`{ cat config.yaml; printf "exclude_patterns: ['%s']\n" ${pattern}; } > odd.yaml && printf '%s\n' ${pattern} > odd.pattern`
     await $`rc=0; vykar --config odd.yaml backup -R ${repo} > odd.out 2>&1 || rc=$?; echo $rc > odd-${n}.code; sed -n 's/^Snapshot created: //p' odd.out > odd.id; : > odd-${n}.held; test ! -s odd.id || vykar --config config.yaml snapshot list -R ${repo} $(<odd.id) --long | sed -nE 's/^-[0-7r wx-]+ +[0-9.]+ ([KMGT]i)?B [0-9-]+ [0-9:]+ //p' | sort > odd-${n}.held`

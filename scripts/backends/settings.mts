@@ -207,16 +207,16 @@ async function modes(): Promise<void> {
   await $`mkdir source && head -c 1M /dev/urandom > source/file && echo planted-modes > source/words && head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n' > pass && chmod 600 pass`
   for (const mode of ['aes256gcm', 'chacha20poly1305']) {
     step(mode)
-    await $`printf 'hostname: vykar-e2e\ncache_dir: cache-%s\nrepositories: [{label: r, url: ./%s}]\nencryption: {mode: %s, passcommand: "cat pass"}\nsources: [{path: source, label: tree}]\n' ${mode} ${mode} ${mode} > ${mode}.yaml`
+    await $`printf 'hostname: vykar-e2e\ncache_dir: cache\nrepositories: [{label: r, url: ./%s}]\nencryption: {mode: %s, passcommand: "cat pass"}\nsources: [{path: source, label: tree}]\n' ${mode} ${mode} > ${mode}.yaml`
     await $`env -u VYKAR_PASSPHRASE vykar --config ${mode}.yaml init > init.out 2>&1 && env -u VYKAR_PASSPHRASE vykar --config ${mode}.yaml backup > backup.out && env -u VYKAR_PASSPHRASE vykar --config ${mode}.yaml info > info.out && grep -qE '^ *Encryption +${{ raw: mode }} *$' info.out`
-    await $`! grep -raF -m 1 planted-modes ${mode} cache-${{ raw: mode }} || exit 1`
+    await $`! grep -raF -m 1 planted-modes ${mode} cache || exit 1`
     // Argon2id at no less than vykar 0.19.1 has it, 3 passes over 64 MiB (0x00010000 KiB), as msgpack writes them (RFC 9106, 4).
     await $`LC_ALL=C grep -qaP '(?s)argon2id[\x03-\x7f]\xce(\x00[\x01-\xff]|[\x01-\xff].)..[\x01-\x7f]' ${mode}/keys/repokey  # the key is derived at its full cost`
-    await $`rm -rf cache-${{ raw: mode }} back && mkdir back && sed '/passcommand/s/, passcommand: "cat pass"//' ${mode}.yaml > asked.yaml`
-    await $({ expect: [1] })`VYKAR_PASSPHRASE=123 vykar --config asked.yaml restore latest back > wrong.out 2>&1`
-    await $`VYKAR_PASSPHRASE=$(<pass) vykar --config asked.yaml restore latest back > restored.out && diff -r source back`
+    await $`rm -rf cache lost && mkdir lost && sed '/passcommand/s/, passcommand: "cat pass"//' ${mode}.yaml > asked.yaml`
+    await $({ expect: [1] })`VYKAR_PASSPHRASE=123 vykar --config asked.yaml restore latest lost > wrong.out 2>&1`
+    await $`VYKAR_PASSPHRASE=$(<pass) vykar --config asked.yaml restore latest lost > restored.out && diff -r source lost`
   }
-  await $`rm -r aes256gcm chacha20poly1305 pass`
+  await $`rm pass`
 }
 
 /** What cannot be what the user meant, or can never work, is refused. */

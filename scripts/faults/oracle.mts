@@ -93,7 +93,7 @@ export async function restoredAs(
   })`${there} HOME=$PWD/lost vykar --config ${config} restore -R ${repo} ${{ raw: flags }} $(<${{ raw: id }}.id) tree > restore.out 2>&1`
   const compared = await $({
     expect: 'any',
-  })`(cd tree && sha256sum --check --quiet --strict ../${id}.sha256 > ../wrong.out 2>&1) && if test -e ${id}.tree; then (cd tree && ${{ raw: listing }}) | diff -a ${id}.tree - > differ.out; else test "$(find tree -type f -printf x | wc -c)" = "$(wc -l < ${id}.sha256)"; fi`
+  })`rc=0; (cd tree && sha256sum --check --quiet --strict ../${id}.sha256 > ../wrong.out 2>&1) || rc=1; : > differ.out; if test -e ${id}.tree; then (cd tree && ${{ raw: listing }}) | diff -a ${id}.tree - > differ.out || rc=1; else test "$(find tree -type f -printf x | wc -c)" = "$(wc -l < ${id}.sha256)" || rc=1; fi; exit $rc`
   const { dry, steps } = rowScope()
   if (tried.code === 124 || tried.code === 137)
     violated('7: everything ends', steps.at(-1)?.name ?? '', `restore of ${id} does not end`, `vykar restore ${id}`)
@@ -103,19 +103,20 @@ export async function restoredAs(
 
 /**
  * The first file that the last restore has wrong beside those that a finding names, or too many of any name; empty where there is none.
- * A finding excuses the content of what it is about, and no other file, and none that is missing.
- * @param names paths that may have other content, as sha256sum names them, or how many may
+ * A finding excuses the content of what it is about, and no other file, and none that is missing, unless another name stands in its place.
+ * @param names paths that may have other content, as sha256sum names them, or how many of any name may differ, in content, name or metadata
  */
 export function others(names: readonly string[] | number): string {
-  const wrong = read('wrong.out').split('\n').filter((line) => line && !line.startsWith('sha256sum: WARNING')) // biome-ignore format: one line
-  const excused = (line: string, n: number) => {
-    const [, name] = /^(.*): FAILED$/.exec(line) ?? []
-    return name !== undefined && (typeof names === 'number' ? n < names : names.includes(name))
-  }
-  if (wrong.length) return wrong.find((line, n) => !excused(line, n)) ?? ''
-  // Contents are right: then as many entries have other metadata, and none is missing.
+  const wrong = read('wrong.out').split('\n').filter((line) => line && !/^sha256sum: (WARNING|.*: No such file)/.test(line)) // biome-ignore format: one line
+  if (typeof names !== 'number')
+    return (
+      wrong.find((line) => !names.includes(/^(.*): FAILED$/.exec(line)?.[1] ?? '')) ?? (wrong.length ? '' : 'metadata')
+    )
+  // Of a name that is another one, one entry is missing and one is too many.
   const [was, is] = ['<', '>'].map((sign) => read('differ.out').split('\n').filter((line) => line.startsWith(sign)).length) // biome-ignore format: one line
-  return typeof names === 'number' && was === is && was! <= names ? '' : 'metadata'
+  const failed = wrong.every((line) => /: FAILED( open or read)?$/.test(line))
+  if (failed && wrong.length <= names && was === is && was! <= names) return ''
+  return wrong.find((line) => line.includes('open or read')) ?? wrong[0] ?? 'metadata'
 }
 
 /**

@@ -7,12 +7,9 @@ import { quote } from '#lib/transcript.mts'
 import { Blocked, Mismatch, Refused, Skipped } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 import {
-  deleted,
   emptied,
   freed,
   listed,
-  made,
-  mayDelete,
   nothingHeld,
   numbers,
   packBytes,
@@ -25,6 +22,7 @@ import {
 } from '#scripts/checks.mts'
 import { stillAs, untouched } from '#scripts/corpus.mts'
 import { copyOf, damaged, reclaimed } from '#scripts/damage.mts'
+import { deleted, made, mayDelete } from '#scripts/guard.mts'
 import { parseBackup } from '#scripts/printed.mts'
 
 /** Needs of scripts whose repositories may be on servers, which scripts/servers.mts starts. */

@@ -179,7 +179,7 @@ describe('nothing is taken for ours that is not', { skip, concurrency: 2 }, () =
       /^lib\/(sh|background)\.mts:.*rmSync\((file|`\$\{base\}\.\$\{kind\}`, |join\(s\.dir, `\$\{name\}\.pid`\))/, // records of commands
       /^lib\/run\.mts:.*record = \{ command: `rm -rf/, // what removeOurs did, as the transcript has it
       /^lib\/environment\.mts:.*rm -r probe`/, // made three lines above
-      /^scripts\/checks\.mts:.*find \$\{files\} -(mindepth 1 -delete|name '\.tmp\*' -type f -delete|depth -type d -empty -delete)/, // --rest-data-dir, torn files, empty directories
+      /^scripts\/guard\.mts:.*find \$\{files\} -(mindepth 1 -delete|name '\.tmp\*' -type f -delete|depth -type d -empty -delete)/, // --rest-data-dir, torn files, empty directories
       /^scripts\/checks\.mts:.*find \$\{\{ raw: `"\$\$\{seen\}"` \}\} -ignore_readdir_race -name '\.tmp\*' .* -print -delete/, // of a repository that mayDelete let through
       /^lib\/process\.mts:.*rmdirSync\(groupOf\(runId\)\)/, // a control group, which is no directory
       /^scripts\/stress\.mts:.*rmSync\(join\(outer\.run\.dirs\.logs, file\)\)/, // records of earlier steps

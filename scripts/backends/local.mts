@@ -9,12 +9,9 @@ import { scenario } from '#lib/scenario.mts'
 import { $, step, undo } from '#lib/sh.mts'
 import { sameTree } from '#lib/verify.mts'
 import {
-  deleted,
   emptied,
   freed,
   listed,
-  made,
-  mayDelete,
   nothingHeld,
   numbers,
   packBytes,
@@ -28,6 +25,7 @@ import {
 import { contents, hidden, readLittle, storedChange, unreadable, written, wrongRestore } from '#scripts/common.mts'
 import { changing, corpus, fits, sourceOptions, stillAs, untouched, witness } from '#scripts/corpus.mts'
 import { copyOf, damaged, reclaimed } from '#scripts/damage.mts'
+import { deleted, made, mayDelete } from '#scripts/guard.mts'
 
 const spec = { needs: standardNeeds, repos: ['local'], options: sourceOptions } as const
 

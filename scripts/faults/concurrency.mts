@@ -6,10 +6,11 @@
 import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, type Output, read } from '#lib/sh.mts'
-import { ownServer, standardNeeds } from '#scripts/checks.mts'
+import { standardNeeds } from '#scripts/checks.mts'
 import { contents, serverWants } from '#scripts/common.mts'
 import { acknowledged, conclude, faultOptions, more, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
 import { afterwards, allThere, at, clearOthers, lastOf, violated, witness } from '#scripts/faults/oracle.mts'
+import { ownServer } from '#scripts/guard.mts'
 import { servers } from '#scripts/servers.mts'
 
 const spec = {

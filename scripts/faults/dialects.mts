@@ -6,10 +6,11 @@
 import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, note, type Output, read } from '#lib/sh.mts'
-import { ownServer, standardNeeds } from '#scripts/checks.mts'
+import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import { acknowledged, conclude, faultOptions, judge, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
 import { afterwards, at, clearOthers, type Place } from '#scripts/faults/oracle.mts'
+import { ownServer } from '#scripts/guard.mts'
 import { addressOf, freePort, parseS3 } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
 

@@ -6,7 +6,7 @@
 import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, undo } from '#lib/sh.mts'
-import { ownServer, standardNeeds, torn } from '#scripts/checks.mts'
+import { standardNeeds, torn } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import { acknowledged, conclude, faultOptions, judge, roundsOf, rowsWith } from '#scripts/faults/common.mts'
 import {
@@ -20,6 +20,7 @@ import {
   violated,
   witness,
 } from '#scripts/faults/oracle.mts'
+import { ownServer } from '#scripts/guard.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
 

@@ -8,7 +8,7 @@ import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, fact, type Output } from '#lib/sh.mts'
 import { Skipped } from '#lib/verdict.mts'
-import { ownServer, standardNeeds } from '#scripts/checks.mts'
+import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import {
   acknowledged,
@@ -21,6 +21,7 @@ import {
   within,
 } from '#scripts/faults/common.mts'
 import { afterwards, at, clearOthers, lastOf, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
+import { ownServer } from '#scripts/guard.mts'
 import { servers } from '#scripts/servers.mts'
 
 const spec = {

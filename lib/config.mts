@@ -152,8 +152,8 @@ export class Sample {
       // vykar expands variables anywhere: a secret is in the environment, and in no file.
       Pair: (_, { key, value }) => {
         const name = String(isScalar(key) ? key.value : key)
-        if (isScalar(value) && secretKey.test(name) && value.value && !/^\$\{/.test(String(value.value)))
-          value.value = hide(name, String(value.value))
+        if (isScalar(value) && secretKey.test(name) && value.value && !/^\$\{\w+\}$/.test(String(value.value)))
+          value.value = hide(name, expand(String(value.value), process.env, this.file))
       },
       Scalar: (_, node) => {
         const secret = this.secrets.find((text) => typeof node.value === 'string' && node.value === text)

@@ -134,7 +134,9 @@ export async function find(name: ToolName): Promise<Found> {
 /** The one command that installs all the packages of missing tools; empty when none of them is a package. */
 export function aptLine(missing: Found[]): string {
   const packages = [...new Set(missing.map((f) => (tools[f.name as ToolName] as Tool).apt).filter(Boolean))]
-  return packages.length ? `apt-get install -y --no-install-recommends ${packages.join(' ')}` : ''
+  // From Debian 13 on docker's client is a package of its own, which docker.io recommends.
+  const bare = packages.includes('docker.io') ? '' : '--no-install-recommends '
+  return packages.length ? `apt-get install -y ${bare}${packages.join(' ')}` : ''
 }
 
 /** Whether this user may use sudo without being asked. */
@@ -151,6 +153,8 @@ export async function aptInstall(packages: string[]): Promise<string> {
   const apt = [...sudo, 'env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', '-q']
   let said = ''
   for (const words of [['update'], ['install', '-y', '--no-remove', '--no-install-recommends', ...packages]]) {
+    if (words.includes('docker.io') && (await ask(['apt-cache', 'show', 'docker-cli'])).code === 0)
+      words.push('docker-cli')
     const done = await ask([...apt, ...words], { seconds: 3600 })
     said += done.stdout + done.stderr
     if (done.code !== 0) throw new Error(`apt-get ${words[0]}: ${lastLine(done.stderr) || lastLine(done.stdout)}`)

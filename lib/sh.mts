@@ -1,15 +1,6 @@
 // `$`, `undo`, `check`, `when`, `step`: what a script consists of, beside `background`. Each line runs in the row's directory, bounded by coreutils
 // timeout, logged, measured by GNU time, and stands in commands.sh as it ran; in a dry run it is printed and not run.
-import {
-  appendFileSync,
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  rmSync,
-  statfsSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, statfsSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { $ as zx } from 'zx'
 import { lastLine } from './ask.mts'
@@ -294,7 +285,7 @@ export function step(name: string): StepRecord {
   transcript.head(`${s.where}: ${name}`)
   s.steps.push(record)
   if (dry) return record
-  writeFileSync(record.log, '')
+  appendFileSync(record.log, '')
   if (!s.quiet) terminal.begin(s.where, name, () => vykarMoved(s.run.id))
   return record
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env -S npx tsx
 // What a config says, and what is done: settings of one source beside another's, several repositories in one config, several hosts and labels
-// in one repository, encryption asked for by name, commands that only say what they would do, and settings that are wrong.
-// Passes when each setting holds for what it is said of and for nothing else, every repository has its own snapshots, a dry run changes
-// nothing, and what cannot work is refused before anything is backed up.
+// in one repository, a machine that only prunes, and commands that only say what they would do.
+// Passes when each setting holds for what it is said of and for nothing else, every repository has its own snapshots, every label keeps what
+// the retention says, and a dry run changes nothing.
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, read, rowScope, step } from '#lib/sh.mts'
@@ -13,9 +13,9 @@ import { finding } from '#scripts/findings.mts'
 import { parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
 
-const choices = { sources, 'dry-runs': dryRuns, repositories, hosts, modes, wrong }
+const choices = { sources, 'dry-runs': dryRuns, repositories, hosts, central, expired }
 /** Those that make repositories of their own, in the row's directory. */
-const local = ['repositories', 'hosts', 'modes', 'wrong']
+const local = ['repositories', 'hosts', 'central', 'expired']
 
 const options = {
   choice: { kind: 'list', help: 'what to try, all unless told', choices: Object.keys(choices) },
@@ -101,11 +101,13 @@ retention:
   const files = `find "$${seen}" -type f -printf '%P %s\\n' | sort`
   const state = (name: string) =>
     $`vykar --config config.yaml list -R ${repo} > ${name}.list && vykar --config config.yaml info -R ${repo} | sed '/^ Created/d' > ${name}.info${{ raw: seen ? ` && ${files} > ${name}.files` : '' }}`
+  await $`sed -n 's/^Snapshot created: //p' 4.out > newest.id`
   await state('was')
   for (const [name, words] of [
     ['prune', 'prune --dry-run --list'],
     ['compact', 'compact --dry-run --threshold 0'],
     ['repair', 'check --repair --dry-run'],
+    ['delete', 'snapshot delete --dry-run $(<newest.id)'],
   ] as const) {
     step(`${name} --dry-run`)
     await $`vykar --config config.yaml ${{ raw: words }} -R ${repo} > ${name}.said 2>&1 < /dev/null`
@@ -119,9 +121,13 @@ retention:
   await $`for n in 1 2; do grep -q "$(sed -n 's/^Snapshot created: //p' $n.out)" prune.said || exit 1; done  # it named what went`
   step('compact as it is')
   // Seven eighths of a pack are garbage by now: without a flag, too, they are given back.
+  const small = (below: number) =>
+    $`test "$(find "$${{ raw: seen! }}"/packs -type f -printf '%s\n' | awk '{n += $1} END {print n + 0}')" -lt ${below}`
   await $`vykar --config config.yaml compact -R ${repo} > compact.out`
-  if (seen)
-    await $`test "$(find "$${{ raw: seen }}"/packs -type f -printf '%s\n' | awk '{n += $1} END {print n + 0}')" -lt 6000000  # 4 MiB are needed`
+  if (seen) await small(6_000_000) // 4 MiB are needed.
+  step('prune and compact at once')
+  await $`sed 's/keep_last: 2/keep_last: 1/' config.yaml > one.yaml && head -c 7M /dev/urandom > source/large && vykar --config config.yaml backup -R ${repo} > large.out && rm source/large && vykar --config config.yaml backup -R ${repo} > small.out && vykar --config one.yaml prune --compact -R ${repo} > at-once.out && vykar --config config.yaml list -R ${repo} > once.list && test "$(grep -cE '^ *[0-9a-f]{8} ' once.list)" = 1`
+  if (seen) await small(6_000_000)
   if (repo !== 'local') return
   step('delete takes its own')
   await $({
@@ -201,71 +207,43 @@ async function hosts(): Promise<void> {
   await $`rm -rf repo`
 }
 
-/** Encryption that is asked for by name, with a passphrase that a command gives. */
-async function modes(): Promise<void> {
-  step('source')
-  await $`mkdir source && head -c 1M /dev/urandom > source/file && echo planted-modes > source/words && head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n' > pass && chmod 600 pass`
-  for (const mode of ['aes256gcm', 'chacha20poly1305']) {
-    step(mode)
-    await $`printf 'hostname: vykar-e2e\ncache_dir: cache\nrepositories: [{label: r, url: ./%s}]\nencryption: {mode: %s, passcommand: "cat pass"}\nsources: [{path: source, label: tree}]\n' ${mode} ${mode} > ${mode}.yaml`
-    await $`env -u VYKAR_PASSPHRASE vykar --config ${mode}.yaml init > init.out 2>&1 && env -u VYKAR_PASSPHRASE vykar --config ${mode}.yaml backup > backup.out && env -u VYKAR_PASSPHRASE vykar --config ${mode}.yaml info > info.out && grep -qE '^ *Encryption +${{ raw: mode }} *$' info.out`
-    await $`! grep -raF -m 1 planted-modes ${mode} cache || exit 1`
-    // Argon2id at no less than vykar 0.19.1 has it, 3 passes over 64 MiB (0x00010000 KiB), as msgpack writes them (RFC 9106, 4).
-    await $`LC_ALL=C grep -qaP '(?s)argon2id[\x03-\x7f]\xce(\x00[\x01-\xff]|[\x01-\xff].)..[\x01-\x7f]' ${mode}/keys/repokey  # the key is derived at its full cost`
-    await $`rm -rf cache lost && mkdir lost && sed '/passcommand/s/, passcommand: "cat pass"//' ${mode}.yaml > asked.yaml`
-    await $({ expect: [1] })`VYKAR_PASSPHRASE=123 vykar --config asked.yaml restore latest lost > wrong.out 2>&1`
-    await $`VYKAR_PASSPHRASE=$(<pass) vykar --config asked.yaml restore latest lost > restored.out && diff -r source lost`
-  }
-  await $`rm pass`
-}
-
-/** What cannot be what the user meant, or can never work, is refused. */
-async function wrong(): Promise<void> {
+/** A machine that only prunes: its config names no source, and every label keeps what the retention says of each. */
+async function central(): Promise<void> {
   step('source')
   await $`mkdir source && echo data > source/file`
-  const base = 'hostname: vykar-e2e\ncache_dir: cache\nencryption: {mode: none}\nsources: [{path: source, label: tree}]'
-  step('URLs of other tools')
-  // What borg, restic and rclone call a server, and a slash too few.
-  for (const [n, url] of [
-    'sftp:user@127.0.0.1:/backup',
-    'user@127.0.0.1:/backup',
-    's3:127.0.0.1/bucket',
-    'rclone:remote:x',
-    'https:/127.0.0.1/x',
-  ].entries()) {
-    await $`mkdir at-${n} && (cd at-${n} && ln -s ../source . && printf '%s\nrepositories: [{label: r, url: "%s"}]\n' ${base} ${url} > wrong.yaml && rc=0 && { timeout 30 vykar --config wrong.yaml init > init.out 2>&1 || rc=$?; } && echo $rc > init.code && find . -mindepth 2 -name config > made)`
-  }
-  await $`cat at-*/made > made`
-  await check('# no repository in a local directory', () => {
-    const made = read('made').split('\n').filter(Boolean)[0]
+  const base =
+    'hostname: vykar-e2e\ncache_dir: cache\nrepositories: [{label: r, url: ./repo}]\nencryption: {mode: none}'
+  await $`for label in web mail; do printf '%b\nsources: [{path: source, label: %s}]\n' ${base} $label > $label.yaml; done && printf '%b\nretention: {keep_last: 1}\n' ${base} > central.yaml`
+  await $`vykar --config web.yaml init > init.out 2>&1 && for label in web web web mail; do vykar --config $label.yaml backup > backup.out; done`
+  step('prune')
+  await $`vykar --config central.yaml prune > prune.out && vykar --config central.yaml list > list.out`
+  await check('# the newest of each label is left', () => {
+    if (labels('list.out') !== 'mail web')
+      throw new Mismatch(`pruned without sources: snapshots of ${labels('list.out') || 'nothing'} instead of mail web`)
+  })
+  await $`rm -r repo`
+}
+
+/** A label that is backed up no more: what its age says of it stops no other label from being pruned. */
+async function expired(): Promise<void> {
+  step('source')
+  await $`mkdir source && echo data > source/file`
+  const base =
+    'hostname: vykar-e2e\ncache_dir: cache\nrepositories: [{label: r, url: ./repo}]\nencryption: {mode: none}'
+  await $`for label in retired alive; do printf '%b\nsources: [{path: source, label: %s}]\nretention: {keep_within: 10s}\n' ${base} $label > $label.yaml; done`
+  await $`vykar --config retired.yaml init > init.out 2>&1 && vykar --config retired.yaml backup > retired.out && vykar --config alive.yaml backup > old.out && sleep 11 && vykar --config alive.yaml backup > new.out`
+  step('prune')
+  const met = await $({ expect: [0, 1] })`vykar --config alive.yaml prune > prune.out 2>&1`
+  await $`vykar --config alive.yaml list > list.out && grep -q "$(sed -n 's/^Snapshot created: //p' new.out)" list.out`
+  await check('# of the label that is alive the old one is gone', () => {
+    const kept = labels('list.out')
+      .split(' ')
+      .filter((label) => label === 'alive').length
+    fact('a label that is all expired', `prune: exit ${met.code}, ${kept} of 2 snapshots of the other label are left`)
     finding(
-      'foreign-url-becomes-directory',
-      made ? `a URL as other tools write it makes a local repository: ${made}` : undefined,
+      'expired-label-stops-prune',
+      kept > 1 ? `prune exits ${met.code} and prunes no label, because one label has old snapshots alone` : undefined,
     )
   })
-  step('pack sizes')
-  await $`printf '%s\nrepositories: [{label: r, url: ./packs, max_pack_size: 10000000}]\n' ${base} > packs.yaml`
-  const made = await $({ expect: 'any' })`timeout 30 vykar --config packs.yaml init > packs.init 2>&1`
-  const used = await $({ expect: 'any' })`ulimit -c 0; timeout 30 vykar --config packs.yaml backup > packs.out 2>&1`
-  await check('# refused at init, or it works', () => {
-    fact('max_pack_size below the default minimum', `init: exit ${made.code}, backup: exit ${used.code}`)
-    finding(
-      'pack-sizes-unusable',
-      made.code === 0 && used.code !== 0
-        ? `init takes a max_pack_size below the minimum, and every backup then ends with exit ${used.code}`
-        : undefined,
-    )
-  })
-  step('a source that is missing')
-  await $`printf '%s\nrepositories: [{label: r, url: ./missing}]\n' ${base.replace('[{', '[{path: nowhere, label: nowhere}, {')} > missing.yaml && vykar --config missing.yaml init > missing.init 2>&1`
-  const met = await $({ expect: [1, 2, 3] })`vykar --config missing.yaml backup > missing.out 2>&1`
-  await $`vykar --config missing.yaml list > missing.list`
-  await check('# the sources that are there are backed up all the same', () => {
-    fact('one of two sources is missing', `backup: exit ${met.code}`)
-    const there = /^ *[0-9a-f]{8} .* tree /m.test(read('missing.list'))
-    finding(
-      'missing-source-stops-others',
-      there ? undefined : 'one source is missing, and the other, which is there, is not backed up',
-    )
-  })
+  await $`rm -r repo`
 }

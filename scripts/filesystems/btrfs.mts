@@ -128,7 +128,7 @@ EOF`
       step('parent missing')
       undo`test ! -e ../btrfs/elsewhere || mv ../btrfs/elsewhere ../btrfs/.snapshots`
       await $`mv ../btrfs/.snapshots ../btrfs/elsewhere`
-      await refused(repo, 'parent-missing', /^ERROR: cannot access .*: No such file or directory$/m)
+      await refused(repo, 'parent-missing', /^ERROR: (cannot access .*|Could not open): No such file or directory$/m)
       await $`mv ../btrfs/elsewhere ../btrfs/.snapshots`
       await gone()
 

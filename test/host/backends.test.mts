@@ -149,6 +149,15 @@ describe('honest', { concurrency: 2 }, () => {
     ],
     ['backends/selection', 'pattern-adds', 1, /by pattern: exit 1: diff/, '--repo', 'local', '--choice', 'partly'],
     ['backends/selection', 'pattern-modes', 1, /by pattern: exit 1: /, '--repo', 'local', '--choice', 'partly'],
+    ['backends/config-file', 'first-path-only', 1, /plain paths: exit [12]: /, '--choice', 'forms'],
+    ['backends/config-file', 'typos-taken', 1, /keys of the config: exit 1: /, '--choice', 'typos'],
+    ['backends/config-file', 'passcommand-unchecked', 1, /locked: exit 1: /, '--choice', 'passcommands'],
+    ['backends/config-file', 'identity-unpinned', 1, /refused: exit 1: /, '--choice', 'identity'],
+    ['backends/config-file', 'swap-unseen', 1, /aes256gcm: exit 1: /, '--choice', 'swapped'],
+    ['backends/config-file', 'question-answered', 1, /delete: exit 1: /, '--choice', 'questions'],
+    ['backends/settings', 'delete-dry-run-acts', 1, /delete --dry-run: exit 1: cmp /, '--repo', 'local', '--choice', 'dry-runs'], // biome-ignore format: one line
+    ['backends/settings', 'prune-never-compacts', 1, /at once: exit 1: test /, '--repo', 'local', '--choice', 'dry-runs'], // biome-ignore format: one line
+    ['backends/settings', 'prune-pools-labels', 1, /pruned without sources: /, '--repo', 'local', '--choice', 'central'], // biome-ignore format: one line
     ['backends/settings', 'settings-spread', 1, /each its own: exit 1: /, '--repo', 'local', '--choice', 'sources'],
     ['backends/settings', 'prune-spreads', 1, /two\.list: snapshots of /, '--repo', 'local', '--choice', 'sources'],
     [

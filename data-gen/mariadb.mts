@@ -91,7 +91,7 @@ await generatorMain(import.meta, async (options) => {
     for (const { table, column, parent } of references) {
       await mariadb(database, `ALTER TABLE ${table} ADD INDEX (${column})`)
       // With the check on, the whole table would be copied; the references hold, since ids are counted.
-      mariadb(
+      await mariadb(
         database,
         `SET foreign_key_checks = 0; ALTER TABLE ${table} ADD FOREIGN KEY (${column}) REFERENCES ${parent} (id)`,
       )

@@ -6,7 +6,7 @@ import { sleep } from 'zx'
 import { lastLine } from './ask.mts'
 import { end, type Process, signal, startTime } from './process.mts'
 import { type CommandRecord, scope } from './scope.mts'
-import { alive, CommandFailed, notFull, read, scaled, seconds, slurp, step, tag } from './sh.mts'
+import { alive, CommandFailed, notFull, noWarning, read, scaled, seconds, slurp, step, tag } from './sh.mts'
 import { Blocked } from './verdict.mts'
 
 /** A line that runs meanwhile: its pid in NAME.pid, what it prints in NAME.out. */
@@ -61,9 +61,9 @@ export const background = (name: string, options: { limit?: string; service?: bo
       detached: true,
     })
     const record: CommandRecord = { command: `${line} &`, code: 0, at: Date.now(), seconds: 0 }
-    const { name: part, commands } = s.steps.at(-1) ?? step('begin')
+    const current = s.steps.at(-1) ?? step('begin')
     // What runs until the end of the run is no part of a step's time.
-    if (!options.service) commands.push(record)
+    if (!options.service) current.commands.push(record)
     const ended = new Promise<number>((settle) => {
       child.once('exit', (code) => {
         record.code = code ?? 128
@@ -99,12 +99,13 @@ export const background = (name: string, options: { limit?: string; service?: bo
         child.ref()
         const code = await ended
         alive(s)
-        if (performance.now() - started >= limit) throw new Blocked(`${part}: out of time: ${line}`)
+        if (performance.now() - started >= limit) throw new Blocked(`${current.name}: out of time: ${line}`)
         if (!expect.includes(code)) notFull(run.runtime)
         if (!expect.includes(code))
           throw new CommandFailed(
-            `${part}: exit ${code} instead of ${expect.join(' or ')}: ${line.split('\n')[0]}: ${lastLine(slurp(join(s.dir, `${name}.out`)))}`,
+            `${current.name}: exit ${code} instead of ${expect.join(' or ')}: ${line.split('\n')[0]}: ${lastLine(slurp(join(s.dir, `${name}.out`)))}`,
           )
+        if (code === 0) noWarning(line, slurp(join(s.dir, `${name}.out`)), current)
         return { code, by: 'none', seconds: record.seconds }
       },
     }

@@ -1,7 +1,7 @@
 // The surroundings of a run: what its commands inherit, what this process must have, what a file system can hold.
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
-import { basename, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { ask, lastLine } from './ask.mts'
 import { UsageError } from './verdict.mts'
 
@@ -76,6 +76,8 @@ export function hangupIgnored(): boolean {
 
 /** Names that vykar gives, and this suite does not. */
 const vykars = /vykar(?!-repos|-e2e)/
+/** Where vykar keeps things of a user who has it keep them: what is new there is its own, whatever its name. */
+const kept = ['.cache', '.config', '.local/share', '.local/state'].map((name) => join(homedir(), name, 'vykar'))
 /**
  * Names in the places where programs leave things unasked: the home, its directories for caches, settings and state, and the
  * caller's directory. Compared before and after a run, they show what it left outside of its own directories.
@@ -86,7 +88,7 @@ export function strewn(): Set<string> {
   const inside = (dir: string) => (existsSync(dir) ? readdirSync(dir).map((name) => join(dir, name)) : [])
   // Where everybody leaves things, what is vykar's by its name.
   const shared = ['/tmp', '/var/tmp', '/dev/shm', '/run'].flatMap(inside).filter((path) => vykars.test(basename(path)))
-  return new Set([...places.flatMap(inside), ...shared])
+  return new Set([...[...places, ...kept].flatMap(inside), ...shared])
 }
 
 /**
@@ -100,7 +102,8 @@ export function leftOutside(before: ReadonlySet<string>, work: string, runtime: 
   // The suite's own generators leave their compiled form.
   const names = existsSync(tmp) ? readdirSync(tmp).filter((name) => !/^(tsx|node)-/.test(name)) : []
   const left = names.map((name) => `temporary file ${name}`)
-  return { left: [...left, ...fresh.filter((path) => vykars.test(basename(path)))], fresh }
+  const its = (path: string) => vykars.test(basename(path)) || kept.includes(dirname(path))
+  return { left: [...left, ...fresh.filter(its)], fresh }
 }
 
 /** Attributes of files that are compared where the file system can hold them. */

@@ -64,12 +64,7 @@ export const tools = {
   restic: { program: 'restic', why: 'compared in the benchmarks', apt: 'restic', version: ['version'] },
   faketime: { program: 'faketime', why: 'a client whose clock is off', apt: 'faketime', version: ['--version'] },
   debootstrap: { program: 'debootstrap', why: 'builds images from Debian packages', apt: 'debootstrap' },
-  'vykar-server': {
-    program: 'vykar-server',
-    why: 'the REST server',
-    install: 'it comes with the vykar release, beside vykar',
-    version: ['--version'],
-  },
+  'vykar-server': { program: 'vykar-server', why: 'the REST server', install: 'it comes with vykar', version: ['-V'] },
   's3-server': {
     program: 'minio',
     or: 'versitygw',

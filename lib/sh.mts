@@ -166,13 +166,19 @@ export async function execute(line: string, options: CommandOptions = {}, listed
     const text = `${current.name}: ${exit}: ${line.split('\n')[0]}: ${why} (log: ${current.log})`
     throw new (options.otherwise ?? CommandFailed)(options.otherwise === UsageError ? why : text)
   }
-  if (/\bvykar --config /.test(line) && expected !== 'any' && record.code === 0) {
-    const config = slurp(join(s.dir, 'config.yaml'))
-    const warnings = unexplainedWarnings(`${stdout}${stderr}\n${said(line, s.dir)}`, run.plan.vykar.version, config)
-    const [first] = warnings.filter((text) => !options.warns?.test(text))
-    if (first) throw new Mismatch(`${current.name}: vykar exited 0 but warned: ${first} (log: ${current.log})`)
-  }
+  if (expected !== 'any' && record.code === 0)
+    noWarning(line, `${stdout}${stderr}\n${said(line, s.dir)}`, current, options.warns)
   return { code: record.code, seconds: record.seconds, stdout, stderr, cost: record }
+}
+
+/** Throws Mismatch where a vykar that exited 0 has warned of what neither its config nor `warns` explains. */
+export function noWarning(line: string, text: string, { name, log }: StepRecord, warns?: RegExp): void {
+  const { dir, run } = scope()
+  const config = /\bvykar --config (\S+) /.exec(line)?.[1]
+  if (!config) return
+  const explained = slurp(join(dir, config)) || slurp(join(dir, 'config.yaml'))
+  const first = unexplainedWarnings(text, run.plan.vykar.version, explained).find((one) => !warns?.test(one))
+  if (first) throw new Mismatch(`${name}: vykar exited 0 but warned: ${first} (log: ${log})`)
 }
 
 /** What a line has written to the files that it was redirected to; what comes before `||` is looked at by what comes after it. */

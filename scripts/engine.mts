@@ -68,6 +68,9 @@ async function needEngine(run: Run, engine: string, volumes = false): Promise<vo
     const why = `${engine} does not answer: ${remedyFor(engine, asked.stderr)}`
     throw /permission denied/i.test(asked.stderr) ? skip(why) : new Blocked(why)
   }
+  // Docker's belong to root, whoever may talk to its daemon.
+  if (volumes && engine === 'docker' && process.getuid?.() !== 0)
+    throw skip("docker keeps its volumes in root's directories: run as root")
   if (volumes && engine === 'podman') {
     const rootless = await quietly(engine, 'info', '-f', '{{.Host.Security.Rootless}}')
     if (rootless.stdout.trim() === 'true')

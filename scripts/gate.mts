@@ -21,6 +21,7 @@ import { allowLostOutput, duration } from '#lib/terminal.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
 import { readBenchmark } from '#scripts/benchmarks/compare.mts'
 import { shuffled } from '#scripts/benchmarks/stats.mts'
+import { rowName } from '#scripts/suite/collect.mts'
 import { type Judgement, judgeScenarios, judgeTimes, type Pair } from '#scripts/suite/judge.mts'
 import { pack } from '#scripts/suite/pack.mts'
 import { junitOfAll, reportOf } from '#scripts/suite/results.mts'
@@ -194,7 +195,15 @@ async function gate(options: Options): Promise<number> {
   for (const objection of all.objections) console.log(`objection ${objection}`)
   console.log(`report ${join(dir, 'report.md')}`)
   const untried = [...pairs.filter((pair) => pair.fresh.verdict === 'SKIPPED'), ...left].map(({ scenario }) => scenario)
+  const both = pairs.filter((pair) => pair.fresh.verdict === 'FAIL' && pair.baseline.verdict === 'FAIL')
+  const skipped = pairs.flatMap(({ scenario, fresh: { verdict }, reports: [, after] }) =>
+    verdict === 'SKIPPED'
+      ? []
+      : (after?.rows ?? []).filter((row) => row.verdict === 'SKIPPED').map((row) => `${scenario} ${rowName(row)}`),
+  )
   const said = [
+    ...(both.length ? [`${both.length} FAIL with both: ${both.map(({ scenario }) => scenario).join(', ')}`] : []),
+    ...(skipped.length ? [`${skipped.length} rows SKIPPED: ${skipped.join(', ')}`] : []),
     ...(twice ? ['the same program twice'] : []),
     ...(untried.length ? [`${untried.length} not tried: ${untried.join(', ')}`] : []),
     ...(options.runs ? [] : ['times not compared']),

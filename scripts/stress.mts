@@ -318,6 +318,9 @@ repositories:
 
       step('restore what was not yet')
       await drain(walk)
+      const { interrupt = 0, 'interrupted, came too late': late = 0 } = walk.counts
+      if (interrupt >= 5 && late >= interrupt)
+        throw new Blocked(`${interrupt} interrupts, and all came too late: take a larger --corpus-gib`)
       if (concurrency > 1 && walk.series.steps >= 20 && !walk.counts['clients overlapped'])
         throw new Blocked('no two clients were at work at the same moment: give a larger --corpus-gib')
     })

@@ -13,6 +13,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
+import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { seeded } from '#data-gen/random.mts'
@@ -561,5 +562,19 @@ test('what vykar leaves in a place where everybody leaves things is seen', () =>
     assert.deepEqual(leftOutside(before, '/nowhere', '/nowhere').left, [file])
   } finally {
     rmSync(file)
+  }
+})
+
+test('what vykar leaves in its own directory is seen, also where the user has that directory', () => {
+  const own = join(homedir(), '.cache/vykar')
+  const made = mkdirSync(own, { recursive: true })
+  const file = join(own, `0123abcd-${process.pid}`)
+  try {
+    const before = strewn()
+    writeFileSync(file, '')
+    assert.deepEqual(leftOutside(before, '/nowhere', '/nowhere').left, [file])
+  } finally {
+    rmSync(file, { force: true })
+    if (made) rmSync(made, { recursive: true })
   }
 })

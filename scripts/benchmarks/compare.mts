@@ -2,7 +2,7 @@
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { messageOf, UsageError } from '#lib/verdict.mts'
-import { type Ratio, ratioOf } from '#scripts/benchmarks/stats.mts'
+import { leastRounds, type Ratio, ratioOf } from '#scripts/benchmarks/stats.mts'
 import type { Benchmark, Figures } from './summary.mts'
 
 /** Reads a benchmark's directory, or its summary.json. Throws UsageError where it is none. */
@@ -62,7 +62,7 @@ export function lacking(first: Benchmark, second: Benchmark): Lack[] {
 }
 
 /**
- * Compares what both have measured at least twice.
+ * Compares what both have measured in as many rounds as show a difference.
  * @param threshold share by which a time may grow, 0.1 for a tenth: a regression's whole interval lies above it
  * @throws UsageError where they have nothing in common, or measured other sources
  */
@@ -74,11 +74,14 @@ export function compare(first: Benchmark, second: Benchmark, threshold: number):
       throw new UsageError(`${how} differs: ${first[how]} and ${second[how]}`)
   const changes = first.figures.flatMap((figures) => {
     const [before, after] = [times(first, figures), times(second, figures)]
-    if (before.length < 2 || after.length < 2) return []
+    if (before.length < leastRounds || after.length < leastRounds) return []
     const ratio = ratioOf(after, before, first.seed)
     const { repo, operation, tool } = figures
     return [{ repo, operation, tool, ratio, regression: ratio.shown && ratio.low > 1 + threshold }]
   })
-  if (!changes.length) throw new UsageError('the two have no operation in common that both measured at least twice')
+  if (!changes.length)
+    throw new UsageError(
+      `the two have no operation in common that both measured ${leastRounds} times: take --runs ${leastRounds} or more`,
+    )
   return changes
 }

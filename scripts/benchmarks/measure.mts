@@ -109,10 +109,12 @@ async function didSomething(
   { repositoryBytes = 0 }: Sample,
   count: string | undefined,
   listed: [line: string, of: string] | undefined,
+  proof: string | undefined,
 ) {
   const n = snapshotsAfter[operation]
   if (listed && operation.endsWith('backup'))
     await $`was=$(${{ raw: listed[0] }}); is=$(find source ${{ raw: listed[1] }} -printf x | wc -c); test "$was" = "$is" || { echo "${operation}: the snapshot lists $was, and the source has $is" >&2; exit 1; }`
+  if (proof) await $`${{ raw: proof }}  # what it has printed of itself`
   if (count)
     await $`test "$(${{ raw: count }})" = ${n} || { echo ${`${operation}: there are not ${n} snapshots`} >&2; exit 1; }`
   const least = operation === 'check data' || operation === 'restore' ? Math.round(repositoryBytes / 3) : 0
@@ -129,7 +131,7 @@ async function didSomething(
  */
 export async function roundOf(method: Method, tool: string, round: number, place: Place): Promise<Sample[]> {
   const { repo, dry, run } = rowScope()
-  const { env, commands, says, count, listed, remove, restored } = tools[tool]!
+  const { env, commands, says, count, listed, proves, remove, restored } = tools[tool]!
   const { name, backend } = place
   const samples: Sample[] = []
   const lines = commands(place)
@@ -159,7 +161,13 @@ ${{ raw: vykarConfig(place, `REPO_${repo.toUpperCase()}`) }}EOF`
       if (seen) sample.repositoryBytes = Number((await look`du -s --block-size=1 ${seen} | cut -f1`).stdout)
       if (operation === 'restore') await compared(tool, restored(place))
       const [line, of] = listed?.(place) ?? []
-      await didSomething(operation, sample, count && `${set}${count(place)}`, line && of ? [set + line, of] : undefined)
+      await didSomething(
+        operation,
+        sample,
+        count && `${set}${count(place)}`,
+        line && of ? [set + line, of] : undefined,
+        proves?.[operation],
+      )
       samples.push(sample)
     }
     await $({ limit: method.limit })`${{ raw: `(${set}${says(place)})` }} > ${tool}.says`

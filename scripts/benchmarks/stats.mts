@@ -57,7 +57,7 @@ const resamples = 10_000
  * Rounds below which no difference is shown: of two equal tools all n rounds fall on one side of 1 in one of 2^(n - 1) cases (sign test),
  * which is 1 in 16 of five, and 1 in 4 of three.
  */
-const leastRounds = 5
+export const leastRounds = 5
 
 function interval(values: number[], ratio: number, rounds: number): Ratio {
   values.sort((a, b) => a - b)

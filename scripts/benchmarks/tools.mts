@@ -53,6 +53,8 @@ export interface Tool {
   says: (place: Place) => string
   /** Prints how many snapshots there are, where the tool has been tried with it. */
   count?: (place: Place) => string
+  /** Bash that succeeds where what it printed says that an operation was done. */
+  proves?: Partial<Record<Operation, string>>
   /** Bash that prints how many entries the newest snapshot lists, and what find(1) is told to count of the source. */
   listed?: (place: Place) => [line: string, of: string]
   /** Removes a repository from a server, where the tool has a command for that. */
@@ -102,12 +104,16 @@ const vykar: Tool = {
       'unchanged backup': backup,
       'changed backup': backup,
       restore: `${it} restore -R bench latest ${into(place)}`,
-      check: `${it} check -R bench`,
-      'check data': `${it} check -R bench --verify-data`,
+      check: `${it} check -R bench > check.out`,
+      'check data': `${it} check -R bench --verify-data > check.out`,
       prune: `${it} prune -R bench && ${it} compact -R bench`,
     }
   },
   says: ({ program, name }) => `${program} --config ${name}/vykar.yaml info -R bench`,
+  proves: {
+    check: `grep -qE '^Check complete: 3 snapshots, [1-9].* [1-9][0-9]* packs .* 0 errors' check.out`,
+    'check data': `grep -qE '^Check complete: 3 snapshots.* [1-9][0-9]* chunks data-verified, 0 errors' check.out`,
+  },
   count: ({ program, name }) =>
     `${program} --config ${name}/vykar.yaml list -R bench | { grep -cE '^ *[0-9a-f]{8} ' || true; }`,
   // Empty files are none to it.

@@ -196,7 +196,8 @@ EOF`
         await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
         await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
         await runs('podman', '../writer.cid', 'the backup')
-        await $`podman events --since $(<from) --stream=false --filter container=$(<../writer.cid) --format '{{.Time.UnixNano}} {{.Status}}' > events.out`
+        // What --format knows differs between podman 4 and 5, what is printed without it does not.
+        await $`podman events --since $(<from) --stream=false --filter container=$(<../writer.cid) | while read -r day time zone _ _ what _; do echo "$(date -d "$day $time $zone" +%s%N) $what"; done > events.out`
         await downtime('died')
 
         step('list')

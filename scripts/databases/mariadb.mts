@@ -6,7 +6,7 @@
 import { type Background, background } from '#lib/background.mts'
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
-import { $, read, step } from '#lib/sh.mts'
+import { $, read, step, undo } from '#lib/sh.mts'
 import { Blocked, UsageError } from '#lib/verdict.mts'
 import { listed, numbers, says, shows } from '#scripts/checks.mts'
 import { contents, fresh, retire, serverWants } from '#scripts/common.mts'
@@ -138,6 +138,7 @@ sources:
         const written = variant === run.options.churn
         let churn: Background | undefined
         const rounds = `SELECT count(*) FROM customers WHERE name = 'churn'`
+        const others = `SELECT id FROM information_schema.PROCESSLIST WHERE db = '${source}' AND id <> CONNECTION_ID()`
         if (written) {
           step('writes begin')
           // One customer, order and event a round, each round a transaction of its own, until the connection is ended.
@@ -150,6 +151,8 @@ BEGIN NOT ATOMIC LOOP
   INSERT INTO order_events VALUES (@e, @o, 'placed', NOW(), 'churn'), (@e + 1, @o, 'paid', NOW(), 'churn');
   COMMIT; DO SLEEP(0.02); END LOOP; END//
 EOF`
+          // A server goes on with what its client has begun, also when that is gone.
+          undo`for id in $(in-db mariadb -N -e ${others}); do in-db mariadb -e "KILL $id"; done`
           churn = await background('churn')`in-db mariadb --delimiter=// ${source} < churn.sql`
           await $({
             limit: '1m',
@@ -165,7 +168,7 @@ EOF`
           step('writes end')
           await $`in-db mariadb -N ${source} -e ${rounds} > rounds.after`
           // The writer is the only other connection to this database.
-          await $`for id in $(in-db mariadb -N -e ${`SELECT id FROM information_schema.PROCESSLIST WHERE db = '${source}' AND id <> CONNECTION_ID()`}); do in-db mariadb -e "KILL $id"; done`
+          await $`for id in $(in-db mariadb -N -e ${others}); do in-db mariadb -e "KILL $id"; done`
           await churn?.end('TERM')
           // What the rounds wrote goes again, children first.
           await $`in-db mariadb ${source} <<'EOF'

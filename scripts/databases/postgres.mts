@@ -6,7 +6,7 @@
 import { type Background, background } from '#lib/background.mts'
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
-import { $, read, step } from '#lib/sh.mts'
+import { $, read, step, undo } from '#lib/sh.mts'
 import { Blocked, UsageError } from '#lib/verdict.mts'
 import { listed, numbers, says, shows } from '#scripts/checks.mts'
 import { contents, fresh, retire, serverWants } from '#scripts/common.mts'
@@ -142,6 +142,7 @@ sources:
         const written = variant === run.options.churn
         let churn: Background | undefined
         const rounds = `SELECT count(*) FROM customers WHERE name = 'churn'`
+        const ended = `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'churn' AND datname = '${source}'`
         if (written) {
           step('writes begin')
           // One customer, order and event a round, each round a transaction of its own, until the connection is ended.
@@ -153,6 +154,8 @@ DO $do$ DECLARE c bigint; o bigint; BEGIN LOOP
   INSERT INTO order_events SELECT max(id) + 1, o, 'paid', now(), 'churn' FROM order_events;
   COMMIT; PERFORM pg_sleep(0.02); END LOOP; END $do$
 EOF`
+          // A server goes on with what its client has begun, also when that is gone.
+          undo`in-db psql -X -At -d postgres -c ${ended} || true`
           churn = await background(
             'churn',
           )`in-db psql -X -q -d ${`dbname=${source} application_name=churn`} < churn.sql`
@@ -169,7 +172,7 @@ EOF`
         if (written) {
           step('writes end')
           await $`in-db psql -X -At -d ${source} -c ${rounds} > rounds.after`
-          await $`in-db psql -X -At -d postgres -c ${`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'churn' AND datname = '${source}'`}`
+          await $`in-db psql -X -At -d postgres -c ${ended}`
           await churn?.end('TERM')
           // What the rounds wrote goes again, children first.
           await $`in-db psql -X -q -v ON_ERROR_STOP=1 -d ${source} <<'EOF'

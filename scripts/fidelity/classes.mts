@@ -118,22 +118,24 @@ export const classes: Class[] = [
   {
     name: 'top directory: mode, owner',
     shows: found('-type d', '%m %U %G', '-maxdepth 0'),
-    known: ['top-directory-attributes', 'lost in silence'],
+    // What the directory was that restore was given.
+    known: ['top-directory-attributes', 'lost in silence', /became 755 \d+ \d+$/],
   },
   {
     name: 'top directory: xattr',
     shows: xattr('-type d', '^user\\.', '-maxdepth 0'),
-    known: ['top-directory-attributes', 'lost in silence'],
+    known: ['top-directory-attributes', 'lost in silence', /became nothing$/],
   },
   {
     name: 'top directory: mtime',
     shows: found('-type d', '%T@', '-maxdepth 0'),
-    known: ['top-directory-mtime', 'lost in silence'],
+    // The time of the restore, which is now.
+    known: ['top-directory-mtime', 'lost in silence', /became [1-3]\d{9}(\.\d+)?$/],
   },
   {
     name: 'inode flags (chattr)',
     shows: `find . -name 'flag*' -print0 | { xargs -0 -r lsattr -d 2> /dev/null || true; } | awk '{gsub(/[-eIN]/, "", $1); if ($1) print $2 "\\t" $1}'`,
-    known: ['inode-flags', 'lost in silence'],
+    known: ['inode-flags', 'lost in silence', /became nothing$/],
     optional: true,
   },
 ]

@@ -163,7 +163,7 @@ EOF`
       step('terminated')
       // Something to copy, so that there is a moment to end it in.
       for (const signal of ['TERM', 'INT'] as const) {
-        await $`head -c 48M /dev/urandom > ${live}/late`
+        await $`head -c 256M /dev/urandom > ${live}/late`
         fact(`after ${signal}`, `exit ${await cutShort(repo, signal, 'taken', 2)}, the snapshot is gone`)
         await gone()
       }

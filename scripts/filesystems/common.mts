@@ -16,7 +16,7 @@ import { needSpace } from '#scripts/space.mts'
  * @throws UsageError where one of them holds less
  */
 export function fitsHost(run: Run, imageGib: number, corpusGib: number, onDisk: boolean): void {
-  const least = Math.ceil(corpusGib * 20) / 10 + 0.3
+  const least = Math.ceil(corpusGib * 20) / 10 + 0.5
   if (imageGib < least)
     throw new UsageError(`--image-gib ${imageGib} is too small for --corpus-gib ${corpusGib}: ${least} are the least`)
   const needs = [{ dir: run.runtime, bytes: ((onDisk ? imageGib : 0) + 6 * corpusGib) * 2 ** 30 }]

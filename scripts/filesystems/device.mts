@@ -37,7 +37,8 @@ const inUse = (blocks: Block[]) => blocks.find(({ mountpoints }) => mountpoints?
 
 /** The devices that the root file system lies on, from its own up to the disk. */
 async function rootDevices(): Promise<string[]> {
-  const source = (await ask(['findmnt', '-nro', 'SOURCE', '/'])).stdout.trim()
+  // Without the subvolume, which findmnt shows in brackets.
+  const source = (await ask(['findmnt', '-nvro', 'SOURCE', '/'])).stdout.trim()
   return (await listed(source, '--inverse')).map(({ path }) => path)
 }
 

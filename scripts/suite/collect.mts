@@ -92,13 +92,23 @@ export function standing(stored: readonly Stored[]): Map<string, Stored[]> {
     const runs = honest.filter(({ report }) => lookedAt(report) === call)
     const real = runs.filter(({ report }) => !report.standin)
     const seen = new Set<string>()
+    const blocked = new Set<string>()
     for (const { dir, report } of real.length ? real : runs) {
       const had = found.get(call)
-      // A row that was SKIPPED has looked at nothing, and says nothing more where it is there already.
-      const rows = report.rows.filter((row) => !seen.has(rowName(row)) && !(had && row.verdict === 'SKIPPED'))
-      for (const row of rows) if (row.verdict !== 'SKIPPED') seen.add(rowName(row))
+      // A row that was SKIPPED has looked at nothing, and says nothing more where it is there already; one that was BLOCKED takes no FAIL back.
+      const rows = report.rows.filter(
+        (row) =>
+          !seen.has(rowName(row)) &&
+          !(had && row.verdict === 'SKIPPED') &&
+          !(blocked.has(rowName(row)) && row.verdict !== 'FAIL'),
+      )
+      for (const row of rows)
+        if (row.verdict === 'BLOCKED') blocked.add(rowName(row))
+        else if (row.verdict !== 'SKIPPED') seen.add(rowName(row))
+      const tried = had?.some((one) => one.report.verdict !== 'SKIPPED')
       const own = report.leftBehind?.length ? (['FAIL'] as const) : []
       if (!had) found.set(call, [{ dir, report }])
+      else if (!report.rows.length && report.verdict === 'FAIL' && !tried) had.push({ dir, report })
       else if (rows.length) {
         const verdict = fold([...rows.map((row) => row.verdict), ...own])
         had.push({ dir, report: { ...report, rows, verdict } })

@@ -135,6 +135,12 @@ describe('report.mts compare', () => {
     assert.equal(report('compare', failed, often).status, 1)
     assert.equal(report('compare', often, failed).status, 0)
   })
+  test('too few rounds show nothing, and are no PASS', () => {
+    const few = readBenchmark(before).samples.filter(({ round }) => round < 4)
+    const found = report('compare', before, fabricated('few', 1.3, { samples: few }))
+    assert.equal(found.status, 2, found.stdout)
+    assert.match(found.stderr, /both measured 5 times/)
+  })
   test('bad input is one line and exit 2', () => {
     const cases: [RegExp, ...string[]][] = [
       [/no such file or directory: name two reports/, 'compare', before, '/no/such'],
@@ -196,6 +202,17 @@ describe('benchmarks', { skip }, () => {
     assert.deepEqual(readdirSync(join(box.runtime, 'work')), [])
   })
 
+  test('a server that vykar warns of, as the config has it, is measured', {
+    skip: lacking('vykar-server'),
+  }, async () => {
+    const ended = await run(
+      sandbox(),
+      'benchmarks',
+      args('--tools', 'vykar', '--runs', '1').map((word) => (word === 'local' ? 'rest' : word)),
+    )
+    assert.equal(ended.last, 'PASS benchmarks', said(ended))
+  })
+
   const forbidden =
     spawnSync('strace', ['-c', '-o', '/dev/null', 'true']).status === 0 ? false : 'strace does not work here'
   test('--strace: the system calls of each operation, and no figure of that round', { skip: forbidden }, async () => {
@@ -248,7 +265,8 @@ describe('benchmarks', { skip }, () => {
   for (const [lie, reason] of [
     ['prune-nothing', /vykar prune: .*there are not 1 snapshots/],
     ['unchanged-empty', /vykar unchanged backup: .*the snapshot lists 0, and the source has \d+/],
-    ['verify-unread', /vykar check data: .*has read \d+ bytes of a repository of \d+/],
+    ['verify-unread', /vykar check data: .*(has read \d+ bytes of a repository of \d+|data-verified)/],
+    ['check-empty', /vykar check: .*Check complete: 3 snapshots/],
     ['restore-mode', /vykar restore: .*mode 0644 became 0646/],
   ] as const)
     test(`an operation that did not do what is timed is no figure: ${lie}`, async () => {

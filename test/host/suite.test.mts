@@ -434,6 +434,10 @@ describe('report.mts', () => {
     // Who skipped it has not looked at it again; nor does a row of another repository take back what was left behind.
     const passed = report({ runId: '20260102T000000Z-bbbb' }, [{ repo: 'rest', verdict: 'SKIPPED' }, { repo: 'local' }])
     assert.match(heading(call('20260101T000000Z-aaaa', 'FAIL', 'rest'), passed), /FAIL<\/b> 1 call: 1 FAIL/)
+    // A server that was down has shown nothing of a row that had failed.
+    const down = call('20260102T000000Z-bbbb', 'BLOCKED', 'rest')
+    assert.match(heading(call('20260101T000000Z-aaaa', 'FAIL', 'rest'), down), /FAIL<\/b>/)
+    assert.match(heading(call('20260101T000000Z-aaaa', 'PASS', 'rest'), down), /BLOCKED<\/b>/)
     const leaky = { ...call('20260101T000000Z-aaaa', 'PASS', 'rest', '--repo', 'rest'), leftBehind: ['a secret'] }
     assert.match(heading(leaky, later), /FAIL<\/b> 1 call: 1 FAIL/)
     // What a lying vykar was caught at is no fault of vykar's.
@@ -655,6 +659,9 @@ describe('the gate', () => {
     assert.deepEqual(judgeScenarios([good, pair('FAIL', 'FAIL')]).objections, [])
     assert.match(judgeScenarios([good, pair('BLOCKED', 'BLOCKED')]).objections[0]!, /nothing is known of it/)
     assert.deepEqual(judgeScenarios([good, pair('FAIL', 'PASS')]).objections, [])
+    // A corpus that is missing, or options that are wrong: nothing of vykar was tried.
+    const untried = { ...pair('FAIL', 'FAIL'), reports: [report({ verdict: 'FAIL' }, []), undefined] } as Pair
+    assert.match(judgeScenarios([good, untried]).objections[0]!, /no row of it was run/)
     assert.match(judgeScenarios([pair('SKIPPED', 'SKIPPED')]).objections[0]!, /no scenario passed/)
   })
 
@@ -680,6 +687,7 @@ describe('the gate', () => {
     for (const [was, is] of [
       ['restore: exit 1', 'restore: exit 139'],
       ['3 files differ', '9000 files differ'],
+      ['has read 16777300 bytes', 'has read 9000000000 bytes'],
     ] as const)
       assert.match(objections(failing('restore', was), failing('restore', is))[0]!, /the baseline failed otherwise/)
     assert.match(
@@ -751,6 +759,8 @@ describe('the gate', () => {
     // Times of the baseline ÷ the new build: 0.5 means that the new build takes twice as long.
     assert.match(judgeTimes(benchmark(0.4, 0.6), 0.1).objections[0]!, /new build ÷ baseline 2\.00 \(1\.67 to 2\.50\)/)
     assert.deepEqual(judgeTimes(benchmark(0.7, 0.95), 0.1).objections, [])
+    // One lucky round of five, and twice as long in the others.
+    assert.match(judgeTimes(benchmark(0.24, 0.95), 0.1).objections[0]!, /baseline 1\.68 \(1\.05 to /)
     assert.deepEqual(judgeTimes(benchmark(1.2, 1.4), 0.1).objections, [])
     assert.match(judgeTimes(benchmark(1, 1, ['round 2: exit 1']), 0.1).objections[0]!, /failed with vykar: round 2/)
     assert.match(

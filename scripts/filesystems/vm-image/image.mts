@@ -104,15 +104,16 @@ export async function withMounted({ how, tcg }: Mounting, inside: () => Promise<
 }
 
 /**
- * Installs packages in the image that is mounted at mnt, with /dev, /proc, /sys and /run of the host bound while apt runs.
+ * Installs packages in the image that is mounted at mnt, with /dev, /proc and /sys of the host bound while apt runs, and a /run of its own:
+ * what a package starts or asks must not reach the host's sockets.
  * @param options apt-get's own, such as --no-install-recommends
  */
 export async function installIn(options: readonly string[], packages: readonly string[]): Promise<void> {
-  const bound = ['dev', 'dev/pts', 'proc', 'sys', 'run']
+  const bound = ['dev', 'dev/pts', 'proc', 'sys']
   undo({
     limit: '60s',
   })`for dir in run sys proc dev/pts dev; do until ! mountpoint -q mnt/$dir || umount mnt/$dir; do sleep 0.5; done; done`
-  await $`for dir in ${bound}; do mkdir -p mnt/$dir && mount --bind /$dir mnt/$dir; done`
+  await $`for dir in ${bound}; do mkdir -p mnt/$dir && mount --bind /$dir mnt/$dir; done; mkdir -p mnt/run && mount -t tmpfs tmpfs mnt/run`
   // Nothing that a package brings may be started in the chroot; names are looked up as the host does.
   await $`printf '#!/bin/sh\nexit 101\n' > mnt/usr/sbin/policy-rc.d && chmod 755 mnt/usr/sbin/policy-rc.d`
   await $`cp --remove-destination --dereference /etc/resolv.conf mnt/etc/resolv.conf`

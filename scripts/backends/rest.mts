@@ -1,7 +1,9 @@
 #!/usr/bin/env -S npx tsx
 // Full backup and restore of the small corpus through vykar-server.
-// Passes when backends/local would, and a wrong token is refused (401) for every kind of request and writes nothing, and a URL with a
-// path is refused (400).
+// Passes when backends/local would, and a wrong token is refused (401) for every kind of request and writes nothing, a URL with a path is
+// refused (400), nothing is said over plain HTTP that was not asked for, nor to a server whose certificate nobody has signed, an object that is
+// not what its hash says is refused, and the server's own check sees a pack that is damaged, cut or missing.
+import { background } from '#lib/background.mts'
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, read, step, undo } from '#lib/sh.mts'
@@ -10,6 +12,7 @@ import { sameTree } from '#lib/verify.mts'
 import { listed, says, sound, standardNeeds } from '#scripts/checks.mts'
 import { again, fresh, retire, unreadable, written } from '#scripts/common.mts'
 import { changing, corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
+import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
 
 const spec = { needs: standardNeeds, wants: ['vykar-server', 'curl'], repos: ['rest'], options: sourceOptions } as const
@@ -58,6 +61,22 @@ sources:
       step('list')
       await $`vykar --config config.yaml list -R ${repo} > list.out`
       await listed('corpus')
+
+      // Nobody who listens may read the token: plain HTTP is asked for, and a server whose certificate nobody has signed is none.
+      step('only where it is safe')
+      await $`sed '/allow_insecure_http:/d' config.yaml > secure.yaml && rc=0 && { timeout 60 vykar --config secure.yaml list -R ${repo} > secure.out 2>&1 || rc=$?; } && case $REPO_REST in http://*) test $rc = 1 && grep -qi insecure secure.out;; esac`
+      const tls = run.dry ? 18443 : await freePort(0)
+      await $`openssl req -x509 -newkey rsa:2048 -nodes -keyout tls.key -out tls.crt -days 2 -subj /CN=127.0.0.1 -addext basicConstraints=critical,CA:FALSE 2> /dev/null`
+      const impostor = await background(
+        'tls',
+      )`openssl s_server -accept 127.0.0.1:${tls} -key tls.key -cert tls.crt -quiet < /dev/zero`
+      await $({ limit: '30s' })`until (: < /dev/tcp/127.0.0.1/${tls}) 2> /dev/null; do sleep 0.1; done`
+      await $({
+        expect: [1],
+      })`REPO_REST=https://127.0.0.1:${tls} timeout 60 vykar --config secure.yaml list -R ${repo} > impostor.out 2>&1`
+      await impostor.end('TERM')
+      await $`! grep -aqE 'HTTP/1|Bearer' tls.out || exit 1  # not a word was said to it`
+      await $`rm tls.key`
 
       step('wrong token reads nothing')
       await $({ expect: [1] })`vykar --config wrong-token.yaml list -R ${repo} > wrong-token.out 2>&1`
@@ -115,11 +134,31 @@ done < requests > refused.out`
           })`vykar --config config.yaml check -R ${repo} --verify-data ${{ raw: flag }} > flipped.out 2>&1`
           await says('flipped.out', /, [1-9]\d* errors$/m, `check --verify-data ${flag} saw no flipped bit`)
         }
+        for (const [name, harm] of [
+          ['missing', 'rm "$(<pack.path)"'],
+          ['cut', 'cp -p whole "$(<pack.path)" && truncate -s -1000 "$(<pack.path)"'],
+        ] as const) {
+          await $`${{ raw: harm }}`
+          await $({
+            limit: '1h',
+            expect: [1],
+          })`vykar --config config.yaml check -R ${repo} --verify-data > ${name}.out 2>&1`
+          await says(`${name}.out`, /, [1-9]\d* errors$/m, `check --verify-data on the server saw no ${name} pack`)
+        }
         await $`cp -p whole "$(<pack.path)" && rm whole`
         await $({
           limit: '1h',
         })`vykar --config config.yaml check -R ${repo} --verify-data --distrust-server > distrusted.out 2>&1`
         await sound('distrusted.out', { all: true })
+
+        step('what is damaged on its way')
+        // An object comes with the hash of what it is to be: another one is refused, and so is one without.
+        undo`rm -f token.curl`
+        await $`printf 'header = "Authorization: Bearer %s"\n' "$VYKAR_E2E_REST_TOKEN" > token.curl && chmod 600 token.curl`
+        const pack = `packs/00/${'0'.repeat(64)}`
+        for (const header of [`X-Content-BLAKE2b: ${'0'.repeat(64)}`, 'X-Nothing: at all'])
+          await $`code=$(curl -sS -o damaged.out -w '%{http_code}' -K token.curl -X PUT -H ${header} --data-binary junk "$REPO_REST"/${pack}) && [[ $code == 4* ]] && test ! -e "$FILES_REST"/${pack}`
+        await $`rm token.curl`
       }
 
       step('check')

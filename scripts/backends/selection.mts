@@ -66,6 +66,15 @@ sources:
   await $`printf '*.o\n!keep.o\n' > source/gi/.gitignore && printf '!y.o\n/local\n' > source/gi/sub/.gitignore && printf 'plain/\n*.LOG\n' > source/.gitignore`
   await $`{ cat config.yaml; printf 'exclude_if_present: [.nobackup]\ngit_ignore: true\n'; } > marked.yaml`
   await held('marked', { raw: `--exclude-standard --exclude=marked/` })
+  step('two paths of one source')
+  // What is excluded, and what another file system is, is said of each path and not of the first alone.
+  await $`mkdir -p first/top second/sub second/top && echo 1 > first/top/f && echo 1 > first/f && for f in second/f second/sub/f second/top/f; do echo 2 > $f; done`
+  if (process.getuid?.() === 0) {
+    undo`! mountpoint -q second || umount second`
+    await $`mount -t tmpfs -o size=1m tmpfs second && mkdir second/sub second/top && for f in second/f second/sub/f second/top/f; do echo 2 > $f; done`
+  }
+  await $`sed "s|  - path: source|  - paths: [first, second]|; s|label: excluded|&\n    one_file_system: true\n    exclude: ['/top']|" config.yaml > paths.yaml && vykar --config paths.yaml backup -R ${repo} > paths.out && sed -n 's/^Snapshot created: //p' paths.out > paths.id && vykar --config config.yaml snapshot list -R ${repo} $(<paths.id) > paths.listing && diff <(printf '%s\n' first/f second/f second/sub/f) <(grep -E '/f$' paths.listing | sed "s|.*-excludes/||" | sort)`
+  if (process.getuid?.() === 0) await $`umount second`
   step('odd patterns')
   await $`rm -f source/.gitignore source/gi/.gitignore source/gi/sub/.gitignore && mkdir -p source/in/deep && for name in b1 b2 'b{1,2}' in/deep/f; do echo "$name" > "source/$name"; done`
   for (const [n, pattern] of odd.entries()) {

@@ -14,7 +14,7 @@ import { Blocked } from '#lib/verdict.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { copyOf } from '#scripts/damage.mts'
 import { acknowledged, conclude, drawnOptions, faultOptions, rowsWith, within } from '#scripts/faults/common.mts'
-import { at, lastOf, others, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
+import { allThere, at, lastOf, others, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
 
 /** What can be damaged: bash that prints the candidates below `damaged`, or below the cache. */
 const objects: Record<string, string> = {
@@ -251,6 +251,36 @@ await scenario(import.meta, spec, async (run) => {
         await $`rm -rf damaged copy interrupted old lived cut-source`
         await conclude(fired, tried)
       })
+  for (const repo of run.repos)
+    await row({ repo, variant: 'one-file' }, async () => {
+      const name = 'a pack of one file'
+      const ids = await acknowledged(repo, 1, Math.min(mib, 4))
+      await $`find "$REPO_LOCAL"/packs -type f -size +0 | sort > packs.before && head -c 12M /dev/urandom > source/large`
+      await witness('source', 'large')
+      await $`vykar --config config.yaml backup -R ${repo} > large.out && sed -n 's/^Snapshot created: //p' large.out > large.id`
+      await copyOf(repo)
+      step(name)
+      const there = at(repo, '$PWD/damaged')
+      await $`cp -al copy damaged && rm "damaged/packs/$(find "$REPO_LOCAL"/packs -type f -size +500k | sort | comm -13 packs.before - | sed 's|.*/packs/||' | head -n 1)"`
+      const repaired = await $({
+        expect: 'any',
+      })`${there} vykar --config config.yaml check -R ${repo} --repair --yes > repair.out 2>&1`
+      await $`rm -rf lost tree && mkdir lost tree && ${there} vykar --config config.yaml list -R ${repo} > after.list`
+      const restored = await $({
+        expect: 'any',
+      })`${there} HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<large.id) tree > restore.out 2>&1`
+      // All but the one file is there, and of it nothing that is not right.
+      await $`grep -v '  \./large$' large.sha256 > rest.sha256 || true`
+      const rest = await $({
+        expect: 'any',
+      })`grep -q "^ *$(<large.id) " after.list && (cd tree && sha256sum --check --quiet --strict ../rest.sha256 > ../wrong.out 2>&1 && { test ! -e large || cmp -s large ../source/large; })`
+      fact(name, `repair: exit ${repaired.code}, restore: exit ${restored.code}`)
+      if (rest.code)
+        violated('5: repair harms nothing', name, `of a snapshot of which one file is lost, repair takes more: ${lastOf('wrong.out')}`, 'vykar check --repair --yes; vykar restore') // biome-ignore format: one line
+      await allThere(repo, ids, name, there)
+      await $`rm -rf damaged copy`
+      await conclude(1, 1)
+    })
   if (!run.dry)
     writeFileSync(
       join(run.dirs.reports, 'corruption.csv'),

@@ -6,12 +6,12 @@
 import { seeded } from '#data-gen/random.mts'
 import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
-import { $, fact, step } from '#lib/sh.mts'
+import { $, check, fact, read, step } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import { copyOf } from '#scripts/damage.mts'
 import { acknowledged, conclude, drawnOptions, faultOptions, rowsWith } from '#scripts/faults/common.mts'
-import { afterwards, allThere, at, nothingForEver, witness } from '#scripts/faults/oracle.mts'
+import { afterwards, allThere, at, nothingForEver, violated, witness } from '#scripts/faults/oracle.mts'
 import { servers } from '#scripts/servers.mts'
 
 const all = ['ack-1', 'ack-2', 'extra']
@@ -124,6 +124,14 @@ await scenario(import.meta, spec, async (run) => {
             await afterwards(repo, kept, name, undefined, there, all)
             await nothingForEver(repo, name, there, `kill -9 vykar ${command}`, 'killed-write-left')
             await allThere(repo, kept, name, there)
+            if (command !== 'backup' || state !== 'index') continue
+            // What the index names and no snapshot has is given back once it was repaired.
+            await $`${there} vykar --config config.yaml list -R ${repo} | grep -oE '^ *[0-9a-f]{8} ' | ${there} xargs vykar --config config.yaml snapshot delete -R ${repo} && ${there} vykar --config config.yaml check -R ${repo} --repair --yes > repair.out 2>&1 && ${there} vykar --config config.yaml compact -R ${repo} > last.out && find damaged/packs -type f -size +0 > orphans`
+            await check('test ! -s orphans', () => {
+              const [orphan] = read('orphans').split('\n')
+              if (orphan)
+                violated('7: nothing is left for ever', name, `no snapshot is left, check --repair and compact have run, and ${orphan} is there`, 'vykar check --repair --yes; vykar compact') // biome-ignore format: one line
+            })
           }
           fact('killed in mid-work', `${fired} of ${tried}`)
           for (const [state, times] of Object.entries(seen)) fact(`killed as the repository showed: ${state}`, times)

@@ -1,6 +1,6 @@
 #!/usr/bin/env -S npx tsx
 // Daemon: `vykar daemon`, as a service manager runs it: its cycles, its status page, ended in mid-backup, restarted again and again, told a config
-// that is broken, with repositories that are not there, a schedule that cannot be, and a clock that was ahead when it began.
+// that is new or broken, with repositories that are not there, a schedule that cannot be, and a clock that was ahead when it began.
 // Passes when what is due is backed up and restores, the status says what has happened, everything ends when it is told to, nothing is left
 // held, and every acknowledged snapshot is still restored to what it was.
 import { background } from '#lib/background.mts'
@@ -102,6 +102,27 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
             violated('what is odd is said', broken, 'a config that cannot be read, and not a word of it', 'kill -HUP')
         })
         await ended(broken, await going.end('TERM', '20s'))
+      }
+
+      const reloaded = 'HUP with a config that has changed'
+      if (chosen(reloaded)) {
+        await scheduled('every: 1s, on_startup: true')
+        const going = await daemon('reloaded')
+        await $({
+          limit: '60s',
+        })`${cycled('reloaded', '1')}; sed -i 's/label: faults$/label: reloaded/' daemon.yaml; grep -c 'cycle finished' reloaded.out > before.count || true; kill -HUP $(<reloaded.pid)`
+        await $({ limit: '60s' })`${cycled('reloaded', '$(($(<before.count) + 3))')}`
+        await $`vykar --config config.yaml list -R ${repo} > reloaded.list`
+        await check('grep -q " reloaded " reloaded.list', () => {
+          if (!/ reloaded /.test(read('reloaded.list')))
+            violated(
+              'what is due is backed up',
+              reloaded,
+              'after a HUP it goes on with the config that was',
+              'kill -HUP',
+            )
+        })
+        await ended(reloaded, await going.end('TERM', '20s'))
       }
 
       const restarted = 'restarted more often than it is due'

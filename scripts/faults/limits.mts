@@ -22,7 +22,7 @@ const limits = [512, 384, 256, 192, 128, 112, 96, 80, 64]
 
 const options = {
   ...faultOptions,
-  files: { kind: 'number', help: 'the largest number of small files', default: 100_000, min: 400 },
+  files: { kind: 'number', help: 'the largest number of small files', default: 110_000, min: 400 },
   links: { kind: 'number', help: 'hard links to one file', default: 100_000, min: 2000 },
   'dump-gib': { kind: 'number', help: 'size of the dump in GiB', default: 2, above: true },
   'large-gib': { kind: 'number', help: 'size of the large file, which is sparse, in GiB', default: 8, min: 1 },

@@ -158,6 +158,9 @@ describe('honest', { concurrency: 2 }, () => {
     ['backends/settings', 'delete-dry-run-acts', 1, /delete --dry-run: exit 1: cmp /, '--repo', 'local', '--choice', 'dry-runs'], // biome-ignore format: one line
     ['backends/settings', 'prune-never-compacts', 1, /at once: exit 1: test /, '--repo', 'local', '--choice', 'dry-runs'], // biome-ignore format: one line
     ['backends/settings', 'prune-pools-labels', 1, /pruned without sources: /, '--repo', 'local', '--choice', 'central'], // biome-ignore format: one line
+    ['backends/rest', 'insecure-silently', 1, /only where it is safe: exit 1: /],
+    ['backends/rest', 'tls-unverified', 1, /only where it is safe: exit 1: .*tls\.out/],
+    ['backends/selection', 'second-path-dropped', 1, /two paths of one source: exit 1: /, '--repo', 'local', '--choice', 'excludes'], // biome-ignore format: one line
     ['backends/settings', 'settings-spread', 1, /each its own: exit 1: /, '--repo', 'local', '--choice', 'sources'],
     ['backends/settings', 'prune-spreads', 1, /two\.list: snapshots of /, '--repo', 'local', '--choice', 'sources'],
     [
@@ -239,15 +242,27 @@ describe('honest', { concurrency: 2 }, () => {
       assert.match(ended.last, reason)
     })
 
-  test('a server that gives its objects to anybody is caught', { skip: noRest }, async () => {
-    const where = box()
-    const dir = join(where.dir, 'beside')
-    mkdirSync(dir)
-    symlinkSync(which(real!)!, join(dir, 'vykar'))
-    // The real server behind one that puts the right token into every request for an object.
-    writeFileSync(
-      join(dir, 'vykar-server'),
-      `#!${process.execPath}
+  for (const [what, lie, reason] of [
+    [
+      'gives its objects to anybody',
+      "if (/^\\/(packs|snapshots|keys)\\/[^?]*$/.test(req.url)) headers.authorization = 'Bearer ' + process.env.VYKAR_TOKEN",
+      /a request without the right token was answered with 200 GET \/packs\//,
+    ],
+    [
+      'takes what was damaged on its way',
+      "if (req.method === 'PUT' && /^0{64}$/.test(headers['x-content-blake2b'])) return res.writeHead(204).end()",
+      /what is damaged on its way: exit 1: /,
+    ],
+  ] as const)
+    test(`a server that ${what} is caught`, { skip: noRest }, async () => {
+      const where = box()
+      const dir = join(where.dir, 'beside')
+      mkdirSync(dir)
+      symlinkSync(which(real!)!, join(dir, 'vykar'))
+      // The real server behind one that tells the lie.
+      writeFileSync(
+        join(dir, 'vykar-server'),
+        `#!${process.execPath}
 const http = require('node:http'), { spawn } = require('node:child_process')
 const words = process.argv.slice(2), at = words.indexOf('--listen') + 1
 const [host, port] = words[at].split(':'), back = Number(port) + 1000 > 65000 ? Number(port) - 1000 : Number(port) + 1000
@@ -256,26 +271,26 @@ const server = spawn(${JSON.stringify(which('vykar-server'))}, words, { stdio: '
 process.on('SIGTERM', () => { server.kill(); process.exit() })
 http.createServer((req, res) => {
   const headers = { ...req.headers }
-  if (/^\\/(packs|snapshots|keys)\\/[^?]*$/.test(req.url)) headers.authorization = 'Bearer ' + process.env.VYKAR_TOKEN
+  ${lie}
   req.pipe(http.request({ host, port: back, method: req.method, path: req.url, headers }, (answer) => {
     res.writeHead(answer.statusCode, answer.headers)
     answer.pipe(res)
   }).on('error', () => res.destroy()))
 }).listen(Number(port), host)
 `,
-      { mode: 0o755 },
-    )
-    const ended = await run(where, 'backends/rest', [
-      '--vykar',
-      join(dir, 'vykar'),
-      '--source',
-      smallCorpus(),
-      '--services',
-      'managed',
-    ])
-    assert.equal(ended.code, 1, ended.stdout + ended.stderr)
-    assert.match(ended.last, /a request without the right token was answered with 200 GET \/packs\//)
-  })
+        { mode: 0o755 },
+      )
+      const ended = await run(where, 'backends/rest', [
+        '--vykar',
+        join(dir, 'vykar'),
+        '--source',
+        smallCorpus(),
+        '--services',
+        'managed',
+      ])
+      assert.equal(ended.code, 1, ended.stdout + ended.stderr)
+      assert.match(ended.last, reason)
+    })
 
   test('two scripts that want the same ports at once both pass', { skip: noRest }, async () => {
     const [a, b] = [box(), box()]

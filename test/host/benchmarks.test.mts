@@ -205,11 +205,10 @@ describe('benchmarks', { skip }, () => {
   test('a server that vykar warns of, as the config has it, is measured', {
     skip: lacking('vykar-server'),
   }, async () => {
-    const ended = await run(
-      sandbox(),
-      'benchmarks',
-      args('--tools', 'vykar', '--runs', '1').map((word) => (word === 'local' ? 'rest' : word)),
-    )
+    const entry =
+      '{label: rest, url: "http://127.0.0.1:8585", allow_insecure_http: true, access_token: a-token-of-tests}'
+    const words = args('--tools', 'vykar', '--runs', '1').map((word) => (word === 'local' ? 'rest' : word))
+    const ended = await run(sandbox(`repositories:\n  - ${entry}\n`), 'benchmarks', words)
     assert.equal(ended.last, 'PASS benchmarks', said(ended))
   })
 

@@ -31,13 +31,13 @@ function base(mode = 'none'): string {
 async function forms(): Promise<void> {
   step('source')
   await $`mkdir one two && head -c 1M /dev/urandom > one/file && echo two > two/file`
-  await $`printf '%b\nsources: ["%s", "%s"]\n' ${base()} "$PWD/one" "$PWD/two" > vykar.yaml && cp vykar.yaml plain.yaml`
+  await $`printf '%b\nsources: ["%s", "%s"]\n' ${base()} "$PWD/one" "$PWD/two" > vykar.yaml && cp vykar.yaml config.yaml`
   step('plain paths')
-  await $`vykar --config plain.yaml init > init.out 2>&1 && vykar --config plain.yaml backup > backup.out && vykar --config plain.yaml list > list.out && test "$(grep -cE '^ *[0-9a-f]{8} ' list.out)" = 1`
-  await $`mkdir back && HOME=$PWD/back vykar --config plain.yaml restore latest back > restored.out && diff -r one "back$PWD/one" && diff -r two "back$PWD/two"`
+  await $`vykar --config config.yaml init > init.out 2>&1 && vykar --config config.yaml backup > backup.out && vykar --config config.yaml list > list.out && test "$(grep -cE '^ *[0-9a-f]{8} ' list.out)" = 1`
+  await $`mkdir back && HOME=$PWD/back vykar --config config.yaml restore latest back > restored.out && diff -r one "back$PWD/one" && diff -r two "back$PWD/two"`
   step('a config that is found')
   await $`vykar list > found.out && diff list.out found.out && mkdir away && { ! (cd away && VYKAR_CONFIG=../named.yaml vykar list > ../lacks.out 2>&1) || exit 1; }`
-  await $`rm vykar.yaml && sed 's#\./repo#../repo#; s#: cache$#: ../cache#' plain.yaml > named.yaml && (cd away && VYKAR_CONFIG=../named.yaml vykar list > ../named.out) && diff list.out named.out`
+  await $`rm vykar.yaml && sed 's#\./repo#../repo#; s#: cache$#: ../cache#' config.yaml > named.yaml && (cd away && VYKAR_CONFIG=../named.yaml vykar list > ../named.out) && diff list.out named.out`
   await $`rm -r repo`
 }
 

@@ -252,6 +252,7 @@ sources:
     ['block scalar', 'passphrase: >-\n        hush\n        hush', 'hush hush'],
     ['flow map', 'encryption: {mode: auto, passphrase: hush-hush}', 'hush-hush'],
     ['quoted key', '"passphrase": \'hush-hush\'', 'hush-hush'],
+    ['default of a variable', 'access_token: ${NOT_SET_HERE:-hush-hush}', 'hush-hush'],
     ['alias', 'note: &p hush-hush\n    passphrase: *p', 'hush-hush'],
     ['comment beside it', 'passphrase: hush-hush # was hush-hush', 'hush-hush'],
     ['password in a URL', 'mirror: 1\n    url: https://me:hush-hush@example.org', 'hush-hush'],

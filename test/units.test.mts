@@ -22,6 +22,7 @@ import { expand, localDir, Sample, scenarioUrl } from '#lib/config.mts'
 import { leftOutside, statedEnvironment, strewn } from '#lib/environment.mts'
 import { readJson, writeWhole } from '#lib/files.mts'
 import { explain, type Gap, gapsOf, unexplainedWarnings } from '#lib/gaps.mts'
+import { aptLine } from '#lib/host.mts'
 import { meant, parseOptions } from '#lib/options.mts'
 import { isOurRepository, isOurs, isRunId, markOurs, ourRuns, rememberRepository, removeOurs } from '#lib/ours.mts'
 import { enterGroup, vykarMoved } from '#lib/process.mts'
@@ -578,4 +579,10 @@ test('what vykar leaves in its own directory is seen, also where the user has th
     rmSync(file, { force: true })
     if (made) rmSync(made, { recursive: true })
   }
+})
+
+test("the line that installs what is missing brings docker's client, which Debian 13 only recommends", () => {
+  const missing = (name: string) => ({ name, why: '', remedy: '' })
+  assert.equal(aptLine([missing('docker'), missing('rsync')]), 'apt-get install -y docker.io rsync')
+  assert.equal(aptLine([missing('rsync')]), 'apt-get install -y --no-install-recommends rsync')
 })

@@ -1,7 +1,7 @@
 // The surroundings of a run: what its commands inherit, what this process must have, what a file system can hold.
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
-import { basename, dirname, join } from 'node:path'
+import { basename, join } from 'node:path'
 import { ask, lastLine } from './ask.mts'
 import { UsageError } from './verdict.mts'
 
@@ -75,20 +75,26 @@ export function hangupIgnored(): boolean {
 }
 
 /** Names that vykar gives, and this suite does not. */
-const vykars = /vykar(?!-repos|-e2e)/
-/** Where vykar keeps things of a user who has it keep them: what is new there is its own, whatever its name. */
-const kept = ['.cache', '.config', '.local/share', '.local/state'].map((name) => join(homedir(), name, 'vykar'))
+const vykars = /(vykar(?!-repos|-e2e)|\.(cache|local\/(share|state))\/vykar\/)[^/]*$/
+/** What lies in a directory; nothing where this user could leave or see none. */
+function inside(dir: string): string[] {
+  try {
+    return readdirSync(dir).map((name) => join(dir, name))
+  } catch {
+    return []
+  }
+}
+
 /**
  * Names in the places where programs leave things unasked: the home, its directories for caches, settings and state, and the
  * caller's directory. Compared before and after a run, they show what it left outside of its own directories.
  */
 export function strewn(): Set<string> {
-  const home = homedir()
-  const places = [home, ...['.cache', '.config', '.local/share', '.local/state'].map((name) => join(home, name)), process.cwd()] // biome-ignore format: one line
-  const inside = (dir: string) => (existsSync(dir) ? readdirSync(dir).map((name) => join(dir, name)) : [])
+  const own = ['', '.cache', '.config', '.local/share', '.local/state', '.cache/vykar', '.local/share/vykar', '.local/state/vykar'] // biome-ignore format: one line
+  const places = [...own.map((name) => join(homedir(), name)), process.cwd()]
   // Where everybody leaves things, what is vykar's by its name.
-  const shared = ['/tmp', '/var/tmp', '/dev/shm', '/run'].flatMap(inside).filter((path) => vykars.test(basename(path)))
-  return new Set([...[...places, ...kept].flatMap(inside), ...shared])
+  const shared = ['/tmp', '/var/tmp', '/dev/shm', '/run'].flatMap(inside).filter((path) => vykars.test(path))
+  return new Set([...places.flatMap(inside), ...shared])
 }
 
 /**
@@ -100,10 +106,8 @@ export function leftOutside(before: ReadonlySet<string>, work: string, runtime: 
   const tmp = join(work, 'tmp')
   const fresh = [...strewn()].filter((path) => !before.has(path) && !path.startsWith(runtime))
   // The suite's own generators leave their compiled form.
-  const names = existsSync(tmp) ? readdirSync(tmp).filter((name) => !/^(tsx|node)-/.test(name)) : []
-  const left = names.map((name) => `temporary file ${name}`)
-  const its = (path: string) => vykars.test(basename(path)) || kept.includes(dirname(path))
-  return { left: [...left, ...fresh.filter(its)], fresh }
+  const left = inside(tmp).map((path) => basename(path)).filter((name) => !/^(tsx|node)-/.test(name)).map((name) => `temporary file ${name}`) // biome-ignore format: one line
+  return { left: [...left, ...fresh.filter((path) => vykars.test(path))], fresh }
 }
 
 /** Attributes of files that are compared where the file system can hold them. */

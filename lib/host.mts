@@ -37,6 +37,7 @@ export const tools = {
   'ssh-keygen': { program: 'ssh-keygen', why: 'makes keys for SFTP', apt: 'openssh-client' },
   sshd: { program: 'sshd', why: 'the SFTP server', apt: 'openssh-server', version: ['-V'] },
   sftp: { program: 'sftp', why: 'tells whose fault a failure is', apt: 'openssh-client' },
+  openssl: { program: 'openssl', why: 'makes certificates', apt: 'openssl', version: ['version'] },
   rclone: { program: 'rclone', why: 'clears what is left on S3 and SFTP', apt: 'rclone', version: ['version'] },
   docker: { program: 'docker', why: 'runs containers', apt: 'docker.io', version: ['--version'] },
   dockerd: { program: 'dockerd', why: "docker's daemon, where it runs on this host", apt: 'docker.io' },
@@ -65,13 +66,8 @@ export const tools = {
   faketime: { program: 'faketime', why: 'a client whose clock is off', apt: 'faketime', version: ['--version'] },
   debootstrap: { program: 'debootstrap', why: 'builds images from Debian packages', apt: 'debootstrap' },
   'vykar-server': { program: 'vykar-server', why: 'the REST server', install: 'it comes with vykar', version: ['-V'] },
-  's3-server': {
-    program: 'minio',
-    or: 'versitygw',
-    why: 'the S3 server: minio or versitygw',
-    install: 'npx tsx scripts/setup.mts backends',
-    version: ['--version'],
-  },
+  // biome-ignore format: one line
+  's3-server': { program: 'minio', or: 'versitygw', why: 'the S3 server: minio or versitygw', install: 'npx tsx scripts/setup.mts backends', version: ['--version'] },
 } satisfies Record<string, Tool>
 export type ToolName = keyof typeof tools
 

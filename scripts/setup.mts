@@ -23,7 +23,7 @@ import { readiness } from '#scripts/suite/ready.mts'
 
 /** Areas and the tools they need; `test` is what the test suite needs to skip nothing that packages could bring. */
 const base = ['diff', 'rsync', 'timeout', 'time', 'flock', 'setfattr', 'setfacl', 'setcap'] as const
-const backends = [...base, 'git', 'curl', 'ssh-keygen', 'sshd', 'sftp', 'rclone'] as const
+const backends = [...base, 'git', 'curl', 'openssl', 'ssh-keygen', 'sshd', 'sftp', 'rclone'] as const
 const clients = ['psql', 'pg_dump', 'mariadb', 'mariadb-dump'] as const
 const areas: Record<string, readonly ToolName[]> = {
   local: base,

@@ -15,7 +15,12 @@ import { changing, corpus, fits, sourceOptions, witness } from '#scripts/corpus.
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
 
-const spec = { needs: standardNeeds, wants: ['vykar-server', 'curl'], repos: ['rest'], options: sourceOptions } as const
+const spec = {
+  needs: standardNeeds,
+  wants: ['vykar-server', 'curl', 'openssl'],
+  repos: ['rest'],
+  options: sourceOptions,
+} as const
 
 await scenario(import.meta, spec, async (run) => {
   const { options } = run
@@ -64,19 +69,19 @@ sources:
 
       // Nobody who listens may read the token: plain HTTP is asked for, and a server whose certificate nobody has signed is none.
       step('only where it is safe')
-      await $`sed '/allow_insecure_http:/d' config.yaml > secure.yaml && rc=0 && { timeout 60 vykar --config secure.yaml list -R ${repo} > secure.out 2>&1 || rc=$?; } && case $REPO_REST in http://*) test $rc = 1 && grep -qi insecure secure.out;; esac`
+      await $`sed '/allow_insecure_http:/d' config.yaml > secure.yaml && rc=0 && { timeout 60 vykar --config secure.yaml list -R ${repo} > secure.out 2>&1 || rc=$?; } && case $REPO_REST in http://*) [[ $rc == 1 ]] || exit 1; grep -qi insecure secure.out || exit 1;; esac`
       const tls = run.dry ? 18443 : await freePort(0)
-      await $`openssl req -x509 -newkey rsa:2048 -nodes -keyout tls.key -out tls.crt -days 2 -subj /CN=127.0.0.1 -addext basicConstraints=critical,CA:FALSE 2> /dev/null`
+      await $`sed 's/access_token:.*/access_token: made-up/' secure.yaml > made-up.yaml && mkfifo tls.in && openssl req -x509 -newkey rsa:2048 -nodes -keyout tls.key -out tls.crt -days 2 -subj /CN=127.0.0.1 -addext basicConstraints=critical,CA:FALSE 2> /dev/null`
       const impostor = await background(
         'tls',
-      )`openssl s_server -accept 127.0.0.1:${tls} -key tls.key -cert tls.crt -quiet < /dev/zero`
+      )`openssl s_server -accept 127.0.0.1:${tls} -key tls.key -cert tls.crt -quiet <> tls.in`
       await $({ limit: '30s' })`until (: < /dev/tcp/127.0.0.1/${tls}) 2> /dev/null; do sleep 0.1; done`
       await $({
         expect: [1],
-      })`REPO_REST=https://127.0.0.1:${tls} timeout 60 vykar --config secure.yaml list -R ${repo} > impostor.out 2>&1`
+      })`REPO_REST=https://127.0.0.1:${tls} timeout 60 vykar --config made-up.yaml list -R ${repo} > impostor.out 2>&1`
       await impostor.end('TERM')
       await $`! grep -aqE 'HTTP/1|Bearer' tls.out || exit 1  # not a word was said to it`
-      await $`rm tls.key`
+      await $`rm tls.key tls.in`
 
       step('wrong token reads nothing')
       await $({ expect: [1] })`vykar --config wrong-token.yaml list -R ${repo} > wrong-token.out 2>&1`
@@ -156,8 +161,11 @@ done < requests > refused.out`
         undo`rm -f token.curl`
         await $`printf 'header = "Authorization: Bearer %s"\n' "$VYKAR_E2E_REST_TOKEN" > token.curl && chmod 600 token.curl`
         const pack = `packs/00/${'0'.repeat(64)}`
-        for (const header of [`X-Content-BLAKE2b: ${'0'.repeat(64)}`, 'X-Nothing: at all'])
-          await $`code=$(curl -sS -o damaged.out -w '%{http_code}' -K token.curl -X PUT -H ${header} --data-binary junk "$REPO_REST"/${pack}) && [[ $code == 4* ]] && test ! -e "$FILES_REST"/${pack}`
+        for (const [answer, header] of [
+          [409, `X-Content-BLAKE2b: ${'0'.repeat(64)}`],
+          [400, 'X-Nothing: at all'],
+        ] as const)
+          await $`code=$(curl -sS -o damaged.out -w '%{http_code}' -K token.curl -X PUT -H ${header} --data-binary junk "$REPO_REST"/${pack}) && test $code = ${answer} && test ! -e "$FILES_REST"/${pack}`
         await $`rm token.curl`
       }
 

@@ -240,6 +240,8 @@ async function expired(): Promise<void> {
       .split(' ')
       .filter((label) => label === 'alive').length
     fact('a label that is all expired', `prune: exit ${met.code}, ${kept} of 2 snapshots of the other label are left`)
+    const refused = met.code === 1 && /would remove ALL/.test(read('prune.out'))
+    if (kept > 1 && !refused) throw new Mismatch(`prune exits ${met.code}, and what has expired is left`)
     finding(
       'expired-label-stops-prune',
       kept > 1 ? `prune exits ${met.code} and prunes no label, because one label has old snapshots alone` : undefined,

@@ -23,7 +23,7 @@ const commands: Record<string, { before: string; line: string; through: (keyof t
   backup: {
     before: 'head -c 12M /dev/urandom > source/fresh',
     line: 'backup',
-    through: ['session', 'pack', 'journal', 'index', 'snapshot'],
+    through: ['session', 'index', 'pack', 'journal', 'snapshot'],
     kept: all,
   },
   restore: { before: 'true', line: 'restore $(<ack-1.id) killed-tree', through: ['session'], kept: all },

@@ -119,7 +119,7 @@ export const classes: Class[] = [
     name: 'top directory: mode, owner',
     shows: found('-type d', '%m %U %G', '-maxdepth 0'),
     // What the directory was that restore was given.
-    known: ['top-directory-attributes', 'lost in silence', /became 755 \d+ \d+$/],
+    known: ['top-directory-attributes', 'lost in silence', /became [0-7]*7[57]5 \d+ \d+$/],
   },
   {
     name: 'top directory: xattr',

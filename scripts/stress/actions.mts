@@ -265,7 +265,9 @@ export async function act(walk: Walk, n: number, actions: readonly Action[]): Pr
   const done = []
   const spans: [from: number, to: number][] = []
   for (const { action, doing, task, at: from } of going) {
-    const ended = await at(action, () => task.done(excluded ? [0, 1] : [0]))
+    const ended = await at(action, () =>
+      task.done(excluded ? [0, 1] : [0], action.kind === 'list' ? /listed but not found/ : undefined),
+    )
     spans.push([from, from + ended.seconds * 1000])
     done.push({ action, doing, ended })
   }

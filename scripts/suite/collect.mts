@@ -102,7 +102,7 @@ export function standing(stored: readonly Stored[]): Map<string, Stored[]> {
           !(had && row.verdict === 'SKIPPED') &&
           !(blocked.has(rowName(row)) && row.verdict !== 'FAIL'),
       )
-      for (const row of rows)
+      for (const row of report.rows)
         if (row.verdict === 'BLOCKED') blocked.add(rowName(row))
         else if (row.verdict !== 'SKIPPED') seen.add(rowName(row))
       const tried = had?.some((one) => one.report.verdict !== 'SKIPPED')

@@ -154,6 +154,7 @@ describe('honest', { concurrency: 2 }, () => {
     ['backends/config-file', 'passcommand-unchecked', 1, /locked: exit 1: /, '--choice', 'passcommands'],
     ['backends/config-file', 'identity-unpinned', 1, /refused: exit 1: /, '--choice', 'identity'],
     ['backends/config-file', 'swap-unseen', 1, /aes256gcm: exit 1: /, '--choice', 'swapped'],
+    ['backends/config-file', 'nonce-again', 1, /aes256gcm: exit 1: for pack in /, '--choice', 'modes'],
     ['backends/config-file', 'question-answered', 1, /delete: exit 1: /, '--choice', 'questions'],
     ['backends/settings', 'delete-dry-run-acts', 1, /delete --dry-run: exit 1: cmp /, '--repo', 'local', '--choice', 'dry-runs'], // biome-ignore format: one line
     ['backends/settings', 'prune-never-compacts', 1, /at once: exit 1: test /, '--repo', 'local', '--choice', 'dry-runs'], // biome-ignore format: one line

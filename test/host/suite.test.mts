@@ -438,6 +438,9 @@ describe('report.mts', () => {
     const down = call('20260102T000000Z-bbbb', 'BLOCKED', 'rest')
     assert.match(heading(call('20260101T000000Z-aaaa', 'FAIL', 'rest'), down), /FAIL<\/b>/)
     assert.match(heading(call('20260101T000000Z-aaaa', 'PASS', 'rest'), down), /BLOCKED<\/b>/)
+    // Nor does what a PASS has taken back come again.
+    const mended = call('20260101T120000Z-cccc', 'PASS', 'rest')
+    assert.match(heading(call('20260101T000000Z-aaaa', 'FAIL', 'rest'), mended, down), /BLOCKED<\/b>/)
     const leaky = { ...call('20260101T000000Z-aaaa', 'PASS', 'rest', '--repo', 'rest'), leftBehind: ['a secret'] }
     assert.match(heading(leaky, later), /FAIL<\/b> 1 call: 1 FAIL/)
     // What a lying vykar was caught at is no fault of vykar's.

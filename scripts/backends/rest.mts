@@ -69,7 +69,7 @@ sources:
 
       // Nobody who listens may read the token: plain HTTP is asked for, and a server whose certificate nobody has signed is none.
       step('only where it is safe')
-      await $`sed '/allow_insecure_http:/d' config.yaml > secure.yaml && rc=0 && { timeout 60 vykar --config secure.yaml list -R ${repo} > secure.out 2>&1 || rc=$?; } && case $REPO_REST in http://*) [[ $rc == 1 ]] || exit 1; grep -qi insecure secure.out || exit 1;; esac`
+      await $`sed 's/allow_insecure_http: true/allow_insecure_http: false/' config.yaml > secure.yaml && rc=0 && { timeout 60 vykar --config secure.yaml list -R ${repo} > secure.out 2>&1 || rc=$?; } && case $REPO_REST in http://*) [[ $rc == 1 ]] || exit 1; grep -qi insecure secure.out || exit 1;; esac`
       const tls = run.dry ? 18443 : await freePort(0)
       await $`sed 's/access_token:.*/access_token: made-up/' secure.yaml > made-up.yaml && mkfifo tls.in && openssl req -x509 -newkey rsa:2048 -nodes -keyout tls.key -out tls.crt -days 2 -subj /CN=127.0.0.1 -addext basicConstraints=critical,CA:FALSE 2> /dev/null`
       const impostor = await background(

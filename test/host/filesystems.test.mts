@@ -65,7 +65,7 @@ const caught: Record<string, RegExp> = {
 
 describe('btrfs', { skip: noBtrfs }, () => {
   const args = (...more: string[]) => {
-    const small = ['--repo', 'local', '--image-gib', '0.6', '--corpus-gib', '0.1']
+    const small = ['--repo', 'local', '--image-gib', '0.8', '--corpus-gib', '0.1']
     return ['--vykar', real!, ...small, ...more]
   }
   test('honest: PASS, every bad case met, nothing left', async () => {

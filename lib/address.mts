@@ -73,3 +73,21 @@ export function serverUri(uri: string, schemes: readonly string[], port: string)
 
 /** The variable that holds a label's URL. */
 export const variableOf = (label: string): string => `REPO_${label.toUpperCase().replace(/\W/g, '_')}`
+
+/** Where a label's repository is. */
+export interface Endpoint {
+  url: string
+  /** The directory in which its files can be seen, and the variable that names it in commands. */
+  files?: string
+  seen?: string
+  /** More keys for the config. */
+  keys?: Record<string, string | number | boolean>
+  /** The repository as an rclone path, for what vykar leaves there. */
+  remote?: string
+  /** Bash that prints a line for each of its objects. */
+  objects?: string
+  /** Started by this run. */
+  managed?: boolean
+  /** After a failure: whose fault it was, in sentences. */
+  blame?: () => Promise<string[]>
+}

@@ -1,17 +1,8 @@
 // Whose a thing is. What this suite made carries a random id, which the runtime directory knows too: a name that fits
 // proves nothing. Everything that deletes asks `removeOurs`.
-import { createHash, randomUUID } from 'node:crypto'
-import {
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  realpathSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
-import { dirname, join, resolve } from 'node:path'
+import { randomUUID } from 'node:crypto'
+import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { ask, lastLine } from './ask.mts'
 import { readJson, writeWhole } from './files.mts'
 
@@ -92,28 +83,4 @@ export async function removeOurs(runtime: string, path: string): Promise<void> {
 export function ourRuns(runtime: string, dir: string): string[] {
   const names = existsSync(dir) ? readdirSync(dir).filter(isRunId).sort() : []
   return names.map((name) => join(dir, name)).filter((path) => isOurs(runtime, path))
-}
-
-const repositories = (runtime: string) => join(runtime, 'state/repositories.json')
-/** What tells one local repository from another: vykar's `config` in it, which init writes with a random id. */
-function identity(dir: string): string | undefined {
-  const file = join(dir, 'config')
-  return statSync(file, { throwIfNoEntry: false })?.isFile()
-    ? createHash('sha256').update(readFileSync(file)).digest('hex')
-    : undefined
-}
-
-/** Writes down that the suite made the repository in this directory. */
-export function rememberRepository(runtime: string, dir: string): void {
-  const known = readJson<Record<string, string>>(repositories(runtime)) ?? {}
-  const id = identity(dir)
-  if (!id) return
-  mkdirSync(join(runtime, 'state'), { recursive: true })
-  writeWhole(repositories(runtime), JSON.stringify({ ...known, [resolve(dir)]: id }, null, 1))
-}
-
-/** Whether the repository in this directory is the very one that the suite made there. */
-export function isOurRepository(runtime: string, dir: string): boolean {
-  const id = identity(dir)
-  return id !== undefined && readJson<Record<string, string>>(repositories(runtime))?.[resolve(dir)] === id
 }

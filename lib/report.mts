@@ -6,7 +6,7 @@ import { stringify } from 'csv-stringify/sync'
 import { maskUri } from './address.mts'
 import { ask } from './ask.mts'
 import { type Attribute, attributes, neverCompared } from './environment.mts'
-import { writeWhole } from './files.mts'
+import { readJson, writeWhole } from './files.mts'
 import type { OptionSpecs } from './options.mts'
 import type { Plan } from './prepare.mts'
 import type { CommandRecord, StepRecord } from './sh.mts'
@@ -301,4 +301,23 @@ export async function leakedSecrets(report: RunReport, logs: string, secrets: Re
   const masked = JSON.stringify(report) === JSON.stringify(withoutSecrets(report, new Set(sought))) ? '' : 'the report'
   const unread = found.code > 1 ? `what grep cannot search (exit ${found.code})` : ''
   return [...found.stdout.split('\n'), masked, unread].filter(Boolean)
+}
+
+/** The report of the run before, if it had the same options; undefined where there is none. */
+export function reportBefore(report: RunReport, reports: string): RunReport | undefined {
+  const before = readJson<RunReport>(join(reports, 'latest/report.json'))
+  return `${before?.argv}` === `${report.argv}` ? before : undefined
+}
+
+/**
+ * How long a step takes yet if it takes as long as in the run before, of the same options: `, about 40 s left as the last time`;
+ * empty where that is not known, or over.
+ * @param where the row's name in its log files
+ * @param elapsed seconds
+ */
+export function leftAsBefore(before: RunReport | undefined, where: string, step: string, elapsed: number): string {
+  const row = before?.rows.find(({ repo, variant }) => where === (variant ? `${repo}-${variant}` : repo))
+  const steps = where === 'run' ? before?.steps : row?.steps
+  const left = (steps?.find(({ name }) => name === step)?.seconds ?? 0) - elapsed
+  return left < 1 ? '' : `, about ${duration(left)} left as the last time`
 }

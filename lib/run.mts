@@ -1,7 +1,7 @@
 // One run of one script: its directories and environment, its rows, what is undone, its verdict and report.
 import { existsSync, mkdirSync, symlinkSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { variableOf } from './address.mts'
+import { type Endpoint, variableOf } from './address.mts'
 import { capKept, clearDeadRuns, StateFile, Undo } from './cleanup.mts'
 import { localDir, published, scenarioUrl } from './config.mts'
 import { type Attribute, leftOutside, notHeld, statedEnvironment, strewn } from './environment.mts'
@@ -16,6 +16,7 @@ import {
   ownSeconds,
   type RowReport,
   type RunReport,
+  reportBefore,
   withoutSecrets,
   writeReport,
 } from './report.mts'
@@ -28,24 +29,6 @@ import { Blocked, fold, Interrupted, messageOf, UsageError, type Verdict, verdic
 /** Disk that the leftovers of failed runs may take together; the oldest go first. */
 const keptCap = 20 * 2 ** 30
 
-/** Where a label's repository is. */
-export interface Endpoint {
-  url: string
-  /** The directory in which its files can be seen, and the variable that names it in commands. */
-  files?: string
-  seen?: string
-  /** More keys for the config. */
-  keys?: Record<string, string | number | boolean>
-  /** The repository as an rclone path, for what vykar leaves there. */
-  remote?: string
-  /** Bash that prints a line for each of its objects. */
-  objects?: string
-  /** Started by this run. */
-  managed?: boolean
-  /** After a failure: whose fault it was, in sentences. */
-  blame?: () => Promise<string[]>
-}
-
 /** One run of one script. */
 export class Run {
   readonly id = newRunId()
@@ -55,6 +38,8 @@ export class Run {
   readonly dry: boolean
   readonly dirs: { logs: string; work: string; reports: string }
   readonly report: RunReport
+  /** What the run before said, if it had the same options: how long each step may take. */
+  readonly reportBefore: RunReport | undefined
   readonly terminal: Terminal
   /** Environment of every command; commands.sh exports the same. */
   readonly env: NodeJS.ProcessEnv
@@ -100,6 +85,7 @@ export class Run {
     // What is in TMPDIR at the end was left behind.
     Object.assign(this.env, { VYKAR_E2E_RUNTIME: runtime, VYKAR_E2E_RUN: this.id, TMPDIR: join(this.dirs.work, 'tmp') })
     this.report = emptyReport(plan, this.id, this.dry, join(this.dirs.logs, 'commands.sh'))
+    this.reportBefore = reportBefore(this.report, join(runtime, 'reports', name))
     this.top = this.scope('run', '', this.report.steps)
     this.aborted = new Promise((_, reject) => {
       this.abort = reject

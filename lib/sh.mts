@@ -6,6 +6,7 @@ import { $ as zx } from 'zx'
 import { lastLine } from './ask.mts'
 import { unexplainedWarnings } from './gaps.mts'
 import { vykarMoved } from './process.mts'
+import { leftAsBefore } from './report.mts'
 import { type CommandRecord, rowScope, type Scope, type StepRecord, scope, within } from './scope.mts'
 import { quote } from './transcript.mts'
 import { Blocked, Interrupted, Mismatch, messageOf, Refused, UsageError, verdictOf } from './verdict.mts'
@@ -292,7 +293,9 @@ export function step(name: string): StepRecord {
   s.steps.push(record)
   if (dry) return record
   appendFileSync(record.log, '')
-  if (!s.quiet) terminal.begin(s.where, name, () => vykarMoved(s.run.id))
+  const begun = Date.now()
+  const left = () => leftAsBefore(s.run.reportBefore, s.where, name, (Date.now() - begun) / 1000)
+  if (!s.quiet) terminal.begin(s.where, name, () => vykarMoved(s.run.id) + left())
   return record
 }
 

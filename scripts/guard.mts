@@ -1,15 +1,41 @@
 // Whose a repository is, before anything of it is deleted, and what a delete must have left: the guard of every script.
-import { existsSync, readdirSync, statSync } from 'node:fs'
-import { basename, join } from 'node:path'
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { basename, join, resolve } from 'node:path'
 import { lastLine } from '#lib/ask.mts'
 import { localDir, suiteHost } from '#lib/config.mts'
+import { readJson, writeWhole } from '#lib/files.mts'
 import { gapsOf } from '#lib/gaps.mts'
-import { isOurRepository, rememberRepository } from '#lib/ours.mts'
 import { skipOrFail } from '#lib/prepare.mts'
 import { check, look, note, read, rowScope } from '#lib/sh.mts'
 import { Mismatch, Refused, Skipped } from '#lib/verdict.mts'
 import { explainLines } from '#scripts/findings.mts'
 import { parseList, type Snapshot } from '#scripts/printed.mts'
+
+const repositories = (runtime: string) => join(runtime, 'state/repositories.json')
+
+/** What tells one local repository from another: vykar's `config` in it, which init writes with a random id. */
+function identity(dir: string): string | undefined {
+  const file = join(dir, 'config')
+  return statSync(file, { throwIfNoEntry: false })?.isFile()
+    ? createHash('sha256').update(readFileSync(file)).digest('hex')
+    : undefined
+}
+
+/** Writes down that the suite made the repository in this directory. */
+export function rememberRepository(runtime: string, dir: string): void {
+  const known = readJson<Record<string, string>>(repositories(runtime)) ?? {}
+  const id = identity(dir)
+  if (!id) return
+  mkdirSync(join(runtime, 'state'), { recursive: true })
+  writeWhole(repositories(runtime), JSON.stringify({ ...known, [resolve(dir)]: id }, null, 1))
+}
+
+/** Whether the repository in this directory is the very one that the suite made there. */
+export function isOurRepository(runtime: string, dir: string): boolean {
+  const id = identity(dir)
+  return id !== undefined && readJson<Record<string, string>>(repositories(runtime))?.[resolve(dir)] === id
+}
 
 const absent = /no repository found at|repository not found at/
 

@@ -1,11 +1,12 @@
 // Which repositories need a server, whose it is, and what is done where none answers (--services auto|managed|external). The
 // command lines that start servers are in scripts/servers.mts.
 import { createServer } from 'node:net'
+import type { Endpoint } from '#lib/address.mts'
 import { ask } from '#lib/ask.mts'
 import { scenarioUrl } from '#lib/config.mts'
 import { statedEnvironment } from '#lib/environment.mts'
 import { isFree, lock } from '#lib/lock.mts'
-import type { Endpoint, Run } from '#lib/run.mts'
+import type { Run } from '#lib/run.mts'
 import { scope } from '#lib/sh.mts'
 import { Blocked, Mismatch, messageOf, Skipped } from '#lib/verdict.mts'
 

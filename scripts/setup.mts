@@ -18,6 +18,7 @@ import { meant, optionHelp, parseOptions, type Values } from '#lib/options.mts'
 import { headerOf, root, tsxWords } from '#lib/prepare.mts'
 import { allowLostOutput, duration } from '#lib/terminal.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
+import { guestBuilt, kernelHasZfs } from '#scripts/filesystems/guest.mts'
 import { dockerDaemon, type Outcome, peerTools, s3Server, unknownUnits } from '#scripts/suite/machine.mts'
 import { readiness } from '#scripts/suite/ready.mts'
 
@@ -61,6 +62,10 @@ const specs = {
   help: { kind: 'flag', help: 'this text' },
   'dry-run': { kind: 'flag', help: 'only say what would be done' },
   'packages-only': { kind: 'flag', help: 'no images, corpora, sample, runtime directory or vykar' },
+  'zfs-guest': {
+    kind: 'flag',
+    help: 'builds the QEMU guest in which filesystems/zfs runs where this kernel has no ZFS (ten minutes, 4 GiB)',
+  },
   'install-peers': {
     kind: 'flag',
     help: 'builds backup tools to compare with too: restic by go, rustic by cargo (half an hour)',
@@ -193,6 +198,15 @@ async function vykar(version: string | undefined, dry: boolean): Promise<Outcome
   return [0, `vykar ${found.version} and vykar-server are there`]
 }
 
+/** The guest of filesystems/zfs. */
+async function zfsGuest(dry: boolean): Promise<Outcome> {
+  if (kernelHasZfs()) return [0, 'this kernel has ZFS itself']
+  if (guestBuilt()) return [0, 'the guest is there']
+  if (dry) return [0, 'would build the guest']
+  const made = await ask([join(root, 'scripts/filesystems/guest/build')], { seconds: 3600 })
+  return made.code === 0 ? [0, `built ${made.stdout.trim()}`] : [1, lastLine(made.stderr)]
+}
+
 /** All steps; one that throws has failed and does not stop the others. */
 async function setup(chosen: string[], options: Options): Promise<number> {
   const dry = options['dry-run']
@@ -208,6 +222,7 @@ async function setup(chosen: string[], options: Options): Promise<number> {
       ...(chosen.some((area) => areas[area]!.includes('rclone'))
         ? ([['S3 server', () => s3Server(dry)]] as typeof steps)
         : []),
+      ...(options['zfs-guest'] ? ([['ZFS guest', () => zfsGuest(dry)]] as typeof steps) : []),
       ...(options['install-peers'] ? ([['peers', () => peerTools(dry)]] as typeof steps) : []),
       ['sample', () => sample(dry)],
       ['runtime', () => runtime(dry)],

@@ -24,17 +24,50 @@ import { readJson, writeWhole } from '#lib/files.mts'
 import { explain, type Gap, gapsOf, unexplainedWarnings } from '#lib/gaps.mts'
 import { aptLine } from '#lib/host.mts'
 import { meant, parseOptions } from '#lib/options.mts'
-import { isOurRepository, isOurs, isRunId, markOurs, ourRuns, rememberRepository, removeOurs } from '#lib/ours.mts'
+import { isOurs, isRunId, markOurs, ourRuns, removeOurs } from '#lib/ours.mts'
 import { enterGroup, vykarMoved } from '#lib/process.mts'
-import { junit, markdown, ownSeconds, type RunReport, withoutSecrets } from '#lib/report.mts'
+import {
+  junit,
+  leftAsBefore,
+  markdown,
+  ownSeconds,
+  type RunReport,
+  reportBefore,
+  withoutSecrets,
+} from '#lib/report.mts'
 import { quote, Transcript } from '#lib/transcript.mts'
 import { Blocked, fold, Mismatch, Skipped, UsageError, verdictOf } from '#lib/verdict.mts'
 import { differentFlags, inWords, parseDiff, parseRsync } from '#lib/verify.mts'
 import { inRange } from '#lib/version.mts'
+import { isOurRepository, rememberRepository } from '#scripts/guard.mts'
 import { checkLine, parseBackup, parseList, parseSize } from '#scripts/printed.mts'
 import { scratch } from './helpers.mts'
 
 const dir = mkdtempSync(join(scratch, 'units-'))
+
+describe('time left', () => {
+  const steps = [{ name: 'backup', log: '', seconds: 50, commands: [] }]
+  const row = { repo: 'rest', variant: 'none', steps }
+  const before = { argv: ['--seed', '1'], steps: [], rows: [row] } as unknown as RunReport
+  test('a step takes as long as in the run before, where that is known and not over', () => {
+    assert.equal(leftAsBefore(before, 'rest-none', 'backup', 10), ', about 40 s left as the last time')
+    assert.equal(leftAsBefore(before, 'rest-none', 'backup', 60), '')
+    for (const [where, step] of [
+      ['rest', 'backup'],
+      ['run', 'backup'],
+      ['rest-none', 'check'],
+    ] as const)
+      assert.equal(leftAsBefore(before, where, step, 0), '')
+    assert.equal(leftAsBefore(undefined, 'rest-none', 'backup', 0), '')
+  })
+  test('a run of other options says nothing of this one', () => {
+    mkdirSync(join(dir, 'latest'))
+    writeFileSync(join(dir, 'latest/report.json'), JSON.stringify(before))
+    assert.deepEqual(reportBefore(before, dir), before)
+    assert.equal(reportBefore({ ...before, argv: ['--seed', '2'] }, dir), undefined)
+    assert.equal(reportBefore(before, join(dir, 'nowhere')), undefined)
+  })
+})
 
 describe('what vykar prints', () => {
   test('list: lines of the log on stderr are no table, and hide none', () => {

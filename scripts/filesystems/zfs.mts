@@ -4,6 +4,7 @@
 // snapshot outlives its backup, and every bad case is met: the name is taken, the snapshot directory cannot be reached, a
 // hook fails, the pool is full, the backup is terminated or killed.
 // The pool is one of the run's own, on a file or on --device; with --pool an existing one, which is never destroyed.
+// --guest runs it in a QEMU guest, for a host whose kernel has no ZFS: built once from Debian packages, which takes about ten minutes.
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, step, undo } from '#lib/sh.mts'
@@ -13,19 +14,27 @@ import { listed, numbers, standardNeeds } from '#scripts/checks.mts'
 import { contents, cutShort, finallyFails, fresh, retire, serverWants, unreadable } from '#scripts/common.mts'
 import { churning, fill, fitsHost, refused, rightOrRefused, writesBetween } from '#scripts/filesystems/common.mts'
 import { deviceOptions, needRoot, usableDevice } from '#scripts/filesystems/device.mts'
+import { inGuest } from '#scripts/filesystems/guest.mts'
 import { servers } from '#scripts/servers.mts'
 
 const options = {
   ...deviceOptions,
   pool: { kind: 'string', help: "an existing pool: a dataset of the run's own is made in it, and destroyed again" },
   'corpus-gib': { kind: 'number', help: 'size of the files in GiB', default: 0.25, above: true },
+  guest: { kind: 'flag', help: 'runs it in a QEMU guest with ZFS, which is built when it is not there yet' },
 } as const
-const spec = { needs: [...standardNeeds, 'zpool'], wants: serverWants, options } as const
+// In the guest ZFS is there.
+const tools = process.argv.includes('--guest') ? (['qemu', 'debootstrap'] as const) : (['zpool'] as const)
+const spec = { needs: [...standardNeeds, ...tools], wants: serverWants, options } as const
 
 await scenario(import.meta, spec, async (run) => {
   const { device, 'wipe-device': again, 'image-gib': gib, 'corpus-gib': corpusGib, pool } = run.options
   const { seed } = run.common
   needRoot(run, 'a ZFS pool')
+  if (run.options.guest) {
+    if (device || pool) throw new UsageError('--guest has disks and pools of its own: leave --device and --pool out')
+    return inGuest(run, ['--image-gib', String(gib), '--corpus-gib', String(corpusGib)])
+  }
   if (device && pool) throw new UsageError('--device and --pool name two places: give one')
   if (again !== undefined && !device) throw new UsageError(`--wipe-device ${again}: name the device with --device, too`)
   fitsHost(run, gib, corpusGib, !device && !pool)
@@ -34,7 +43,7 @@ await scenario(import.meta, spec, async (run) => {
   // Without the kernel module nothing but the tools is there.
   await $({
     otherwise: Skipped,
-  })`zpool list -H -o name > pools 2> pools.err || { echo "this kernel has no ZFS ($(head -n 1 pools.err)): apt-get install -y zfs-dkms" >&2; exit 1; }`
+  })`zpool list -H -o name > pools 2> pools.err || { echo "this kernel has no ZFS ($(head -n 1 pools.err)): apt-get install -y zfs-dkms, or take --guest" >&2; exit 1; }`
   if (pool) {
     await $({
       otherwise: UsageError,

@@ -1,7 +1,7 @@
 // Which scripts can run on this host, and why others cannot: what doctor.mts prints, and setup.mts at its end.
 import { type Found, find } from '#lib/host.mts'
 import type { Description } from '#lib/prepare.mts'
-import { describeAll } from './scenarios.mts'
+import { describeAll, inTheGuest } from './scenarios.mts'
 
 /** A script and its tools: `lacks` one that it needs, or runs `partly` without one that it would like. */
 export interface Readiness extends Description {
@@ -13,7 +13,10 @@ export interface Readiness extends Description {
 
 /** Asks every script what it needs, and the host what is there. Throws Error where a script does not answer. */
 export async function readiness(): Promise<Readiness[]> {
-  const described = await describeAll()
+  // In the guest its tools are there.
+  const described = (await describeAll()).map((script) =>
+    inTheGuest(script.scenario) ? { ...script, needs: script.needs.filter((name) => name !== 'zpool') } : script,
+  )
   const names = [...new Set(described.flatMap(({ needs, wants }) => [...needs, ...wants]))]
   const known = new Map(await Promise.all(names.map(async (name) => [name, await find(name)] as const)))
   return described.map((script) => {

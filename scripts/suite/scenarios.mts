@@ -7,6 +7,7 @@ import { type Description, root } from '#lib/prepare.mts'
 import { asked } from '#lib/scenario.mts'
 import { quote } from '#lib/transcript.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
+import { guestBuilt, kernelHasZfs } from '#scripts/filesystems/guest.mts'
 
 /** Folders and scripts in the order in which they are run; what is not named comes last. */
 const order = [
@@ -168,6 +169,13 @@ export const profiles: Record<string, Fixed[]> = {
 /** Without a profile a script has its own defaults, and a day. */
 const oneDay = 24 * 60
 
+/** Whether a scenario is run in the guest: where this kernel has no ZFS, and the guest that has was built. */
+export const inTheGuest = (scenario: string): boolean =>
+  scenario === 'filesystems/zfs' && !kernelHasZfs() && guestBuilt()
+
+/** Minutes that the guest may take more: without KVM its processor is emulated. */
+const guestMinutes = 30
+
 /** What was chosen, and what was not with the reason. */
 export interface Choice {
   entries: Entry[]
@@ -214,7 +222,12 @@ export function choose(
       }
       // What the user has named must be there: then a repository that cannot be had is no SKIPPED row.
       const narrowed = repos.length || wanted.length < able.length ? ['--repo', wanted.join(',')] : []
-      choice.entries.push({ scenario, args: [...args, ...narrowed, ...common], limit: minutes * 60 })
+      const guest = inTheGuest(scenario)
+      choice.entries.push({
+        scenario,
+        args: [...args, ...narrowed, ...(guest ? ['--guest'] : []), ...common],
+        limit: (minutes + (guest ? guestMinutes : 0)) * 60,
+      })
     }
   }
   for (const word of words) {

@@ -143,21 +143,20 @@ describe('zfs', { skip: noReal || notRoot || lacking('rsync') }, () => {
 
   test('with OpenZFS in the guest: PASS, and the lie is caught', {
     skip: noGuest,
-  }, () => {
-    const inGuest = (...args: string[]) => {
-      const script = ['npx', 'tsx', 'scripts/filesystems/zfs.mts', '--repo', 'local', '--image-gib', '1']
-      const words = [...script, '--corpus-gib', '0.1', ...args]
-      return spawnSync(join(root, 'test/guest/run'), words, { encoding: 'utf8' })
-    }
-    const honest = inGuest()
-    assert.equal(honest.status, 0, honest.stdout + honest.stderr)
+  }, async () => {
+    const box = sandbox()
+    const small = ['--vykar', real!, '--repo', 'local', '--guest', '--image-gib', '1', '--corpus-gib', '0.1']
+    const honest = await run(box, 'filesystems/zfs', small)
+    assert.match(honest.last, /^PASS filesystems\/zfs(?: 1 known finding: killed-write-left)?$/, said(honest))
+    assert.equal(honest.code, 0)
+    const logs = join(box.runtime, 'logs/zfs/latest/local')
+    assert.match(readFileSync(join(logs, 'guest.out'), 'utf8'), /snapdir hidden +ok/)
+    const lying = await run(box, 'filesystems/zfs', [...small, '--sabotage', 'snapshot-live'])
+    assert.equal(lying.code, 1, said(lying))
     assert.match(
-      honest.stdout,
-      /snapdir hidden +ok[\s\S]*^PASS filesystems\/zfs(?: 1 known finding: killed-write-left)?$/m,
+      lying.last,
+      /^FAIL filesystems\/zfs local: in the guest: local: (list shows the source|snapshot list|compare)/,
     )
-    const lying = inGuest('--sabotage', 'snapshot-live')
-    assert.equal(lying.status, 1, lying.stdout + lying.stderr)
-    assert.match(lying.stdout, /^FAIL filesystems\/zfs local: (list shows the source|snapshot list|compare)/m)
   })
 })
 

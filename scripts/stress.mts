@@ -323,5 +323,8 @@ repositories:
         throw new Blocked(`${interrupt} interrupts, and all came too late: take a larger --corpus-gib`)
       if (concurrency > 1 && walk.series.steps >= 20 && !walk.counts['clients overlapped'])
         throw new Blocked('no two clients were at work at the same moment: give a larger --corpus-gib')
+      const { 'maintenance beside another client': beside = 0 } = walk.counts
+      if (beside >= 5 && !Object.keys(walk.counts).some((what) => /^(delete|compact), refused/.test(what)))
+        throw new Blocked(`maintenance met another client ${beside} times and was never refused: larger --corpus-gib`)
     })
 })

@@ -7,7 +7,7 @@ import { says, sound } from '#scripts/checks.mts'
 import { parseBackup, parseList, resumes } from '#scripts/printed.mts'
 import { type Kept, survivors } from './model.mts'
 import type { Series, Spent } from './series.mts'
-import { type Action, isMaintenance, overlap, type WalkOptions } from './walk.mts'
+import { type Action, isExclusive, isMaintenance, overlap, type WalkOptions } from './walk.mts'
 
 /** What vykar says when maintenance and another client meet. */
 const refusal = /active sessions prevent maintenance|repository is locked by/
@@ -225,8 +225,33 @@ async function newest({ model }: Walk): Promise<void> {
 }
 
 /**
+ * Maintenance beside other clients: begun once one of them has registered its session, where sessions can be seen. Those that were there
+ * before and after are written down: of a session that was there all the time it had to keep away.
+ */
+function besideSessions({ run, repo }: Walk, line: { raw: string }): { raw: string } {
+  const { seen } = run.endpoint(repo)
+  if (!seen) return line
+  const sessions = `find "$${seen}"/sessions -name '*.json'`
+  const wait = `for _ in {1..200}; do test -z "$(${sessions})" || break; sleep 0.01; done`
+  return {
+    raw: `{ ${wait}; ${sessions} | sort > sessions.before; rc=0; ${line.raw} || rc=$?; ${sessions} | sort > sessions.after; exit $rc; }`,
+  }
+}
+
+/** Maintenance that went well was beside no session. */
+async function keptAway({ kind }: Action): Promise<void> {
+  await check('test -z "$(comm -12 sessions.before sessions.after)"', () => {
+    const after = read('sessions.after').split('\n')
+    const held = read('sessions.before')
+      .split('\n')
+      .find((session) => session && after.includes(session))
+    if (held) throw new Mismatch(`${kind} was let in while another client's session was registered: ${held}`)
+  })
+}
+
+/**
  * The actions of a step: changes first, then the rest side by side where there are several. Maintenance that meets another
- * client may be refused, as may what meets maintenance; what was refused to a client is done again, alone.
+ * client is refused, and what meets maintenance may be; what was refused to a client is done again, alone.
  */
 export async function act(walk: Walk, n: number, actions: readonly Action[]): Promise<void> {
   const at = <T,>({ client }: Action, fn: () => Promise<T>) => inside(`client-${client}`, fn)
@@ -252,17 +277,23 @@ export async function act(walk: Walk, n: number, actions: readonly Action[]): Pr
   }
   const excluded = todo.some(({ kind }) => isMaintenance(kind))
   const going: { action: Action; doing: Deed; task: Background; at: number }[] = []
-  for (const action of todo.filter(({ kind }) => kind !== 'interrupt'))
+  // Maintenance is begun last, so that it meets the others at work.
+  const first = todo.filter(({ kind }) => kind !== 'interrupt' && !isMaintenance(kind))
+  for (const action of [...first, ...todo.filter(({ kind }) => isMaintenance(kind))])
     await at(action, async () => {
       const doing = deed(walk, action, serialOf(action))
       await doing.before?.()
-      going.push({ action, doing, at: performance.now(), task: await background(doing.out)`${doing.line}` })
+      const line = isExclusive(action.kind) ? besideSessions(walk, doing.line) : doing.line
+      if (isExclusive(action.kind)) count(walk, 'maintenance beside another client')
+      going.push({ action, doing, at: performance.now(), task: await background(doing.out)`${line}` })
     })
   const cuts = new Map<Action, Cut>()
   for (const action of todo.filter(({ kind }) => kind === 'interrupt'))
     cuts.set(action, await at(action, () => cut(walk, action)))
   const again: Action[] = []
   const done = []
+  // What maintenance leaves is told before what came beside it.
+  going.sort((a, b) => todo.indexOf(a.action) - todo.indexOf(b.action))
   const spans: [from: number, to: number][] = []
   for (const { action, doing, task, at: from } of going) {
     const ended = await at(action, () =>
@@ -275,6 +306,7 @@ export async function act(walk: Walk, n: number, actions: readonly Action[]): Pr
   for (const { action, doing, ended } of done)
     await at(action, async () => {
       if (ended.code === 0) {
+        if (isExclusive(action.kind) && walk.run.endpoint(walk.repo).seen) await keptAway(action)
         if (action.kind === 'backup' && !walk.run.dry) walk.last[action.client - 1] = ended.seconds
         return doing.after?.()
       }

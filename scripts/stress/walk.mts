@@ -161,6 +161,9 @@ function clientAction(kind: Kind, client: number, target: string, random: () => 
 /** Whether an action is one that vykar may refuse while another client is at work. */
 export const isMaintenance = (kind: Kind): boolean => (maintenanceKinds as readonly string[]).includes(kind)
 
+/** Whether it is one that vykar must refuse then: `check` reads only. */
+export const isExclusive = (kind: Kind): boolean => isMaintenance(kind) && kind !== 'check' && kind !== 'verify'
+
 /** Whether two of these spans of time have a moment in common. */
 export const overlap = (spans: readonly (readonly [from: number, to: number])[]): boolean =>
   spans.some(([from, to], i) => spans.slice(i + 1).some(([other, end]) => other < to && from < end))

@@ -121,6 +121,15 @@ describe('stress', { skip: tools }, () => {
       assert.match(ended.last, /to repeat: .*e2e stress --repo local --replay .*\.jsonl/)
     })
 
+  test('refusal-hidden: maintenance that another client excludes is refused, and seen to be', {
+    skip: real ? false : 'the real vykar is needed: another session excludes',
+  }, async () => {
+    const words = ['--concurrency', '2', '--weights', 'compact=20,delete=0,prune=0,interrupt=0', '--seed', '2']
+    const ended = await stress(sandbox(), real!, '--iterations', '60', '--sabotage', 'refusal-hidden', ...words)
+    assert.equal(ended.code, 1, said(ended))
+    assert.match(ended.last, /compact was let in while another client's session was registered/)
+  })
+
   test('a snapshot that goes is restored before, at the end too', async () => {
     const weights = ['--weights', 'restore=0,check=0,verify=0,prune=0,interrupt=0', '--check-every', '1000']
     const ended = await stress(sandbox(), vykar(), '--iterations', '3', '--sabotage', 'restore-flips-byte', ...weights)

@@ -2,7 +2,10 @@
 // no mount, loop device or process behind whatever ends them, and take no device that may be somebody's.
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { once } from 'node:events'
+import { createReadStream, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { sleep } from 'zx'
@@ -174,10 +177,18 @@ describe('vm-image', { skip: skip || lacking('debootstrap') }, () => {
       truncate -s 1G ${image} && mkfs.ext4 -q -F -d ${tree} ${image} && rm -rf --one-file-system ${tree}`)
   })
 
-  test('a round of packages: PASS, the figures and the chart in the report, nothing left', async () => {
+  test('qcow2 from a URL, a round of packages: PASS, the figures and the chart in the report, nothing left', {
+    skip: lacking('qemu-img'),
+  }, async () => {
     const had = traces()
     const box = sandbox()
-    const ended = await run(box, 'filesystems/vm-image', args('--image', image, '--packages', 'jq'))
+    const qcow2 = join(scratch, 'small.qcow2')
+    sh(`qemu-img convert -O qcow2 ${image} ${qcow2}`)
+    const server = createServer((_, answer) => createReadStream(qcow2).pipe(answer)).listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/small.qcow2`
+    const ended = await run(box, 'filesystems/vm-image', args('--image', url, '--packages', 'jq'))
+    server.close()
     assert.equal(ended.code, 0, said(ended))
     const { facts } = ended.report!.rows[0]!
     assert.match(
@@ -210,6 +221,22 @@ describe('vm-image', { skip: skip || lacking('debootstrap') }, () => {
       assert.equal(ended.code, 1, said(ended))
       assert.match(ended.last, reason)
     })
+
+  test('an image that cannot be had is one line and exit 2', async () => {
+    const half = join(scratch, 'half.qcow2')
+    writeFileSync(half, Buffer.from('QFI\xfb and no more', 'latin1'))
+    for (const [given, reason] of [
+      ['http://127.0.0.1:9/disk.qcow2', /--image http:\/\/127\.0\.0\.1:9\/disk\.qcow2 cannot be fetched/],
+      [half, /qemu-img: .*half\.qcow2/],
+      [join(scratch, 'nowhere.raw'), /--image \S*nowhere\.raw: no such file/],
+    ] as const) {
+      const box = sandbox()
+      const ended = await run(box, 'filesystems/vm-image', args('--image', given))
+      assert.equal(ended.code, 2, said(ended))
+      assert.match(ended.stderr, reason)
+      assert.deepEqual(sh(`ls ${box.runtime}/work 2> /dev/null || true`), '')
+    }
+  })
 
   test('packages that apt does not know are FAIL, and nothing stays mounted', async () => {
     const had = traces()

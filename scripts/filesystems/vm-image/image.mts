@@ -1,6 +1,7 @@
 // A VM's disk image: made or copied, mounted by guestmount or a loop device, changed in a chroot.
 import { existsSync, statSync } from 'node:fs'
 import { join } from 'node:path'
+import { maskUri } from '#lib/address.mts'
 import { ask } from '#lib/ask.mts'
 import { which } from '#lib/host.mts'
 import { root } from '#lib/prepare.mts'
@@ -34,11 +35,17 @@ export async function copyImage(image: string): Promise<void> {
   const url = /^https?:\/\//.test(image)
   if (!url && !statSync(image, { throwIfNoEntry: false })?.isFile())
     throw new UsageError(`--image ${image}: no such file`)
-  if (url) await $({ limit: '1h' })`curl -fsSL -o download ${image}`
+  const otherwise = UsageError
+  if (url)
+    await $({
+      limit: '1h',
+      otherwise,
+    })`curl -fsSL -o download ${image} || { echo ${`--image ${maskUri(image)} cannot be fetched`} >&2; exit 1; }`
   const file = url ? 'download' : image
   // A qcow2 image begins with QFI and 0xfb.
   await $({
     limit: '1h',
+    otherwise,
   })`if [[ $(head -c 3 ${file}) == QFI ]]; then qemu-img convert -O raw ${file} disk.raw; else cp --sparse=always ${file} disk.raw; fi`
   if (url) await $`rm download`
 }

@@ -4,9 +4,9 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { readJson } from '#lib/files.mts'
 import { root } from '#lib/prepare.mts'
-import type { RunReport } from '#lib/report.mts'
+import type { RowReport, RunReport } from '#lib/report.mts'
 import type { Run } from '#lib/run.mts'
-import { $, fact, rowScope, step } from '#lib/sh.mts'
+import { $, check, rowScope, step } from '#lib/sh.mts'
 import { Blocked, Mismatch, Skipped } from '#lib/verdict.mts'
 
 const scripts = join(root, 'scripts/filesystems/guest')
@@ -36,19 +36,28 @@ export async function inGuest(run: Run, words: readonly string[]): Promise<void>
         limit: '2h',
         expect: [0, 1, 75, 77],
       })`${join(scripts, 'run')} --fetch guest --vykar ${run.plan.vykar.path} ./e2e ${scenario} --repo ${repo} ${[...common, ...words]} > guest.out`
-      if (run.dry) return
-      const { dir, where, report } = rowScope()
-      if (existsSync(join(dir, 'guest'))) cpSync(join(dir, 'guest'), join(run.dirs.logs, where), { recursive: true })
-      const seen = readJson<RunReport>(join(dir, 'guest/reports', scenario, 'latest/report.json'))
-      const row = seen?.rows[0]
-      if (!seen || !row) throw new Blocked(`the guest came to no report (exit ${code}): guest.out says why`)
-      Object.assign(report, { gaps: row.gaps, findings: row.findings })
-      report.notes.push(...seen.notes, ...row.notes)
-      for (const [name, value] of Object.entries(row.facts)) fact(name, value)
-      Object.assign(run.report.versions, { 'zfs in the guest': seen.versions.zfs })
-      const said = `in the guest: ${seen.reason}`
-      if (seen.verdict === 'SKIPPED') throw new Skipped(said)
-      if (seen.verdict === 'BLOCKED') throw new Blocked(said)
-      if (seen.verdict !== 'PASS' || code !== 0) throw new Mismatch(`${said} (exit ${code})`)
+      await check('test $rc = 0  # PASS in the guest', () => {
+        const { dir, where, report } = rowScope()
+        if (existsSync(join(dir, 'guest'))) cpSync(join(dir, 'guest'), join(run.dirs.logs, where), { recursive: true })
+        const seen = readJson<RunReport>(join(dir, 'guest/reports', run.plan.name, 'latest/report.json'))
+        Object.assign(run.report.versions, { 'zfs in the guest': seen?.versions.zfs })
+        adopt(report, seen, code)
+      })
     })
+}
+
+/**
+ * What the guest came to becomes the row's.
+ * @param code exit code of the scenario there
+ * @throws by its verdict, where that is not PASS, or the exit code is another's
+ */
+export function adopt(row: RowReport, seen: RunReport | undefined, code: number): void {
+  const there = seen?.rows[0]
+  if (!seen || !there) throw new Blocked(`the guest came to no report (exit ${code}): guest.out says why`)
+  Object.assign(row, { gaps: there.gaps, findings: there.findings, facts: there.facts })
+  row.notes.push(...seen.notes, ...there.notes)
+  const said = `in the guest: ${seen.reason || `${seen.verdict}, exit ${code}`}`
+  if (seen.verdict === 'SKIPPED') throw new Skipped(said)
+  if (seen.verdict === 'BLOCKED') throw new Blocked(said)
+  if (seen.verdict !== 'PASS' || code !== 0) throw new Mismatch(said)
 }

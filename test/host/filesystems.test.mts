@@ -9,8 +9,11 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { sleep } from 'zx'
+import type { RowReport, RunReport } from '#lib/report.mts'
+import { Blocked, Mismatch, Skipped } from '#lib/verdict.mts'
 import { pngOf, svgOf } from '#scripts/benchmarks/chart.mts'
 import { usableDevice } from '#scripts/filesystems/device.mts'
+import { adopt } from '#scripts/filesystems/guest.mts'
 import {
   type Finished,
   lacking,
@@ -142,6 +145,29 @@ describe('zfs', { skip: noReal || notRoot || lacking('rsync') }, () => {
     const ended = await run(sandbox(), 'filesystems/zfs', ['--vykar', real!, '--repo', 'local'])
     assert.equal(ended.code, 77, said(ended))
     assert.match(ended.last, /^SKIPPED filesystems\/zfs .*apt-get install .*zfs/)
+  })
+
+  test('what the guest came to is what the row comes to', () => {
+    const row = () => ({ facts: {}, notes: [] as string[], gaps: [], findings: [] }) as unknown as RowReport
+    const there = (verdict: string, reason = '') => {
+      const rows = [
+        { ...row(), facts: { 'after KILL': 'exit 137' }, findings: [{ id: 'killed-write-left', seen: '' }] },
+      ]
+      return { verdict, reason, rows, notes: [] } as unknown as RunReport
+    }
+    const good = row()
+    adopt(good, there('PASS'), 0)
+    assert.deepEqual([good.facts['after KILL'], good.findings[0]?.id], ['exit 137', 'killed-write-left'])
+    const refuses = (seen: RunReport | undefined, code: number, kind: new () => Error, words: RegExp) =>
+      assert.throws(
+        () => adopt(row(), seen, code),
+        (error: Error) => error instanceof kind && words.test(error.message),
+      )
+    refuses(undefined, 0, Blocked, /no report \(exit 0\)/)
+    refuses(there('PASS'), 1, Mismatch, /^in the guest: PASS, exit 1$/)
+    refuses(there('FAIL', 'local: lost'), 0, Mismatch, /local: lost/)
+    refuses(there('BLOCKED'), 75, Blocked, /BLOCKED/)
+    refuses(there('SKIPPED'), 77, Skipped, /SKIPPED/)
   })
 
   test('with OpenZFS in the guest: PASS, and the lie is caught', {

@@ -100,7 +100,7 @@ await scenario(import.meta, spec, async (run) => {
               ? 'the file was stored'
               : 'the file was left out'
             fact(name, `changed ${times} times meanwhile, exit ${met.code}${what.includes(' ') ? '' : `, ${stored}`}`)
-            judge(what, name, met)
+            judge(what, met)
           })
           // Now that nothing changes any more the next backup, with the cache of the last one, holds what is there.
           await witness('churning', 'quiet')
@@ -109,14 +109,14 @@ await scenario(import.meta, spec, async (run) => {
           if (how !== 'right')
             violated(
               '4: works again',
-              name,
               `the backup after the change is ${how} when it is restored`,
               'vykar backup; vykar restore',
             )
           await clearOthers(repo, ids)
         }
       await $`rm -rf churning outside calm`
-      await afterwards(repo, ids, 'all', undefined, here)
+      step('afterwards')
+      await afterwards(repo, ids, undefined, here)
       await conclude(fired, tried)
     })
 
@@ -132,11 +132,11 @@ await scenario(import.meta, spec, async (run) => {
         })`rm -rf cache; ${{ raw: before }} vykar --config odd.yaml backup -R ${repo} > odd.out 2> odd.err`
         await $`sed -n 's/^Snapshot created: //p' odd.out > odd.id; grep -oE 'odd/[a-z-]+(/[a-z-]+)*' odd.err | sort -u > named || true`
         fact(name, `exit ${met.code}, named: ${read('named').replaceAll('\n', ', ') || 'nothing'}`)
-        if (met.code !== 3) violated('2: exit 3 means that exactly the announced files are missing', name, `exit ${met.code} although ${left} cannot be read: ${lastOf('odd.err')}`, 'vykar backup') // biome-ignore format: one line
-        if (read('named') !== left) violated('what is left out is named, and nothing else', name, `${read('named').replaceAll('\n', ', ') || 'nothing'} is named instead of ${left}`, 'vykar backup') // biome-ignore format: one line
-        if (!read('odd.id')) return violated('2: exit 3 means that exactly the announced files are missing', name, 'no snapshot was made', 'vykar backup') // biome-ignore format: one line
+        if (met.code !== 3) violated('2: exit 3 means that exactly the announced files are missing', `exit ${met.code} although ${left} cannot be read: ${lastOf('odd.err')}`, 'vykar backup') // biome-ignore format: one line
+        if (read('named') !== left) violated('what is left out is named, and nothing else', `${read('named').replaceAll('\n', ', ') || 'nothing'} is named instead of ${left}`, 'vykar backup') // biome-ignore format: one line
+        if (!read('odd.id')) return violated('2: exit 3 means that exactly the announced files are missing', 'no snapshot was made', 'vykar backup') // biome-ignore format: one line
         const how = await restoredAs(repo, 'odd', here)
-        if (how !== 'right') violated('2: exit 3 means that exactly the announced files are missing', name, `the rest is ${how} when it is restored`, 'vykar backup; vykar restore') // biome-ignore format: one line
+        if (how !== 'right') violated('2: exit 3 means that exactly the announced files are missing', `the rest is ${how} when it is restored`, 'vykar backup; vykar restore') // biome-ignore format: one line
       }
       await $`sed 's|path: source|path: odd|; s|label: faults|label: odd|' config.yaml > odd.yaml`
       if (process.getuid?.() === 0) {
@@ -172,7 +172,8 @@ await scenario(import.meta, spec, async (run) => {
         }
       }
       await clearOthers(repo, ids)
-      await afterwards(repo, ids, 'all', undefined, here)
+      step('afterwards')
+      await afterwards(repo, ids, undefined, here)
       await conclude(tried, tried)
     })
 
@@ -216,14 +217,14 @@ await scenario(import.meta, spec, async (run) => {
         if (how !== 'right')
           violated(
             '2: exit 0 means complete',
-            name,
             `the file cache hides a change: the snapshot is ${how}`,
             'vykar backup; vykar restore',
             how === 'wrong' && others(['./edited']) === '' ? finding : '',
           )
       }
       await clearOthers(repo, ids)
-      await afterwards(repo, ids, 'all', undefined, here)
+      step('afterwards')
+      await afterwards(repo, ids, undefined, here)
       await conclude(tried, tried)
     })
 
@@ -255,7 +256,6 @@ await scenario(import.meta, spec, async (run) => {
         if (read('leaked'))
           violated(
             'nothing outside of the source is read',
-            name,
             `exit ${met.code}, and ${read('leaked')} is a file from outside of the source`,
             'vykar backup; vykar restore',
             what === 'directory' ? 'swapped-directory-followed' : '',
@@ -279,7 +279,6 @@ await scenario(import.meta, spec, async (run) => {
         if (hangs)
           violated(
             '7: everything ends',
-            fifo,
             'the backup waits for ever for somebody to write into a FIFO',
             'vykar backup',
             'fifo-blocks-backup',
@@ -287,7 +286,8 @@ await scenario(import.meta, spec, async (run) => {
       }
       await $`rm -rf swap outside away`
       await clearOthers(repo, ids)
-      await afterwards(repo, ids, 'all', undefined, here)
+      step('afterwards')
+      await afterwards(repo, ids, undefined, here)
       await conclude(fired, tried.length)
     })
 
@@ -312,7 +312,6 @@ await scenario(import.meta, spec, async (run) => {
         if (how !== 'right')
           violated(
             '2: exit 0 means complete',
-            coarse,
             `the file cache hides a change: the snapshot is ${how}`,
             'vykar backup; vykar restore',
             how === 'wrong' && others(['./file']) === '' ? 'coarse-times-hide-change' : '',
@@ -332,7 +331,6 @@ await scenario(import.meta, spec, async (run) => {
         if (how !== 'right')
           violated(
             '3: no wrong data with exit 0',
-            twin,
             `the first backup of a disk exits 0, and is ${how}: it has the file of another disk`,
             'vykar backup; vykar restore',
             how === 'wrong' && others(['file']) === '' ? 'parent-of-another-disk' : '',
@@ -340,16 +338,17 @@ await scenario(import.meta, spec, async (run) => {
         await $`rm -rf one.img two.img cache-one cache-two`
       }
       await clearOthers(repo, ids)
-      await afterwards(repo, ids, 'all', undefined, here)
+      step('afterwards')
+      await afterwards(repo, ids, undefined, here)
       await conclude(fired, tried.length)
     })
   }
 })
 
 /** What the restored tree holds of the file that was changed, and of what was not. */
-function judge(what: string, name: string, { code }: Output): void {
+function judge(what: string, { code }: Output): void {
   const broken = (seen: string, finding = '') =>
-    violated('2: what is there is one that there was', name, seen, 'vykar backup; vykar restore', finding)
+    violated('2: what is there is one that there was', seen, 'vykar backup; vykar restore', finding)
   if (read('calm.diff')) broken(`files that nobody touched are wrong: ${read('calm.diff').split('\n')[0]}`)
   if (read('leaked')) broken(`a file outside of the source was read: ${read('leaked')}`, 'swapped-directory-followed')
   const files = new Map(read('letters').split('\n').filter(Boolean).map((line) => [line.split(' ')[0]!, line.split(' ')])) // biome-ignore format: one line

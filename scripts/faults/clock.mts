@@ -87,20 +87,15 @@ await scenario(import.meta, spec, async (run) => {
           )
         })
         if (met.code)
-          violated('a clock that is off costs nothing', name, `backup exits ${met.code}: ${lastOf('met.out')}`, `faketime -f ${offset} vykar backup`) // biome-ignore format: one line
+          violated('a clock that is off costs nothing', `backup exits ${met.code}: ${lastOf('met.out')}`, `faketime -f ${offset} vykar backup`) // biome-ignore format: one line
         else if ((await restoredAs(repo, 'faked', here)) !== 'right')
-          violated(
-            '2: exit 0 means complete',
-            name,
-            'the snapshot is not complete',
-            `faketime -f ${offset} vykar backup`,
-          )
+          violated('2: exit 0 means complete', 'the snapshot is not complete', `faketime -f ${offset} vykar backup`)
         // Maintenance by the client that is off, and by one that is not.
         const pruned = await $({
           expect: 'any',
         })`faketime -f ${offset} timeout -k 5 ${within(120)} vykar --config config.yaml compact -R ${repo} > compact.out 2>&1`
-        if (pruned.code) violated('a clock that is off costs nothing', name, `compact exits ${pruned.code}: ${lastOf('compact.out')}`, `faketime -f ${offset} vykar compact`) // biome-ignore format: one line
-        await afterwards(repo, ids, name, undefined, here, [...ids, 'faked'])
+        if (pruned.code) violated('a clock that is off costs nothing', `compact exits ${pruned.code}: ${lastOf('compact.out')}`, `faketime -f ${offset} vykar compact`) // biome-ignore format: one line
+        await afterwards(repo, ids, undefined, here, [...ids, 'faked'])
         await clearOthers(repo, ids)
       }
       await conclude(fired, tried)
@@ -137,8 +132,8 @@ await scenario(import.meta, spec, async (run) => {
           if (Math.abs(jumped - secondsOf(jump)) < 15) fired++
         })
         if (ended.code === 0 && (await restoredAs(repo, 'jumped', here)) !== 'right')
-          violated('2: exit 0 means complete', name, 'the snapshot is not complete', 'vykar backup')
-        await afterwards(repo, ids, name, undefined, here, ended.code === 0 ? [...ids, 'jumped'] : ids)
+          violated('2: exit 0 means complete', 'the snapshot is not complete', 'vykar backup')
+        await afterwards(repo, ids, undefined, here, ended.code === 0 ? [...ids, 'jumped'] : ids)
         await clearOthers(repo, ids)
       }
       await conclude(fired, tried)
@@ -180,9 +175,9 @@ await scenario(import.meta, spec, async (run) => {
           const extra = [...there].filter((id) => !right.some((one) => one.id === id))
           fact(name, `${there.size} of ${made.length} kept`)
           const told = `Pruned ${made.length - there.size} snapshots (kept ${there.size})`
-          if (!read('prune.out').includes(told)) violated('what prune says is what it did', name, `"${told}" is not what prune said: ${lastOf('prune.out')}`, 'vykar prune') // biome-ignore format: one line
-          if (lost.length) violated('5: prune removes only what the rules do not keep', name, `${lost.length} snapshots are gone that must be kept, such as that of ${date(lost[0]!.id)}`, 'vykar prune') // biome-ignore format: one line
-          if (extra.length) violated('prune removes what the rules do not keep', name, `${extra.length} snapshots are kept that no rule keeps, such as that of ${date(extra[0]!)}`, 'vykar prune') // biome-ignore format: one line
+          if (!read('prune.out').includes(told)) violated('what prune says is what it did', `"${told}" is not what prune said: ${lastOf('prune.out')}`, 'vykar prune') // biome-ignore format: one line
+          if (lost.length) violated('5: prune removes only what the rules do not keep', `${lost.length} snapshots are gone that must be kept, such as that of ${date(lost[0]!.id)}`, 'vykar prune') // biome-ignore format: one line
+          if (extra.length) violated('prune removes what the rules do not keep', `${extra.length} snapshots are kept that no rule keeps, such as that of ${date(extra[0]!)}`, 'vykar prune') // biome-ignore format: one line
         })
       }
       await $`rm -rf damaged copy`

@@ -108,19 +108,14 @@ export const more = (repo: string): string =>
  * @param must whether it must come through, must fail, or may do either
  * @param hangs of its entry in known-findings.yaml, where it is known not to end
  */
-export function judge(name: string, verb: string, { code }: Output, must: 'work' | 'fail' | 'any', hangs = ''): void {
+export function judge(verb: string, { code }: Output, must: 'work' | 'fail' | 'any', hangs = ''): void {
   if (code === 124 || code === 137)
-    return violated('7: everything ends', name, `${verb} did not end within its limit`, `vykar ${verb}`, hangs)
-  if (code > 3) violated('7: ends well', name, `${verb} ends with exit ${code}: ${lastOf('met.out')}`, `vykar ${verb}`)
+    return violated('7: everything ends', `${verb} did not end within its limit`, `vykar ${verb}`, hangs)
+  if (code > 3) violated('7: ends well', `${verb} ends with exit ${code}: ${lastOf('met.out')}`, `vykar ${verb}`)
   if (must === 'work' && code !== 0)
-    violated(
-      'a fault that goes away costs nothing',
-      name,
-      `${verb} exits ${code}: ${lastOf('met.out')}`,
-      `vykar ${verb}`,
-    )
+    violated('a fault that goes away costs nothing', `${verb} exits ${code}: ${lastOf('met.out')}`, `vykar ${verb}`)
   if (must === 'fail' && code === 0)
-    violated('2: exit 0 means complete', name, `${verb} exits 0 although it could not be done`, `vykar ${verb}`)
+    violated('2: exit 0 means complete', `${verb} exits 0 although it could not be done`, `vykar ${verb}`)
 }
 
 /** Ends a row of faults: it is BLOCKED where no fault fired, and a FAIL where the oracle was violated. */

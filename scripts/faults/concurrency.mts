@@ -71,34 +71,26 @@ await scenario(import.meta, spec, async (run) => {
             `${overlapped ? 'overlapped' : 'no overlap'}, exit ${met.code}${met.code ? `: ${lastOf('met.out').slice(0, 90)}` : ''}`,
           )
           if (overlapped && !read('sessions.before'))
-            violated('mutual exclusion', what, `${name} is at work and has registered no session`, `vykar ${name}`)
+            violated('mutual exclusion', `${name} is at work and has registered no session`, `vykar ${name}`)
           if (read('sessions.after'))
             violated(
               '7: nothing is left for ever',
-              what,
               `both have ended and left ${read('sessions.after').split('\n')[0]}`,
               `vykar ${name}`,
             )
-          if (met.code === 124)
-            violated('7: everything ends', what, `${other} did not end within 120 s`, `vykar ${other}`)
+          if (met.code === 124) violated('7: everything ends', `${other} did not end within 120 s`, `vykar ${other}`)
           if (overlapped && right === 'refused' && met.code === 0)
-            violated('mutual exclusion', what, `${other} was let in while ${name} was at work`, `vykar ${other}`)
+            violated('mutual exclusion', `${other} was let in while ${name} was at work`, `vykar ${other}`)
           if (overlapped && right === 'refused' && met.code && !/active session|locked by/.test(read('met.out')))
-            violated('what excludes is said', what, `${other}: ${lastOf('met.out')}`, `vykar ${other}`)
+            violated('what excludes is said', `${other}: ${lastOf('met.out')}`, `vykar ${other}`)
           if (right === 'work' && met.code)
             violated(
               'what may go on together succeeds',
-              what,
               `${other} exits ${met.code}: ${lastOf('met.out')}`,
               `vykar ${other}`,
             )
           if (ended.code)
-            violated(
-              'what was at work goes on',
-              what,
-              `${name} exits ${ended.code}: ${lastOf('slow.out')}`,
-              `vykar ${name}`,
-            )
+            violated('what was at work goes on', `${name} exits ${ended.code}: ${lastOf('slow.out')}`, `vykar ${name}`)
         })
         // What was restored meanwhile, and by the one that was held, is right.
         const trees = [...(met.code === 0 && words.startsWith('restore') ? [['tree', 'ack-1']] : []), ...(ended.code === 0 && long.startsWith('restore') ? [['slow-tree', 'ack-2']] : [])] // biome-ignore format: one line
@@ -107,11 +99,11 @@ await scenario(import.meta, spec, async (run) => {
             expect: 'any',
           })`(cd ${tree!} && sha256sum --check --quiet --strict ../${id!}.sha256 > ../wrong.out 2>&1) && test "$(find ${tree!} -type f -printf x | wc -c)" = "$(wc -l < ${id!}.sha256)"`
           if (same.code)
-            violated('3: exit 0 means right', what, `restore exits 0 with wrong data: ${lastOf('wrong.out')}`, 'vykar restore') // biome-ignore format: one line
+            violated('3: exit 0 means right', `restore exits 0 with wrong data: ${lastOf('wrong.out')}`, 'vykar restore') // biome-ignore format: one line
         }
         await contents('slow-is', 'slow')
         const there = ended.code === 0 && long.startsWith('backup') ? ['ack-1', 'ack-2', 'slow'] : ['ack-1', 'ack-2']
-        await afterwards(repo, there, what, undefined, here, ['ack-1', 'ack-2', 'extra', 'slow'])
+        await afterwards(repo, there, undefined, here, ['ack-1', 'ack-2', 'extra', 'slow'])
         await clearOthers(repo, ['ack-1', 'ack-2'])
       }
     }
@@ -143,7 +135,6 @@ await scenario(import.meta, spec, async (run) => {
             if (read(`client-${n}.rc`) !== '0')
               violated(
                 'what may go on together succeeds',
-                'four clients at once',
                 `one of four backups ends with exit ${read(`client-${n}.rc`)}: ${lastOf(`client-${n}.out`)}`,
                 'vykar backup',
               )
@@ -152,7 +143,7 @@ await scenario(import.meta, spec, async (run) => {
           await $`sed -n 's/^Snapshot created: //p' client-${n}.out > client-${n}.id`
           await witness(`client-${n}`, `client-${n}`)
         }
-        await allThere(repo, [...ids, 'client-1', 'client-2', 'client-3', 'client-4'], 'four clients at once', here)
+        await allThere(repo, [...ids, 'client-1', 'client-2', 'client-3', 'client-4'], here)
         await clearOthers(repo, ['ack-1', 'ack-2'])
       }
 
@@ -165,17 +156,16 @@ await scenario(import.meta, spec, async (run) => {
         await $`test "$(sort -n compact-?.begun | tail -n 1)" -lt "$(sort -n compact-?.ended | head -n 1)" && echo yes > at.once || echo no > at.once`
         if (read('at.once') === 'yes') fired++
         if (!run.dry && ![1, 2, 3, 4].some((n) => read(`compact-${n}.rc`) === '0'))
-          violated('what excludes lets one in', 'four compacts at once', 'none of four compacts was let in', 'vykar compact') // biome-ignore format: one line
+          violated('what excludes lets one in', 'none of four compacts was let in', 'vykar compact') // biome-ignore format: one line
         fact('four compacts at once', `exit codes (count, code): ${read('codes').split('\n').map((line) => line.trim()).join(', ')}`) // biome-ignore format: one line
         await $`grep -L 'locked by\|active session\|Compaction complete' compact-?.out > odd || true`
         if (read('odd'))
           violated(
             'what excludes is said',
-            'four compacts at once',
             `${read('odd').split('\n')[0]}: ${lastOf(read('odd').split('\n')[0]!)}`,
             'vykar compact',
           )
-        await afterwards(repo, ids, 'four compacts at once', undefined, here)
+        await afterwards(repo, ids, undefined, here)
         await clearOthers(repo, ['ack-1', 'ack-2'])
       }
       await $`rm -rf source corpus tree slow-tree client-?`
@@ -226,11 +216,10 @@ await scenario(import.meta, spec, async (run) => {
           name,
           `compact: exit ${met.code}${met.code ? `: ${lastOf('met.out').slice(0, 90)}` : ''}; ${read('still.list') ? 'still there' : 'gone'}`,
         )
-        if (met.code === 124) violated('7: everything ends', name, 'compact did not end within 120 s', 'vykar compact')
+        if (met.code === 124) violated('7: everything ends', 'compact did not end within 120 s', 'vykar compact')
         if (right === 'refused' && met.code === 0)
           violated(
             'mutual exclusion',
-            name,
             `compact was let in beside a ${name}`,
             'vykar compact',
             /ahead|tomorrow/.test(name)
@@ -240,25 +229,19 @@ await scenario(import.meta, spec, async (run) => {
                 : '',
           )
         if (right === 'refused' && met.code && !/active session|locked by/.test(read('met.out')))
-          violated('what excludes is said', name, `compact: ${lastOf('met.out')}`, 'vykar compact')
+          violated('what excludes is said', `compact: ${lastOf('met.out')}`, 'vykar compact')
         if (right === 'refused' && met.code && !read('still.list'))
-          violated('mutual exclusion', name, 'compact was refused, and took the lock or the session away', 'vykar compact') // biome-ignore format: one line
+          violated('mutual exclusion', 'compact was refused, and took the lock or the session away', 'vykar compact') // biome-ignore format: one line
         if (right === 'work' && met.code)
-          violated(
-            'whatever is stale is cleared',
-            name,
-            `compact exits ${met.code}: ${lastOf('met.out')}`,
-            'vykar compact',
-          )
+          violated('whatever is stale is cleared', `compact exits ${met.code}: ${lastOf('met.out')}`, 'vykar compact')
         if (right === 'work' && read('still.list'))
-          violated('whatever is stale is cleared', name, 'it is still there', 'vykar compact')
+          violated('whatever is stale is cleared', 'it is still there', 'vykar compact')
         // A backup and a restore need no repository for themselves, whoever is at work.
         await $`rm -rf tree && mkdir tree`
         const reading = await vykar(`restore -R ${repo} $(<ack-1.id) tree`)
         if (reading.code && !name.includes('lock'))
           violated(
             'what may go on together succeeds',
-            name,
             `restore exits ${reading.code}: ${lastOf('met.out')}`,
             'vykar restore',
           )
@@ -266,15 +249,13 @@ await scenario(import.meta, spec, async (run) => {
         if (broken.code)
           violated(
             '7: nothing is left for ever',
-            name,
             `break-lock exits ${broken.code}: ${lastOf('met.out')}`,
             'vykar break-lock',
           )
         await $`find ${files}/locks -type f > still.list`
-        if (read('still.list'))
-          violated('7: nothing is left for ever', name, 'break-lock left the lock', 'vykar break-lock')
+        if (read('still.list')) violated('7: nothing is left for ever', 'break-lock left the lock', 'vykar break-lock')
         await $`rm -f ${files}/sessions/0123456789abcdef0123456789abcdef.json`
-        await afterwards(repo, ids, name, undefined, here)
+        await afterwards(repo, ids, undefined, here)
         await clearOthers(repo, ids)
       }
       await $`rm -rf source corpus tree`

@@ -109,8 +109,7 @@ await scenario(import.meta, spec, async (run) => {
                 expect: 'any',
               })`${there} vykar --config with.yaml ${{ raw: words }} -R ${repo} > ${command}.out 2>&1`
               results[command] = done.code
-              if (done.code > 2)
-                violated('7: ends well', name, `${words} ended with exit ${done.code}`, `vykar ${words}`)
+              if (done.code > 2) violated('7: ends well', `${words} ended with exit ${done.code}`, `vykar ${words}`)
             }
             const how = new Map<string, string>()
             for (const id of ids) {
@@ -119,7 +118,6 @@ await scenario(import.meta, spec, async (run) => {
               const bit = mode === 'none' && object === 'pack' && ['bit', 'zeroed'].includes(kind)
               violated(
                 '3: no wrong data with exit 0',
-                name,
                 `${mode === 'none' ? 'unencrypted: ' : ''}restore of ${id} exits 0 with wrong data: ${read('wrong.out').split('\n')[0]}`,
                 `vykar restore ${id}`,
                 bit && others(kind === 'bit' ? 3 : 40) === '' ? 'none-restore-unverified' : '',
@@ -128,7 +126,6 @@ await scenario(import.meta, spec, async (run) => {
               if ((await restoredAs(repo, id, there, '--verify')) === 'wrong')
                 violated(
                   '3: no wrong data with exit 0',
-                  name,
                   `restore --verify of ${id} exits 0 with wrong data`,
                   `vykar restore --verify ${id}`,
                 )
@@ -140,7 +137,6 @@ await scenario(import.meta, spec, async (run) => {
             if (failed && results.verify === 0 && !untold)
               violated(
                 '3: check agrees with restore',
-                name,
                 `restore fails or is wrong, but check --verify-data exits 0`,
                 'vykar check --verify-data',
                 object === 'snapshot' ? 'damaged-snapshot-unseen' : '',
@@ -148,7 +144,6 @@ await scenario(import.meta, spec, async (run) => {
             if (cache && failed)
               violated(
                 '1: the cache is no part of it',
-                name,
                 `a damaged ${object} makes a restore ${[...how.values()].join()}`,
                 'vykar restore',
                 mode === 'none' && object === 'cache snapshot_list' ? 'damaged-snapshot-list-hides' : '',
@@ -178,7 +173,6 @@ await scenario(import.meta, spec, async (run) => {
             if (next.code === 124 || next.code === 137)
               violated(
                 '7: everything ends',
-                name,
                 `with a damaged ${object} the next backup does not end`,
                 'vykar backup',
                 dedup ? 'damaged-dedup-cache-hangs' : '',
@@ -186,7 +180,6 @@ await scenario(import.meta, spec, async (run) => {
             else if ((cache || journal) && next.code)
               violated(
                 '4: works again',
-                name,
                 `a damaged ${object} makes the next backup exit ${next.code}: ${lastOf('next.out')}`,
                 'vykar backup',
                 dedup ? 'damaged-dedup-cache-refused' : next.code === 1 ? unverified : '',
@@ -197,7 +190,6 @@ await scenario(import.meta, spec, async (run) => {
               if (became !== 'right')
                 violated(
                   '2: exit 0 means complete',
-                  name,
                   `the next backup exits 0, but is ${became} when restored`,
                   'vykar backup',
                   became === 'refused' ? unverified : '',
@@ -217,7 +209,7 @@ await scenario(import.meta, spec, async (run) => {
                 expect: 'any',
               })`rm -rf lost; ${there} vykar --config with.yaml ${{ raw: words }} -R ${repo} > repair.out 2>&1`
               if (done.code === 124 || done.code === 137)
-                violated('7: everything ends', name, `${verb} does not end`, `vykar ${words}`)
+                violated('7: everything ends', `${verb} does not end`, `vykar ${words}`)
               // What says that it has repaired leaves a repository that check finds nothing wrong with.
               if (verb !== 'compact' && done.code === 0 && !['config', 'key'].includes(object)) {
                 const sound = await $({
@@ -225,18 +217,17 @@ await scenario(import.meta, spec, async (run) => {
                   expect: 'any',
                 })`rm -rf lost; ${there} vykar --config with.yaml check -R ${repo} > repaired.out 2>&1`
                 if (sound.code)
-                  violated('5: repair repairs', name, `${verb} exits 0, and check complains: ${lastOf('repaired.out')}`, `vykar ${words}`) // biome-ignore format: one line
+                  violated('5: repair repairs', `${verb} exits 0, and check complains: ${lastOf('repaired.out')}`, `vykar ${words}`) // biome-ignore format: one line
               }
               for (const id of ids)
                 if (how.get(id) === 'right' && (await restoredAs(repo, id, there)) !== 'right')
-                  violated('5: repair harms nothing', name, `after ${verb} ${id} cannot be restored, and could before`, `vykar ${words}`) // biome-ignore format: one line
+                  violated('5: repair harms nothing', `after ${verb} ${id} cannot be restored, and could before`, `vykar ${words}`) // biome-ignore format: one line
               if (verb !== 'compact' && object !== 'index') continue
               await $`cp before "$(<damaged.path)"`
               for (const id of ids)
                 if ((await restoredAs(repo, id, there)) !== 'right')
                   violated(
                     '5: repair harms nothing',
-                    name,
                     `${verb} (exit ${done.code}) beside the damaged object, and it is put back: ${id} cannot be restored`,
                     `vykar ${words}`,
                     object === 'index' ? known : '',
@@ -276,8 +267,8 @@ await scenario(import.meta, spec, async (run) => {
       })`grep -q "^ *$(<large.id) " after.list && (cd tree && sha256sum --check --quiet --strict ../rest.sha256 > ../wrong.out 2>&1 && { test ! -e large || cmp -s large ../source/large; })`
       fact(name, `repair: exit ${repaired.code}, restore: exit ${restored.code}`)
       if (rest.code)
-        violated('5: repair harms nothing', name, `of a snapshot of which one file is lost, repair takes more: ${lastOf('wrong.out')}`, 'vykar check --repair --yes; vykar restore') // biome-ignore format: one line
-      await allThere(repo, ids, name, there)
+        violated('5: repair harms nothing', `of a snapshot of which one file is lost, repair takes more: ${lastOf('wrong.out')}`, 'vykar check --repair --yes; vykar restore') // biome-ignore format: one line
+      await allThere(repo, ids, there)
       await $`rm -rf damaged copy`
       await conclude(1, 1)
     })

@@ -121,16 +121,16 @@ await scenario(import.meta, spec, async (run) => {
             if (state) seen[state] = (seen[state] ?? 0) + (died ? 1 : 0)
             if (!died && !state) whole = Math.max(0.02, ((performance.now() - started) / 1000) * 0.8)
             if (died) fired++
-            await afterwards(repo, kept, name, undefined, there, all)
-            await nothingForEver(repo, name, there, `kill -9 vykar ${command}`, 'killed-write-left')
-            await allThere(repo, kept, name, there)
+            await afterwards(repo, kept, undefined, there, all)
+            await nothingForEver(repo, there, `kill -9 vykar ${command}`, 'killed-write-left')
+            await allThere(repo, kept, there)
             if (command !== 'backup' || state !== 'index') continue
             // What the index names and no snapshot has is given back once it was repaired.
             await $`${there} vykar --config config.yaml list -R ${repo} | grep -oE '^ *[0-9a-f]{8} ' | ${there} xargs vykar --config config.yaml snapshot delete -R ${repo} && ${there} vykar --config config.yaml check -R ${repo} --repair --yes > repair.out 2>&1 && ${there} vykar --config config.yaml compact -R ${repo} > last.out && find damaged/packs -type f -size +0 > orphans`
             await check('test ! -s orphans', () => {
               const [orphan] = read('orphans').split('\n')
               if (orphan)
-                violated('7: nothing is left for ever', name, `no snapshot is left, check --repair and compact have run, and ${orphan} is there`, 'vykar check --repair --yes; vykar compact') // biome-ignore format: one line
+                violated('7: nothing is left for ever', `no snapshot is left, check --repair and compact have run, and ${orphan} is there`, 'vykar check --repair --yes; vykar compact') // biome-ignore format: one line
             })
           }
           fact('killed in mid-work', `${fired} of ${tried}`)

@@ -43,14 +43,13 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         await $`vykar --config config.yaml list -R ${repo} > met.list && grep -cE '^ *[0-9a-f]{8} ' met.list > met.count`
         return Number(read('met.count')) - ids.length
       }
-      const ends = (name: string, { by }: { by: string }) => {
-        if (by === 'KILL')
-          violated('7: everything ends', name, 'TERM does not end the daemon within 20 s', 'vykar daemon')
+      const ends = ({ by }: { by: string }) => {
+        if (by === 'KILL') violated('7: everything ends', 'TERM does not end the daemon within 20 s', 'vykar daemon')
       }
-      const ended = async (name: string, end: { by: string }) => {
-        ends(name, end)
-        await nothingForEver(repo, name, here, 'vykar daemon')
-        await afterwards(repo, ids, name, undefined, here)
+      const ended = async (end: { by: string }) => {
+        ends(end)
+        await nothingForEver(repo, here, 'vykar daemon')
+        await afterwards(repo, ids, undefined, here)
         await clearOthers(repo, ids)
       }
 
@@ -64,13 +63,13 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         const made = await counted()
         await check('# three cycles, a snapshot each, and the status says so', () => {
           fact(cycles, `${made} snapshots`)
-          if (made < 3) violated('what is due is backed up', cycles, `three cycles have made ${made} snapshots`, 'vykar daemon') // biome-ignore format: one line
+          if (made < 3) violated('what is due is backed up', `three cycles have made ${made} snapshots`, 'vykar daemon') // biome-ignore format: one line
           if (!/"outcome": *"ok"/.test(read('status.json')))
-            violated('the status is true', cycles, 'three cycles went well, and the status does not say ok', 'vykar daemon') // biome-ignore format: one line
+            violated('the status is true', 'three cycles went well, and the status does not say ok', 'vykar daemon') // biome-ignore format: one line
           if (/^2/m.test(read('methods')))
-            violated('the status page only shows', cycles, 'a POST, PUT or DELETE is answered with 2xx', 'vykar daemon')
+            violated('the status page only shows', 'a POST, PUT or DELETE is answered with 2xx', 'vykar daemon')
         })
-        await ended(cycles, end)
+        await ended(end)
       }
 
       const middle = 'TERM in the middle of a backup'
@@ -82,7 +81,7 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         const end = await going.end('TERM', '20s')
         fact(middle, `exit ${end.code} after ${end.seconds.toFixed(1)} s, ${await counted()} snapshots`)
         await clearOthers(repo, ids)
-        await ended(middle, end)
+        await ended(end)
       }
 
       const broken = 'HUP with a config that is broken'
@@ -97,11 +96,11 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         })`${cycled('broken', '$(($(<before.count) + 3))')}; grep -c 'cycle finished' broken.out > after.count || true`
         await check('# it goes on with the config that it had, and says so', () => {
           if (Number(read('after.count')) <= Number(read('before.count')) + 2)
-            violated('what is due is backed up', broken, 'after a HUP with a broken config it makes no more backups', 'kill -HUP') // biome-ignore format: one line
+            violated('what is due is backed up', 'after a HUP with a broken config it makes no more backups', 'kill -HUP') // biome-ignore format: one line
           if (!/WARN|ERROR/.test(read('broken.out')))
-            violated('what is odd is said', broken, 'a config that cannot be read, and not a word of it', 'kill -HUP')
+            violated('what is odd is said', 'a config that cannot be read, and not a word of it', 'kill -HUP')
         })
-        await ended(broken, await going.end('TERM', '20s'))
+        await ended(await going.end('TERM', '20s'))
       }
 
       const reloaded = 'HUP with a config that has changed'
@@ -115,14 +114,9 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         await $`vykar --config config.yaml list -R ${repo} > reloaded.list`
         await check('grep -q " reloaded " reloaded.list', () => {
           if (!/ reloaded /.test(read('reloaded.list')))
-            violated(
-              'what is due is backed up',
-              reloaded,
-              'after a HUP it goes on with the config that was',
-              'kill -HUP',
-            )
+            violated('what is due is backed up', 'after a HUP it goes on with the config that was', 'kill -HUP')
         })
-        await ended(reloaded, await going.end('TERM', '20s'))
+        await ended(await going.end('TERM', '20s'))
       }
 
       const restarted = 'restarted more often than it is due'
@@ -135,7 +129,7 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         const made = await counted()
         fact(restarted, `16 s of running with every: 6s: ${made} snapshots`)
         if (!made && !run.dry)
-          violated('what is due is backed up', restarted, 'it was up for 16 s in four parts, is due every 6 s, and has made no backup', 'vykar daemon', 'daemon-forgets-schedule') // biome-ignore format: one line
+          violated('what is due is backed up', 'it was up for 16 s in four parts, is due every 6 s, and has made no backup', 'vykar daemon', 'daemon-forgets-schedule') // biome-ignore format: one line
         await clearOthers(repo, ids)
       }
 
@@ -146,10 +140,10 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         await $({
           limit: '60s',
         })`${cycled('missing', '1')}; curl -sS ${status} > status.json 2> status.err || ! kill -0 $(<missing.pid) 2> /dev/null || exit 1`
-        ends(missing, await going.end('TERM', '20s'))
+        ends(await going.end('TERM', '20s'))
         await check('# a cycle that has backed up nothing is not ok', () => {
           if (/"outcome": *"ok"/.test(read('status.json')))
-            violated('the status is true', missing, 'no repository is there, nothing is backed up, and the status says ok', 'vykar daemon', 'daemon-hides-missing') // biome-ignore format: one line
+            violated('the status is true', 'no repository is there, nothing is backed up, and the status says ok', 'vykar daemon', 'daemon-hides-missing') // biome-ignore format: one line
         })
       }
 
@@ -162,7 +156,7 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         await check('# of its only repository: refused', () => {
           fact(never, `exit ${met.code}: ${lastOf('never.out').slice(0, 100)}`)
           if (met.code === 124 || met.code === 0)
-            violated('what cannot work is refused', never, 'with `every: 0s` for its only repository it goes on, and will never back up', 'vykar daemon', 'daemon-schedules-nothing') // biome-ignore format: one line
+            violated('what cannot work is refused', 'with `every: 0s` for its only repository it goes on, and will never back up', 'vykar daemon', 'daemon-schedules-nothing') // biome-ignore format: one line
         })
       }
 
@@ -179,11 +173,11 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
           )`HOME=$PWD/home XDG_CONFIG_HOME=$PWD/home LD_PRELOAD=$(<preload) FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_NO_CACHE=1 FAKETIME_TIMESTAMP_FILE=$PWD/clock.is vykar --config daemon.yaml daemon`
           await $`for n in $(seq 100); do if grep -q "^$(date -d '+400 days' +%Y)" ahead.out; then break; fi; sleep 0.1; done; sleep 1.5; echo +0 > clock.is; sleep 12; grep -c "^$(date -d '+400 days' +%Y)" ahead.out > was.ahead || true`
           if (read('was.ahead') === '0') missed.push(ahead)
-          ends(ahead, await going.end('TERM', '20s'))
+          ends(await going.end('TERM', '20s'))
           const made = await counted()
           fact(ahead, `12 s with every: 3s: ${made} snapshots`)
           if (!made && !run.dry)
-            violated('what is due is backed up', ahead, 'its clock was 400 days ahead when it began; put right, it makes no backup', 'vykar daemon', 'daemon-waits-for-clock') // biome-ignore format: one line
+            violated('what is due is backed up', 'its clock was 400 days ahead when it began; put right, it makes no backup', 'vykar daemon', 'daemon-waits-for-clock') // biome-ignore format: one line
           await clearOthers(repo, ids)
         }
       }

@@ -40,9 +40,9 @@ await scenario(import.meta, spec, async (run) => {
       const { chosen, tried } = roundsOf(only)
       let fired = 0
       /** All that a client does, with a server that must be no obstacle; what it is told apart by has been seen before or after. */
-      const everything = async (name: string, there: Place) => {
+      const everything = async (there: Place) => {
         const limit = { limit: '5m', expect: 'any' } as const
-        const works = (verb: string, met: Output) => judge(name, verb, met, 'work')
+        const works = (verb: string, met: Output) => judge(verb, met, 'work')
         await $`head -c 9M /dev/urandom > source/fresh`
         works(
           'backup',
@@ -75,7 +75,7 @@ await scenario(import.meta, spec, async (run) => {
             limit,
           )`${there} timeout -k 5 ${within(240)} vykar --config config.yaml compact -R ${repo} --threshold 0 > met.out 2>&1`,
         )
-        await afterwards(repo, ids, name, undefined, there)
+        await afterwards(repo, ids, undefined, there)
       }
 
       if (repo !== 's3' && chosen('repository below a symlink')) {
@@ -85,10 +85,7 @@ await scenario(import.meta, spec, async (run) => {
         }
         await $`test -L linked && test -f ${path}/config`
         fired++
-        await everything(
-          'repository below a symlink',
-          at(repo, repo === 'local' ? path.raw : `"\${REPO_SFTP%"$FILES_SFTP"}"${path.raw}`, path.raw),
-        )
+        await everything(at(repo, repo === 'local' ? path.raw : `"\${REPO_SFTP%"$FILES_SFTP"}"${path.raw}`, path.raw))
         await clearOthers(repo, ids)
       }
 
@@ -102,7 +99,7 @@ await scenario(import.meta, spec, async (run) => {
             'proxy',
           )`e2e faults/proxy --listen ${port} --to ${host}:${up} --hits hits ${rule}`
           await $({ limit: '30s' })`until grep -q → proxy.out; do sleep 0.05; done`
-          await everything(name, at(repo, `"\${${variable}/:${up}/:${port}}"`))
+          await everything(at(repo, `"\${${variable}/:${up}/:${port}}"`))
           await proxy.end('TERM')
           await $`grep -c . hits > hits.count || true`
           fact(name, `${read('hits.count')} requests`)
@@ -123,7 +120,7 @@ await scenario(import.meta, spec, async (run) => {
           // Not by rclone: versitygw knows one of its headers not.
           await $`rclone copy e2es3:${bucket}/${prefix} unlocked`
           await $`(cd unlocked && find . -type f -printf '%P\n') | while read -r key; do cp unlocked/"$key" lock.xml && ${curl} -f -o put.out -H "Content-MD5: $(openssl md5 -binary < lock.xml | base64)" --data-binary @lock.xml -X PUT ${endpoint}/locked/${prefix}/"$key" || exit 1; done; : > lock.xml`
-          await everything('Object Lock', {
+          await everything({
             ...at(repo, `s3+${endpoint}/locked/${prefix}`),
             remote: `e2es3:locked/${prefix}`,
           })
@@ -145,7 +142,7 @@ await scenario(import.meta, spec, async (run) => {
         await $({ limit: '30s' })`until (: < /dev/tcp/127.0.0.1/${port}) 2> /dev/null; do sleep 0.05; done`
         fired++
         await $`cp lost.yaml lost.kept && sed 's|^\( *\)sftp_known_hosts:.*|\1sftp_known_hosts: one.hosts|' -i lost.yaml config.yaml`
-        await everything('MaxSessions 1', at(repo, `"\${${variable}/:${up}/:${port}}"`))
+        await everything(at(repo, `"\${${variable}/:${up}/:${port}}"`))
         await $`grep -c 'Accepted publickey' one-sshd.out > logins || true`
         fact('MaxSessions 1', `${read('logins')} logins`)
         await $`mv lost.kept lost.yaml && sed 's|^\( *\)sftp_known_hosts:.*|\1sftp_known_hosts: ../server-sftp/known_hosts|' -i config.yaml`

@@ -79,17 +79,17 @@ await scenario(import.meta, spec, async (run) => {
                   )`${under} vykar --config full.yaml restore -R ${repo} $(<ack-1.id) small/target > full.out 2>&1`
                 : await $(bound)`${under} vykar --config full.yaml backup -R ${repo} > full.out 2>&1`
             if (met.code > 3)
-              violated('7: ends well', name, `ended with exit ${met.code}: ${lastOf('full.out')}`, `vykar ${verb}`)
+              violated('7: ends well', `ended with exit ${met.code}: ${lastOf('full.out')}`, `vykar ${verb}`)
             const must = place === 'repository' || place === 'target'
             // A command that does without the full disk has met nothing.
             if (met.code) fired++
             fact(name, met.code ? `exit ${met.code}: ${lastOf('full.out').slice(0, 120)}` : 'exit 0')
             if (must && what === 'bytes' && met.code === 0)
-              violated('2: exit 0 means complete', name, 'exit 0 although the disk is full', `vykar ${verb}`)
+              violated('2: exit 0 means complete', 'exit 0 although the disk is full', `vykar ${verb}`)
             // Room again; btrfs has it once it has written that down.
             await $`rm -rf small/filler small/many && sync -f small`
-            await afterwards(repo, ids, name, met, there)
-            await nothingForEver(repo, name, there, `vykar ${verb} on a full disk`)
+            await afterwards(repo, ids, met, there)
+            await nothingForEver(repo, there, `vykar ${verb} on a full disk`)
             await $`umount small && rm -f source/fresh source/small-*`
           }
         await $`rm -rf damaged copy source`
@@ -111,10 +111,10 @@ await scenario(import.meta, spec, async (run) => {
         })`vykar --config config.yaml ${{ raw: words }} > /dev/full 2> full.out`
         fact(name, `exit ${met.code}`)
         if (met.code === 0)
-          violated('2: exit 0 means complete', name, 'exit 0 although nothing that it printed could be written', `vykar ${verb} > /dev/full`) // biome-ignore format: one line
+          violated('2: exit 0 means complete', 'exit 0 although nothing that it printed could be written', `vykar ${verb} > /dev/full`) // biome-ignore format: one line
         if (met.code > 3)
-          violated('7: ends well', name, `exit ${met.code}: what it prints cannot be written`, `vykar ${verb} > /dev/full`, met.code === 134 ? 'output-unwritable-aborts' : '') // biome-ignore format: one line
-        await afterwards(repo, ids, name, verb === 'backup' ? met : undefined, at(repo, '"$REPO_LOCAL"'))
+          violated('7: ends well', `exit ${met.code}: what it prints cannot be written`, `vykar ${verb} > /dev/full`, met.code === 134 ? 'output-unwritable-aborts' : '') // biome-ignore format: one line
+        await afterwards(repo, ids, verb === 'backup' ? met : undefined, at(repo, '"$REPO_LOCAL"'))
         await clearOthers(repo, ids)
       }
       await $`rm -rf source tree corpus`

@@ -57,7 +57,7 @@ sources:
         expect: 'any',
       })`timeout -k 5 ${within(limit)} vykar --config case.yaml ${{ raw: words }} > met.out 2>&1`
       if (met.code === 124 || met.code === 137)
-        violated('7: everything ends', tried.at(-1)!, `did not end within ${limit} s`, `vykar ${words}`)
+        violated('7: everything ends', `did not end within ${limit} s`, `vykar ${words}`)
       return met
     }
     /** Labels of the snapshots that `list` shows beside the acknowledged one. */
@@ -74,11 +74,10 @@ sources:
         () => {
           fact(name, `exit ${code}${code ? `: ${lastOf('met.out').slice(0, 100)}` : ''}`)
           if ((code === 0) !== (right === 'work'))
-            violated('the exit code tells what failed', name, `exit ${code}: ${lastOf('met.out')}`, 'vykar backup')
+            violated('the exit code tells what failed', `exit ${code}: ${lastOf('met.out')}`, 'vykar backup')
           if (made.join() !== wanted.join())
             violated(
               '2: absent or complete',
-              name,
               `list shows ${made.join(', ') || 'no snapshot'} instead of ${wanted.join(', ') || 'none'}`,
               'vykar backup',
             )
@@ -86,11 +85,11 @@ sources:
       )
     }
     /** The snapshot that a backup beside an odd hook has made holds the whole source. */
-    const whole = async (name: string) => {
+    const whole = async () => {
       await $`sed -nE 's/^ *([0-9a-f]{8}) .* hooked .*/\1/p' met.list > hooked.id && cp ack-1.sha256 hooked.sha256 && cp ack-1.tree hooked.tree`
       const how = read('hooked.id') || run.dry ? await restoredAs(repo, 'hooked', here) : 'refused'
       if (how !== 'right')
-        violated('2: exit 0 means complete', name, `the snapshot is ${how} when it is restored`, 'vykar backup')
+        violated('2: exit 0 means complete', `the snapshot is ${how} when it is restored`, 'vykar backup')
     }
     const clear = () => clearOthers(repo, ['ack-1'])
 
@@ -127,7 +126,6 @@ EOF
             if (seen.join(' ') !== right.join(' '))
               violated(
                 'hooks run in the documented order',
-                name,
                 `ran ${seen.join(', ') || 'none'} instead of ${right.join(', ') || 'none'}`,
                 'vykar backup',
               )
@@ -170,15 +168,10 @@ EOF
         if (chosen(`${kind} fails everywhere`)) {
           await $`rm -f FAIL-* && : > hooks.log && touch FAIL-global-${kind} FAIL-repo-${kind} FAIL-source-${kind}`
           await expects(`${kind} fails everywhere`, await meet(`backup -R ${repo}`), 'work', ['hooked'])
-          await whole(`${kind} fails everywhere`)
+          await whole()
           await $({ expect: 'any' })`grep -c 'WARN Hook warning' met.out > said`
           if (read('said') === '0')
-            violated(
-              'what fails is said',
-              `${kind} fails everywhere`,
-              'a hook failed and not a word was said',
-              'vykar backup',
-            )
+            violated('what fails is said', 'a hook failed and not a word was said', 'vykar backup')
           await clear()
         }
       for (const command of hooked.slice(1)) {
@@ -186,7 +179,7 @@ EOF
         await $`rm -f FAIL-* && : > hooks.log`
         const met = await meet(`${command} -R ${repo}`)
         if (met.code)
-          violated('the exit code tells what failed', command, `exit ${met.code}: ${lastOf('met.out')}`, `vykar ${command}`) // biome-ignore format: one line
+          violated('the exit code tells what failed', `exit ${met.code}: ${lastOf('met.out')}`, `vykar ${command}`) // biome-ignore format: one line
         await ran(command, [...of(inward, 'before', command), ...ends('after', command)])
       }
       if (chosen('two sources')) {
@@ -202,7 +195,8 @@ EOF
         await meet(`list -R ${repo}`)
         await ran('list runs none', [])
       }
-      await allThere(repo, ['ack-1'], 'all', here)
+      step('afterwards')
+      await allThere(repo, ['ack-1'], here)
       await conclude(tried.length, tried.length)
     })
 
@@ -226,12 +220,13 @@ EOF
         await $`printf '%s\n' ${script} > odd.sh && { sed 's|label: ack|label: hooked|' config.yaml; printf 'hooks:\n  %s: bash odd.sh\n' ${hook}; } > case.yaml`
         const met = await meet(`backup -R ${repo}`, name === 'before hangs' ? 400 : 30)
         await expects(name, met, right, right === 'work' ? ['hooked'] : [])
-        if (right === 'work') await whole(name)
+        if (right === 'work') await whole()
         if (met.cost.peakKiB) fact(`${name}: memory`, `${Math.round(met.cost.peakKiB / 1024)} MiB`)
         await $`test ! -e child.pid || kill $(<child.pid) 2> /dev/null || true; rm -f child.pid`
         await clear()
       }
-      await allThere(repo, ['ack-1'], 'all', here)
+      step('afterwards')
+      await allThere(repo, ['ack-1'], here)
       await conclude(tried.length, tried.length)
     })
 
@@ -262,7 +257,7 @@ EOF
         await check('# a name in the source is no command', () => {
           fact(injected, `exit ${met.code}`)
           if (met.code && read('failed.is') && read('owned.is') === 'yes')
-            violated('a value is no command', injected, 'a directory named $(touch owned) in the source has run touch, through a hook as the documentation has it', 'vykar backup', 'hook-values-executed') // biome-ignore format: one line
+            violated('a value is no command', 'a directory named $(touch owned) in the source has run touch, through a hook as the documentation has it', 'vykar backup', 'hook-values-executed') // biome-ignore format: one line
         })
         await $`rm -rf injected owned`
         await clear()
@@ -277,13 +272,14 @@ EOF
         await check('# neither a hook nor a dump is told the passphrase', () => {
           const leaked = read('leaked').split('\n').filter(Boolean)
           if (leaked.includes('hook.env'))
-            violated('the passphrase stays with vykar', secret, 'a hook has it in its environment', 'vykar backup')
+            violated('the passphrase stays with vykar', 'a hook has it in its environment', 'vykar backup')
           if (leaked.some((file) => file.startsWith('tree')))
-            violated('the passphrase stays with vykar', secret, 'a command_dump has VYKAR_PASSPHRASE in its environment', 'vykar backup', 'dump-told-passphrase') // biome-ignore format: one line
+            violated('the passphrase stays with vykar', 'a command_dump has VYKAR_PASSPHRASE in its environment', 'vykar backup', 'dump-told-passphrase') // biome-ignore format: one line
         })
         await $`rm -rf secret cache-secret pass tree hook.env`
       }
-      await allThere(repo, ['ack-1'], 'all', here)
+      step('afterwards')
+      await allThere(repo, ['ack-1'], here)
       await $`rm -rf tree source other`
       await conclude(tried.length, tried.length)
     })
@@ -318,7 +314,6 @@ EOF
           if ((await restoredAs(repo, 'dumped', here)) !== 'right')
             violated(
               '2: exit 0 means complete',
-              name,
               'exit 0, but the dump in the snapshot is another',
               'vykar backup; vykar restore',
             )
@@ -329,7 +324,6 @@ EOF
           if (first)
             violated(
               'what is private stays private',
-              name,
               `restored with umask 077 a dump has mode ${first}`,
               'umask 077; vykar restore',
               'restored-dump-readable',
@@ -337,7 +331,7 @@ EOF
         }
         await $`test ! -e child.pid || kill $(<child.pid) 2> /dev/null || true; rm -f child.pid`
         if (is === 'nothing' && !/WARN .*empty output/.test(read('met.out')))
-          violated('what is odd is said', name, 'a dump of no byte, and not a word of it', 'vykar backup')
+          violated('what is odd is said', 'a dump of no byte, and not a word of it', 'vykar backup')
         await clear()
       }
       if (chosen('one of two sources fails')) {
@@ -356,24 +350,12 @@ EOF
         const met = await meet(`backup -R ${repo}`)
         const made = await labels()
         fact('one of two sources fails', `exit ${met.code}, snapshots: ${made.join(', ') || 'none'}`)
-        if (met.code === 0)
-          violated(
-            'the exit code tells what failed',
-            'one of two sources fails',
-            'exit 0 although a dump failed',
-            'vykar backup',
-          )
+        if (met.code === 0) violated('the exit code tells what failed', 'exit 0 although a dump failed', 'vykar backup')
         if (made.includes('bad'))
-          violated(
-            '2: absent or complete',
-            'one of two sources fails',
-            'there is a snapshot of the source whose dump failed',
-            'vykar backup',
-          )
+          violated('2: absent or complete', 'there is a snapshot of the source whose dump failed', 'vykar backup')
         if (!made.includes('good'))
           violated(
             'one source that fails stops no other',
-            'one of two sources fails',
             'the source whose dump works was not backed up',
             'vykar backup',
             'missing-source-stops-others',
@@ -382,16 +364,12 @@ EOF
           await $`vykar --config config.yaml list -R ${repo} | sed -nE 's/^ *([0-9a-f]{8}) .* good .*/\1/p' | head -n 1 > good.id && rm -rf dumps && mkdir -p dumps/vykar-dumps && cp data dumps/vykar-dumps/dump && cp source/file dumps/`
           await contents('dumps', 'good')
           if ((await restoredAs(repo, 'good', here)) !== 'right')
-            violated(
-              '2: absent or complete',
-              'one of two sources fails',
-              'the snapshot of the other source is not complete',
-              'vykar restore',
-            )
+            violated('2: absent or complete', 'the snapshot of the other source is not complete', 'vykar restore')
         }
         await clear()
       }
-      await allThere(repo, ['ack-1'], 'all', here)
+      step('afterwards')
+      await allThere(repo, ['ack-1'], here)
       await $`rm -rf data much dumps tree source other`
       await conclude(tried.length, tried.length)
     })

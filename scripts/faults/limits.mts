@@ -4,7 +4,7 @@
 // Passes when all of it is backed up and restored to what it was, processor time, memory and bytes read grow no faster than the number of
 // files, memory not with a dump, and what cannot be done is said; the smallest memory that still works is a figure.
 import { scenario } from '#lib/scenario.mts'
-import { $, check, fact, type Output, read, undo } from '#lib/sh.mts'
+import { $, check, fact, type Output, read, step, undo } from '#lib/sh.mts'
 import { bytes } from '#lib/terminal.mts'
 import { Blocked } from '#lib/verdict.mts'
 import { standardNeeds, torn } from '#scripts/checks.mts'
@@ -88,8 +88,10 @@ await scenario(import.meta, spec, async (run) => {
       await check('# no more than linear from n to 4n', () => {
         for (const [what, [least, , most]] of Object.entries(costs)) {
           if (!least || !most) continue
+          // vykar's own: what the kernel takes for the same files differs by ten times from one moment to the next.
+          const own = ({ cpuSeconds = 0, systemSeconds = 0 }: Output['cost']) => cpuSeconds - systemSeconds
           const grown = {
-            'processor time': (most.cpuSeconds ?? most.seconds) / Math.max(least.cpuSeconds ?? least.seconds, 0.5),
+            'processor time': own(most) / Math.max(own(least), 0.1),
             memory: (most.peakKiB ?? 1) / (least.peakKiB ?? 1),
             'bytes read': most.bytesRead / least.bytesRead,
           }
@@ -97,7 +99,6 @@ await scenario(import.meta, spec, async (run) => {
             if (ratio > linear)
               violated(
                 'cost is no more than linear',
-                what,
                 `${what}: ${name} grows ${ratio.toFixed(1)} times from ${all[0]} to ${all[2]} files`,
                 `vykar ${what.split(' ').at(-1)}`,
               )
@@ -133,7 +134,6 @@ await scenario(import.meta, spec, async (run) => {
         if (same.code)
           violated(
             '2: exit 0 means complete',
-            'large file',
             `a file of ${gib} GiB came back wrong: ${read('large.cmp')}`,
             'vykar backup; vykar restore',
           )
@@ -171,13 +171,12 @@ await scenario(import.meta, spec, async (run) => {
             expect: [0, 1],
           })`diff dumped.sum <(sha256sum < tree/vykar-dumps/large) > dump.diff`
           if (same.code)
-            violated('2: exit 0 means complete', 'large dump', `a dump of ${gib} GiB came back wrong`, 'vykar backup; vykar restore') // biome-ignore format: one line
+            violated('2: exit 0 means complete', `a dump of ${gib} GiB came back wrong`, 'vykar backup; vykar restore') // biome-ignore format: one line
         }
         await check('# memory does not grow with the dump', () => {
           if (peaks[1]! > 2 * peaks[0]!)
             violated(
               'cost is no more than linear',
-              'large dump',
               `memory grows from ${Math.round(peaks[0]! / 1024)} to ${Math.round(peaks[1]! / 1024)} MiB from a dump of ${most / 4} GiB to one of ${most}`,
               'vykar backup',
             )
@@ -206,7 +205,6 @@ await scenario(import.meta, spec, async (run) => {
         if (how !== 'right' || read('inodes') !== '2')
           violated(
             '2: exit 0 means complete',
-            'hard links',
             `${links} hard links came back as ${read('inodes')} files (${how})`,
             'vykar backup; vykar restore',
           )
@@ -227,16 +225,10 @@ await scenario(import.meta, spec, async (run) => {
         await $`sed -n 's/^Snapshot created: //p' few.out > few.id`
         fact('64 file descriptors', `backup exits ${met.code}${met.code ? `: ${lastOf('few.out').slice(0, 100)}` : ''}`)
         if (met.code === 0 && (await restoredAs(repo, 'few', here)) !== 'right')
-          violated(
-            '2: exit 0 means complete',
-            '64 file descriptors',
-            'the snapshot is not complete',
-            'ulimit -n 64; vykar backup',
-          )
+          violated('2: exit 0 means complete', 'the snapshot is not complete', 'ulimit -n 64; vykar backup')
         if (met.code === 3)
           violated(
             'what cannot be done is said',
-            '64 file descriptors',
             `files are left out: ${lastOf('few.out')}`,
             'ulimit -n 64; vykar backup',
           )
@@ -250,11 +242,10 @@ await scenario(import.meta, spec, async (run) => {
             expect: 'any',
           })`${{ raw: words.startsWith('check') ? 'true' : '(cd tree && sha256sum --check --quiet --strict ../ack-1.sha256 > ../wrong.out 2>&1)' }}`
           if (one.code === 0 && wrong.code)
-            violated('3: exit 0 means right', '64 file descriptors', 'restore exits 0 with wrong data', 'ulimit -n 64; vykar restore') // biome-ignore format: one line
+            violated('3: exit 0 means right', 'restore exits 0 with wrong data', 'ulimit -n 64; vykar restore') // biome-ignore format: one line
           if (one.code)
             violated(
               'few descriptors are enough',
-              '64 file descriptors',
               `${words.split(' ')[0]} exits ${one.code}: ${lastOf('few.out')}`,
               `ulimit -n 64; vykar ${words.split(' ')[0]}`,
             )
@@ -285,33 +276,32 @@ await scenario(import.meta, spec, async (run) => {
           if (met.code && !words.startsWith('backup'))
             violated(
               '1: acknowledged snapshots restore',
-              name,
               `${words.split(' ')[0]} exits ${met.code} with a ${cache ? 'read-only cache' : 'read-only repository'}: ${lastOf('ro.out')}`,
               `vykar ${words.split(' ')[0]}`,
               !cache && !words.startsWith('list') && /Read-only file system/.test(read('ro.out'))
                 ? 'read-only-repository-refused'
                 : '',
             )
-          if (met.code === 124)
-            violated('7: everything ends', name, `${words.split(' ')[0]} did not end`, `vykar ${words}`)
+          if (met.code === 124) violated('7: everything ends', `${words.split(' ')[0]} did not end`, `vykar ${words}`)
           if (met.code === 0 && words.startsWith('restore')) {
             const same = await $({
               expect: 'any',
             })`(cd tree && sha256sum --check --quiet --strict ../ack-1.sha256 > ../wrong.out 2>&1) && test "$(find tree -type f -printf x | wc -c)" = "$(wc -l < ack-1.sha256)"`
             if (same.code)
-              violated('3: exit 0 means right', name, `restore exits 0 with wrong data: ${lastOf('wrong.out')}`, 'vykar restore') // biome-ignore format: one line
+              violated('3: exit 0 means right', `restore exits 0 with wrong data: ${lastOf('wrong.out')}`, 'vykar restore') // biome-ignore format: one line
           }
           if (met.code === 0 && words.startsWith('backup')) {
             await $`sed -n 's/^Snapshot created: //p' ro.out > ro.id`
             await witness('source', 'ro')
             if (!cache || (await restoredAs(repo, 'ro', here)) !== 'right')
-              violated('2: exit 0 means complete', name, `backup exits 0 with a ${name}`, 'vykar backup')
+              violated('2: exit 0 means complete', `backup exits 0 with a ${name}`, 'vykar backup')
           }
         }
         await $`umount ro`
       }
       await clearOthers(repo, ids)
-      await allThere(repo, ids, 'all', here)
+      step('afterwards')
+      await allThere(repo, ids, here)
       await conclude(tried.length, tried.length)
     })
     tried.length = 0
@@ -341,24 +331,19 @@ await scenario(import.meta, spec, async (run) => {
             }
             await $`sed -n 's/^Snapshot created: //p' little.out > little.id`
             if ((await restoredAs(repo, 'little', here)) !== 'right')
-              violated('2: exit 0 means complete', 'memory', `with ${limit} MiB backup exits 0, and its snapshot is not complete`, 'vykar backup') // biome-ignore format: one line
+              violated('2: exit 0 means complete', `with ${limit} MiB backup exits 0, and its snapshot is not complete`, 'vykar backup') // biome-ignore format: one line
             least = limit
           }
           if (least === limits.at(-1)) fact('memory', `works with ${least} MiB, the least that was tried`)
           if (!least && !run.dry)
-            violated(
-              'a small machine is enough',
-              'memory',
-              `backup does not work with ${limits[0]} MiB`,
-              'vykar backup',
-            )
+            violated('a small machine is enough', `backup does not work with ${limits[0]} MiB`, 'vykar backup')
           // What memory has run out for was killed in the middle of its work.
           await torn()
           await $`vykar --config config.yaml break-lock -R ${repo} > locks.out`
         }
       }
       await clearOthers(repo, ids)
-      await allThere(repo, ids, 'memory', here)
+      await allThere(repo, ids, here)
       await conclude(tried.length, tried.length)
     })
     tried.length = 0

@@ -139,7 +139,6 @@ await scenario(import.meta, spec, async (run) => {
           `${read('hits.count')} hits, exit ${met.code}${met.code ? `: ${lastOf('met.out').slice(0, 100)}` : ''}`,
         )
         judge(
-          name,
           verb,
           met,
           must,
@@ -152,7 +151,6 @@ await scenario(import.meta, spec, async (run) => {
           if (same.code)
             violated(
               '3: exit 0 means right',
-              name,
               `restore exits 0 with wrong data: ${lastOf('wrong.out')}`,
               `vykar ${verb}`,
             )
@@ -161,12 +159,11 @@ await scenario(import.meta, spec, async (run) => {
         if ((verb === 'delete' || verb === 'compact') && met.code === 0) {
           await $`vykar --config config.yaml list -R ${repo} > deleted.list`
           if (!run.dry && read('deleted.list').includes(read('extra.id')))
-            violated('exit 0 means done', name, 'snapshot delete exits 0, and list shows the snapshot', 'vykar snapshot delete') // biome-ignore format: one line
+            violated('exit 0 means done', 'snapshot delete exits 0, and list shows the snapshot', 'vykar snapshot delete') // biome-ignore format: one line
         }
         await afterwards(
           repo,
           ids,
-          name,
           verb === 'backup' ? met : undefined,
           here,
           verb === 'delete' ? [...ids, 'extra'] : ids,
@@ -199,8 +196,8 @@ await scenario(import.meta, spec, async (run) => {
           name,
           `${read('hits.count')} stale listings of snapshots, exit ${met.code}${met.code ? `: ${lastOf('met.out').slice(0, 100)}` : ''}`,
         )
-        judge(name, 'compact', met, 'any')
-        await afterwards(repo, [...ids, 'stale'], name, undefined, here)
+        judge('compact', met, 'any')
+        await afterwards(repo, [...ids, 'stale'], undefined, here)
         await clearOthers(repo, ids)
       }
       // Last: 0.19.1 leaves no snapshot for others to look at.

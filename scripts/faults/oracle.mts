@@ -47,16 +47,17 @@ export const violations = new WeakMap<object, Violation[]>()
 const suspect = new WeakSet<object>()
 
 /**
- * Puts a violation on record: a known finding is a note, another one makes the row a FAIL when it ends (`conclude`).
+ * Puts a violation of the round that is under way on record: a known finding is a note, another one makes the row a FAIL when it ends (`conclude`).
  * @param id of its entry in known-findings.yaml, where it may be one
  */
-export function violated(rule: string, round: string, seen: string, command: string, id = ''): void {
-  const { run, report, dry } = rowScope()
+export function violated(rule: string, seen: string, command: string, id = ''): void {
+  const { run, report, dry, steps } = rowScope()
   if (dry) return
   // What a full disk of the suite's own has brought about is nobody's fault.
   notFull(run.runtime)
   suspect.add(report)
   const known = findingsOf(run.plan.vykar.version).some((one) => one.id === id)
+  const round = steps.at(-1)?.name ?? ''
   const file = join(run.dirs.reports, 'findings.md')
   if (!existsSync(file)) appendFileSync(file, `# Findings of ${run.plan.scenario}, run ${run.id}\n`)
   appendFileSync(
@@ -94,9 +95,9 @@ export async function restoredAs(
   const compared = await $({
     expect: 'any',
   })`rc=0; (cd tree && sha256sum --check --quiet --strict ../${id}.sha256 > ../wrong.out 2>&1) || rc=1; : > differ.out; if test -e ${id}.tree; then (cd tree && ${{ raw: listing }}) | diff -a ${id}.tree - > differ.out || rc=1; else test "$(find tree -type f -printf x | wc -c)" = "$(wc -l < ${id}.sha256)" || rc=1; fi; exit $rc`
-  const { dry, steps } = rowScope()
+  const { dry } = rowScope()
   if (tried.code === 124 || tried.code === 137)
-    violated('7: everything ends', steps.at(-1)?.name ?? '', `restore of ${id} does not end`, `vykar restore ${id}`)
+    violated('7: everything ends', `restore of ${id} does not end`, `vykar restore ${id}`)
   if (dry || (tried.code === 0 && compared.code === 0)) return 'right'
   return tried.code === 0 ? 'wrong' : 'refused'
 }
@@ -126,7 +127,6 @@ export function others(names: readonly string[] | number): string {
 export async function allThere(
   repo: string,
   ids: readonly string[],
-  round: string,
   there = at(repo, '$PWD/nowhere'),
   finding = '',
 ): Promise<boolean> {
@@ -139,7 +139,6 @@ export async function allThere(
     all = false
     violated(
       '1: acknowledged snapshots restore',
-      round,
       `${id}, made before the fault, is ${how} when it is restored`,
       `vykar restore ${id}`,
       // No finding of these is about wrong data with exit 0.
@@ -161,21 +160,19 @@ export async function allThere(
 export async function afterwards(
   repo: string,
   ids: readonly string[],
-  round: string,
   under: Output | undefined,
   there: Place,
   known = ids,
   finding = '',
   nextToo = false,
 ): Promise<void> {
-  let right = await allThere(repo, ids, round, there, finding)
-  const tell = (rule: string, seen: string, command: string) => violated(rule, round, seen, command)
+  let right = await allThere(repo, ids, there, finding)
   // What was made under the fault: every snapshot that is not one of the acknowledged ones.
   const listed = await $({
     expect: 'any',
   })`${there} vykar --config config.yaml list -R ${repo} > after.list 2> after.err`
   if (listed.code)
-    tell('4: works again', `list fails after the fault: ${read('after.err').split('\n').at(-1)}`, 'vykar list')
+    violated('4: works again', `list fails after the fault: ${read('after.err').split('\n').at(-1)}`, 'vykar list')
   const idsOf = (names: readonly string[]) => names.map((id) => `${id}.id`)
   if (ids.length && !listed.code) {
     // With the cache that the client has: a restore that finds a snapshot says nothing of that.
@@ -184,8 +181,7 @@ export async function afterwards(
     const known = finding === 'repair-deletes-on-read-error' ? finding : ''
     await check(known ? `# ${known}` : 'test ! -s unlisted', () => {
       const [first] = read('unlisted').split('\n')
-      if (first)
-        violated('1: acknowledged snapshots restore', round, `list does not show ${first}`, 'vykar list', known)
+      if (first) violated('1: acknowledged snapshots restore', `list does not show ${first}`, 'vykar list', known)
     })
   }
   // What was to go and is still listed is whole, where there is a witness of it.
@@ -198,7 +194,6 @@ export async function afterwards(
     if (still !== 'right')
       violated(
         '2: absent or complete',
-        round,
         `${id} is still listed after the fault, and ${still} when restored`,
         'vykar restore',
         still === 'refused' ? finding : '',
@@ -216,19 +211,19 @@ export async function afterwards(
     const whole = how === 'right' || (under?.code === 3 && how === 'wrong' && rest.code === 0)
     right &&= whole
     if (!whole)
-      tell(
+      violated(
         '2: absent or complete',
         `the snapshot made under the fault (exit ${under?.code}) is ${how} when restored`,
         'vykar restore',
       )
   } else if (under?.code === 0)
-    tell('2: exit 0 means complete', 'exit 0 under the fault, but list shows no snapshot', 'vykar backup')
+    violated('2: exit 0 means complete', 'exit 0 under the fault, but list shows no snapshot', 'vykar backup')
   const next = await $({
     limit: '10m',
     expect: 'any',
   })`${there} vykar --config config.yaml backup -R ${repo} > next.out 2> next.err`
   if (next.code)
-    return tell(
+    return violated(
       '4: works again',
       `the next backup exits ${next.code}: ${read('next.err').split('\n').at(-1)}`,
       'vykar backup',
@@ -240,7 +235,6 @@ export async function afterwards(
   if (how !== 'right')
     violated(
       '4: works again',
-      round,
       `the next backup exits 0, and is ${how} when restored`,
       'vykar backup; vykar restore',
       nextToo && how === 'refused' ? finding : '',
@@ -251,12 +245,12 @@ export async function afterwards(
   })`${there} vykar --config config.yaml check -R ${repo} --verify-data > next.check 2>&1`
   // Of what cannot be restored check is to complain.
   if (checked.code && right)
-    tell(
+    violated(
       '3: check agrees with restore',
       `check --verify-data exits ${checked.code}, but all restores are right`,
       'vykar check --verify-data',
     )
-  if (right) await reclaimHarmless(repo, ids.length ? ids : ['next'], round, there)
+  if (right) await reclaimHarmless(repo, ids.length ? ids : ['next'], there)
 }
 
 /**
@@ -265,7 +259,7 @@ export async function afterwards(
  * @param cause the command that was under way
  * @param finding id of the known finding that half-written files are
  */
-export async function nothingForEver(repo: string, round: string, there: Place, cause: string, finding = '') {
+export async function nothingForEver(repo: string, there: Place, cause: string, finding = '') {
   const files = { raw: there.files! }
   const again = { raw: `${there.raw} vykar --config config.yaml compact -R ${repo} > again.out 2>&1` }
   await $({
@@ -273,8 +267,7 @@ export async function nothingForEver(repo: string, round: string, there: Place, 
   })`code=0; ${again} && if test -n "$(find ${files}/sessions -name '*.index' 2> /dev/null)"; then ${again}; fi || code=$?; echo $code > again.code`
   await check('test "$(<again.code)" = 0', () => {
     const code = read('again.code')
-    if (code !== '0')
-      violated('4: works again', round, `compact exits ${code}: ${lastOf('again.out')}`, 'vykar compact')
+    if (code !== '0') violated('4: works again', `compact exits ${code}: ${lastOf('again.out')}`, 'vykar compact')
   })
   await $`(cd ${files} && find . -name '.tmp*' -o -path './locks/*' -type f -o -path './sessions/*' -type f) > held.list`
   await check(finding ? '! grep -vE "/.tmp[^/]*$" held.list || exit 1' : 'test ! -s held.list', () => {
@@ -283,7 +276,6 @@ export async function nothingForEver(repo: string, round: string, there: Place, 
     if (held)
       violated(
         '7: nothing is left for ever',
-        round,
         `left behind after the fault, the next backup and compact: ${held.split('\n')[0]}`,
         cause,
         torn ? finding : '',
@@ -298,7 +290,7 @@ const reclaims = new WeakMap<object, number>()
  * Rule 6, for one of the snapshots, each in its turn: in a copy of the repository all others are deleted and the rest is repacked, with an
  * empty cache; it restores to its witness all the same. Much damage shows only then.
  */
-async function reclaimHarmless(repo: string, ids: readonly string[], round: string, there: Place) {
+async function reclaimHarmless(repo: string, ids: readonly string[], there: Place) {
   const { report, run } = rowScope()
   const { seen, remote: own } = run.endpoint(repo)
   const remote = there.remote ?? own
@@ -321,12 +313,7 @@ async function reclaimHarmless(repo: string, ids: readonly string[], round: stri
     ? `all other snapshots cannot be deleted and their space reclaimed: exit ${alone.code}: ${lastOf('reclaimed.out')}`
     : `${id} is ${how} once all others were deleted and their space was reclaimed`
   if (alone.code || how !== 'right')
-    violated(
-      '6: reclaim harms nothing',
-      round,
-      seenThen,
-      'vykar snapshot delete; vykar compact --threshold 0; vykar restore',
-    )
+    violated('6: reclaim harms nothing', seenThen, 'vykar snapshot delete; vykar compact --threshold 0; vykar restore')
   await $`rm -rf reclaimed`
 }
 

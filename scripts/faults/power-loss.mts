@@ -124,8 +124,8 @@ await scenario(import.meta, spec, async (run) => {
               await $`sed -n 's/^Snapshot created: //p' going.out > going.id`
               ids.push('going')
             }
-            await afterwards(repo, ids, name, undefined, there, [...new Set(['ack-1', 'ack-2', 'extra', ...ids])])
-            await nothingForEver(repo, name, there, `power lost during vykar ${command}`, 'killed-write-left')
+            await afterwards(repo, ids, undefined, there, [...new Set(['ack-1', 'ack-2', 'extra', ...ids])])
+            await nothingForEver(repo, there, `power lost during vykar ${command}`, 'killed-write-left')
             await after?.end('TERM')
             await $`umount disk && ${{ raw: free('lost.img') }}`
           }

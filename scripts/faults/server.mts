@@ -67,14 +67,13 @@ await scenario(import.meta, spec, async (run) => {
         if (ended.code)
           violated(
             'a fault that goes away costs nothing',
-            'killed and restarted',
             `the server was away for a second, the backup ended with exit ${ended.code}`,
             'vykar backup',
             /Connection refused/.test(read('going.out')) ? 'refused-not-retried' : '',
           )
         await $`sed -n 's/^Snapshot created: //p' going.out > going.id`
         const there = ended.code ? ids : [...ids, 'going']
-        await afterwards(repo, there, 'killed and restarted', undefined, here)
+        await afterwards(repo, there, undefined, here)
         await clearOthers(repo, ids)
         await $`rm -f source/fresh`
       }
@@ -91,7 +90,7 @@ await scenario(import.meta, spec, async (run) => {
         })`${second} vykar --config config.yaml backup -R ${repo} > met.out 2>&1`
         if (met.code) fired++
         fact('disk of the server full', `exit ${met.code}: ${lastOf('met.out').slice(0, 100)}`)
-        judge('disk of the server full', 'backup', met, 'fail')
+        judge('backup', met, 'fail')
         await server.end('TERM')
         await $`dd if=/dev/zero of=small/filler bs=64k status=none 2> /dev/null || true`
         const fuller = await start('fuller-server', '--data-dir small/data')
@@ -100,7 +99,6 @@ await scenario(import.meta, spec, async (run) => {
         if (how !== 'right')
           violated(
             '1: acknowledged snapshots restore',
-            'disk of the server full',
             `while the server's disk is full a restore is ${how}: ${lastOf('restore.out')}`,
             'vykar restore',
             how === 'refused' && /\b413\b/.test(read('restore.out')) ? 'full-server-refuses-restore' : '',
@@ -108,8 +106,8 @@ await scenario(import.meta, spec, async (run) => {
         await fuller.end('TERM')
         await $`rm small/filler && mount -o remount,size=400m small`
         const roomy = await start('roomy-server', '--data-dir small/data')
-        await afterwards(repo, ids, 'disk of the server full', met, { ...second, files: 'small/data' })
-        await nothingForEver(repo, 'disk of the server full', { ...second, files: 'small/data' }, 'vykar backup')
+        await afterwards(repo, ids, met, { ...second, files: 'small/data' })
+        await nothingForEver(repo, { ...second, files: 'small/data' }, 'vykar backup')
         await roomy.end('TERM')
         await $`umount small && rm -f source/fresh`
       }
@@ -123,7 +121,7 @@ await scenario(import.meta, spec, async (run) => {
           expect: 'any',
         })`for n in 1 2 3 4; do head -c 10M /dev/urandom > source/fresh && ${second} vykar --config config.yaml backup -R ${repo} > back.out 2>&1 && sed -n 's/^Snapshot created: //p' back.out > back.id && ${second} vykar --config config.yaml snapshot delete -R ${repo} $(<back.id) >> back.out 2>&1 && ${second} vykar --config config.yaml compact -R ${repo} >> back.out 2>&1 || exit; done`
         if (back.code)
-          violated('4: works again', 'quota', `what was deleted is not given back: ${lastOf('back.out')}`, 'vykar backup; vykar snapshot delete; vykar compact') // biome-ignore format: one line
+          violated('4: works again', `what was deleted is not given back: ${lastOf('back.out')}`, 'vykar backup; vykar snapshot delete; vykar compact') // biome-ignore format: one line
         await $`head -c 48M /dev/urandom > source/fresh`
         const met = await $({
           limit: '5m',
@@ -132,19 +130,18 @@ await scenario(import.meta, spec, async (run) => {
         await $`du -sm data | cut -f1 > data.size`
         if (met.code) fired++
         fact('quota', `exit ${met.code}: ${lastOf('met.out').slice(0, 100)}; ${read('data.size')} MiB of 40`)
-        judge('quota', 'backup', met, 'fail')
+        judge('backup', met, 'fail')
         if (Number(read('data.size')) > 44)
           violated(
             'a quota holds',
-            'quota',
             `${read('data.size')} MiB are in a repository with a quota of 40M`,
             'vykar-server --quota 40M',
           )
         await server.end('TERM')
         const free = await start('free-server', '--data-dir data')
         await $`rm -f source/fresh`
-        await afterwards(repo, ids, 'quota', met, { ...second, files: 'data' })
-        await nothingForEver(repo, 'quota', { ...second, files: 'data' }, 'vykar backup')
+        await afterwards(repo, ids, met, { ...second, files: 'data' })
+        await nothingForEver(repo, { ...second, files: 'data' }, 'vykar backup')
         await free.end('TERM')
       }
 
@@ -167,21 +164,15 @@ await scenario(import.meta, spec, async (run) => {
         if (refused.code === 0)
           violated(
             'append-only takes no delete',
-            'append-only',
             'snapshot delete exits 0',
             'vykar-server --append-only; vykar snapshot delete',
           )
-        await allThere(repo, week, 'append-only', second)
+        await allThere(repo, week, second)
         const checked = await $({
           expect: 'any',
         })`${second} vykar --config config.yaml check -R ${repo} --verify-data > append.check 2>&1`
         if (checked.code)
-          violated(
-            '4: works again',
-            'append-only',
-            `check exits ${checked.code}: ${lastOf('append.check')}`,
-            'vykar check',
-          )
+          violated('4: works again', `check exits ${checked.code}: ${lastOf('append.check')}`, 'vykar check')
         await server.end('TERM')
       }
 
@@ -195,7 +186,6 @@ await scenario(import.meta, spec, async (run) => {
         if (first)
           violated(
             'what is private stays private',
-            'files of the server',
             `vykar-server writes files that every user of its machine can read: ${first}`,
             'vykar-server --data-dir data',
             'server-files-readable',
@@ -223,9 +213,9 @@ await scenario(import.meta, spec, async (run) => {
         const hidden = list.code === 0 && !read('unread.list').includes(read('ack-1.id'))
         const sound = checked.code === 0 && /^Check complete: 0 snapshots/m.test(read('unread.check'))
         if (Number(read('hits')) && (hidden || sound))
-          violated('3: what cannot be read is said', unread, 'snapshots/ cannot be read by the server: list shows none or check finds none, exit 0', 'vykar list; vykar check', 'server-hides-unreadable') // biome-ignore format: one line
+          violated('3: what cannot be read is said', 'snapshots/ cannot be read by the server: list shows none or check finds none, exit 0', 'vykar list; vykar check', 'server-hides-unreadable') // biome-ignore format: one line
         const well = await start('well-server', '--data-dir data')
-        await allThere(repo, ids, unread, second)
+        await allThere(repo, ids, second)
         await well.end('TERM')
       }
 
@@ -244,7 +234,7 @@ await scenario(import.meta, spec, async (run) => {
         fact(hostile, `overwrites and deletes of what must last: ${read('answers').split('\n').map((line) => line.slice(0, 3)).join(' ')}; index: ${read('index.answer').slice(0, 3)}`) // biome-ignore format: one line
         const granted = read('answers').split('\n').find((line) => !line.startsWith('403 ')) // biome-ignore format: one line
         if (granted && !run.dry)
-          violated('append-only takes no delete', hostile, `answered with ${granted}`, 'vykar-server --append-only')
+          violated('append-only takes no delete', `answered with ${granted}`, 'vykar-server --append-only')
         await server.end('TERM')
         // The owner's own server, without the flag: what can he still have?
         const owner = await start('owner-server', '--data-dir data')
@@ -254,7 +244,7 @@ await scenario(import.meta, spec, async (run) => {
           expect: 'any',
         })`${second} vykar --config lost.yaml check -R ${repo} --repair --yes > mended.out 2>&1`
         fact(`${hostile}: check --repair`, `exit ${mended.code}: ${lastOf('mended.out').slice(0, 100)}`)
-        await allThere(repo, ids, hostile, second, 'append-only-index-replaced')
+        await allThere(repo, ids, second, 'append-only-index-replaced')
         await owner.end('TERM')
       }
       await $`rm -rf data source corpus tree`

@@ -72,7 +72,6 @@ await scenario(import.meta, spec, async (run) => {
           if (how !== 'right' || ended.code === 0)
             violated(
               '1: acknowledged snapshots restore',
-              inits,
               `both exit ${ended.code}, and what was backed up after one of them is ${how} when restored`,
               'vykar init',
               how !== 'wrong' ? 'second-init-replaces' : '',
@@ -102,7 +101,7 @@ await scenario(import.meta, spec, async (run) => {
           if (working && made.code === 0) fired++
           fact(name, `a backup meanwhile: exit ${made.code}; it goes on: exit ${ended.code}`)
           const there = made.code === 0 ? [...ids, 'meanwhile'] : ids
-          await afterwards(repo, there, name, undefined, here, [...there, 'extra'], 'maintenance-reads-index-unlocked')
+          await afterwards(repo, there, undefined, here, [...there, 'extra'], 'maintenance-reads-index-unlocked')
           await clearOthers(repo, ids)
         }
         await $`rm -rf source corpus meanwhile`
@@ -167,10 +166,9 @@ await scenario(import.meta, spec, async (run) => {
           name,
           `${working ? '' : 'had ended; '}backup meanwhile: exit ${made.code}, compact meanwhile: exit ${reclaimed.code}${reclaimed.code ? ` (${lastOf('met.out').slice(0, 60)})` : ''}; it goes on: exit ${ended.code}${ended.code ? ` (${lastOf('going.out').slice(0, 80)})` : ''}`,
         )
-        if (made.code)
-          violated('whatever is stale is cleared', name, `a backup meanwhile exits ${made.code}`, 'vykar backup')
+        if (made.code) violated('whatever is stale is cleared', `a backup meanwhile exits ${made.code}`, 'vykar backup')
         if (reclaimed.code)
-          violated('whatever is stale is cleared', name, `compact meanwhile exits ${reclaimed.code}`, 'vykar compact')
+          violated('whatever is stale is cleared', `compact meanwhile exits ${reclaimed.code}`, 'vykar compact')
         const there = [...ids]
         await witness('meanwhile', 'meanwhile')
         if (made.code === 0) there.push('meanwhile')
@@ -185,16 +183,7 @@ await scenario(import.meta, spec, async (run) => {
           await $`sed -n 's/^Snapshot created: //p' kept.out > kept.id && cp going.sha256 kept.sha256 && cp going.tree kept.tree`
           there.push('kept')
         }
-        await afterwards(
-          repo,
-          there,
-          name,
-          undefined,
-          here,
-          [...new Set([...there, 'ack-1', 'ack-2'])],
-          known,
-          known !== '',
-        )
+        await afterwards(repo, there, undefined, here, [...new Set([...there, 'ack-1', 'ack-2'])], known, known !== '')
         await clearOthers(repo, ids)
       }
       await $`rm -rf source corpus meanwhile`

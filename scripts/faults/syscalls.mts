@@ -99,11 +99,11 @@ await scenario(import.meta, spec, async (run) => {
         // What never happened need not be said.
         // A write that fails may be one to its own output.
         if (read('unsaid') !== '0' && met.code === 134)
-          violated('7: ends well', name, 'exit 134: what it prints cannot be written', `vykar ${verb} > /dev/full`, 'output-unwritable-aborts') // biome-ignore format: one line
-        else if (hits || met.code === 124) judge(name, verb, met, must === 'said' ? 'any' : must)
+          violated('7: ends well', 'exit 134: what it prints cannot be written', `vykar ${verb} > /dev/full`, 'output-unwritable-aborts') // biome-ignore format: one line
+        else if (hits || met.code === 124) judge(verb, met, must === 'said' ? 'any' : must)
         // Of many it names the first ones, and counts the rest.
         if (hits && must === 'said' && !/(warn|error).*(source|met-tree)/i.test(read('met.out')))
-          violated('what is left out is said', name, `exit ${met.code}, and no path is named`, `vykar ${verb}`)
+          violated('what is left out is said', `exit ${met.code}, and no path is named`, `vykar ${verb}`)
         if (verb === 'restore' && met.code === 0) {
           const compared = await $({
             expect: 'any',
@@ -111,14 +111,13 @@ await scenario(import.meta, spec, async (run) => {
           if (compared.code)
             violated(
               '3: exit 0 means right',
-              name,
               `restore exits 0 with wrong data: ${lastOf('wrong.out')}`,
               'vykar restore',
             )
         }
         const kept = /compact|delete/.test(verb) ? ids : [...ids, 'extra']
-        await afterwards(repo, kept, name, verb === 'backup' ? met : undefined, there, [...ids, 'extra'], finding)
-        await nothingForEver(repo, name, there, `vykar ${verb}`)
+        await afterwards(repo, kept, verb === 'backup' ? met : undefined, there, [...ids, 'extra'], finding)
+        await nothingForEver(repo, there, `vykar ${verb}`)
       }
       await $`rm -rf damaged copy source corpus met-tree`
       await conclude(fired, tried)

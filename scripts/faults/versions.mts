@@ -45,7 +45,7 @@ await scenario(import.meta, spec, async (run) => {
       const must = (build: string, what: string, { code }: Output) => {
         tried++
         fact(`${build} ${what}`, `exit ${code}${code ? `: ${lastOf('met.out').slice(0, 100)}` : ''}`)
-        if (code) violated('the builds understand each other', `${build} ${what}`, `the ${build} build: ${what} exits ${code}: ${lastOf('met.out')}`, `${build} vykar ${what}`) // biome-ignore format: one line
+        if (code) violated('the builds understand each other', `the ${build} build: ${what} exits ${code}: ${lastOf('met.out')}`, `${build} vykar ${what}`) // biome-ignore format: one line
       }
       const any = { limit: '10m', expect: 'any' } as const
       for (let turn = 1; turn <= 4; turn++) {
@@ -75,7 +75,7 @@ await scenario(import.meta, spec, async (run) => {
             const same = await $({
               expect: 'any',
             })`(cd tree && sha256sum --check --quiet --strict ../${one}.sha256 > ../wrong.out 2>&1)`
-            if (same.code) violated('1: acknowledged snapshots restore', `turn ${turn}`, `${one} restored by the ${reader} build is another: ${lastOf('wrong.out')}`, 'vykar restore') // biome-ignore format: one line
+            if (same.code) violated('1: acknowledged snapshots restore', `${one} restored by the ${reader} build is another: ${lastOf('wrong.out')}`, 'vykar restore') // biome-ignore format: one line
           }
         }
         const compacted = await $(
@@ -96,10 +96,11 @@ await scenario(import.meta, spec, async (run) => {
         must('new', 'check --verify-data on the old server', checked)
         const compacted = await $(any)`${there} vykar --config new.yaml compact -R ${repo} --threshold 0 > met.out 2>&1`
         must('new', 'compact on the old server', compacted)
-        await allThere(repo, ids, 'old server', there)
+        await allThere(repo, ids, there)
         await task.end('TERM')
       }
-      await allThere(repo, ids, 'all', here)
+      step('afterwards')
+      await allThere(repo, ids, here)
       await $`rm -rf source corpus tree`
       await conclude(tried, tried)
     })

@@ -45,7 +45,8 @@ export async function listed(label: string, backup = 'backup.out', list = 'list.
     const created = parseBackup(read(backup))
     if (created.length !== 1)
       throw new Mismatch(`backup exited 0 but printed ${created.length} created snapshots instead of one`)
-    const { id, errors, files, original, compressed, deduplicated } = created[0]!
+    const { id, errors, files, original, compressed, deduplicated, after } = created[0]!
+    if (after) throw new Mismatch(`backup printed something after its result: ${after}`)
     if (errors) throw new Mismatch(`backup exited 0 but counted ${errors} errors`)
     // Each chunk has a head of its own, and the tree's own metadata are stored too.
     const heads = 2 ** 20 + original / 100 + 400 * files
@@ -224,15 +225,26 @@ export function packBytes(): number {
   return [...seen.values()].reduce((sum, size) => sum + size, 0)
 }
 
-/** What `info` says that the repository stores is what its packs hold, where they can be seen and hold nothing else. */
-export async function stored(info: string): Promise<void> {
-  await check(`grep -q 'Unique stored' ${info}`, () => {
-    const [, said] = /^ *Unique stored +(\S+ [KMGT]?i?B) *$/m.exec(read(info)) ?? []
-    if (!said) throw new Mismatch(`info does not say what is stored; it ends in: ${lastLine(read(info))}`)
-    const held = packBytes()
-    if (held && !about(said, held, 2 ** 20 + held / 50))
-      throw new Mismatch(`info says that ${said} are stored, but the packs hold ${held} bytes`)
-  })
+/**
+ * What `info` says that the repository stores is what its packs hold, where they can be seen and hold nothing else; and as many chunks as
+ * `check` has counted.
+ * @param checked a file with what `check` printed
+ */
+export async function stored(info: string, checked: string): Promise<void> {
+  const chunks = `s/.*existence-checked (\\([0-9]*\\) chunks).*/\\1/p`
+  await check(
+    `grep -q 'Unique stored' ${info} && grep -q "Unique chunks  *$(sed -n '${chunks}' ${checked})$" ${info}`,
+    () => {
+      const [, unique] = /^ *Unique chunks +(\d+) *$/m.exec(read(info)) ?? []
+      const counted = checkLine.exec(read(checked))?.[4]
+      if (unique !== counted) throw new Mismatch(`info counts ${unique ?? 'no'} unique chunks, check ${counted}`)
+      const [, said] = /^ *Unique stored +(\S+ [KMGT]?i?B) *$/m.exec(read(info)) ?? []
+      if (!said) throw new Mismatch(`info does not say what is stored; it ends in: ${lastLine(read(info))}`)
+      const held = packBytes()
+      if (held && !about(said, held, 2 ** 20 + held / 50))
+        throw new Mismatch(`info says that ${said} are stored, but the packs hold ${held} bytes`)
+    },
+  )
 }
 
 /** After the only snapshot went, `compact` must have deleted packs, and what it freed must be free. */
@@ -241,6 +253,8 @@ export async function freed(file: string, before: number): Promise<void> {
     const text = read(file)
     const [, , deleted, said] = compactLine.exec(text) ?? []
     if (said === undefined) throw new Mismatch(`compact printed no result; ${lastLine(text)}`)
+    if (!compactLine.test(lastLine(text)))
+      throw new Mismatch(`compact printed something after its result: ${lastLine(text)}`)
     if (deleted === '0') throw new Mismatch(`compact deleted no pack after the only snapshot went; ${lastLine(text)}`)
     const after = packBytes()
     // The headers of packs are not counted as freed, nor what minio keeps beside an object.

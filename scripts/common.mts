@@ -190,11 +190,14 @@ export async function again(repo: string, source: string, was: string, named: bo
   await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} > compacted.out`
   await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > third.out`
   await $`sed -n 's/^Snapshot created: //p' third.out > third.id`
+  await $`vykar --config config.yaml list -R ${repo} > third.list`
+  await listed('corpus', 'third.out', 'third.list')
   await $`rm -rf lost && mkdir lost restored-third`
   await $({
     limit: '1h',
   })`HOME=$PWD/lost ${hidden(source, named)} vykar --config lost.yaml restore -R ${repo} $(<third.id) restored-third > restored-third.out`
   await sameTree(source, 'restored-third')
+  await numbers(source, 'third.out', 'third.list', 'restored-third.out')
   await contents('restored-third', 'third')
   await $`chmod -R u+rwX restored-third && rm -r restored-third`
   if (!named) await stillAs(source, 'second.witness')
@@ -385,7 +388,7 @@ export async function retire(
   await sound('verify.out', { snapshots: ids.length, all: true, asIn: 'check.out' })
   await $`vykar --config config.yaml info -R ${repo} > counted.out`
   await says('counted.out', new RegExp(`^\\s*Snapshots\\s+${ids.length}\\s*$`, 'm'), 'info counts other snapshots')
-  await stored('counted.out')
+  await stored('counted.out', 'check.out')
   if (await copyOf(repo)) {
     await damaged(repo, ids[0]!)
     await reclaimed(repo, ids, same)

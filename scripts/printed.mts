@@ -73,13 +73,20 @@ export interface Created {
   original: number
   compressed: number
   deduplicated: number
+  /** The first line that follows the last block and is none of the log's; empty where none does. */
+  after: string
 }
 
 /** Parses the blocks that `vykar backup` prints, one for each snapshot; hook output around them is passed over. */
 export function parseBackup(text: string): Created[] {
   const block =
     /^Snapshot created: ([0-9a-f]{8,})\n {2}Source: .*\(label: (.*)\)\n {2}Files: (\d[\d,]*?)(?:, Errors: (\d[\d,]*?))?, Original: ([^,]+), Compressed: ([^,]+), Deduplicated: (.+)$/gm
-  return [...text.matchAll(block)].map((m) => ({
+  const blocks = [...text.matchAll(block)]
+  const end = blocks.at(-1)
+  const rest = end ? text.slice(end.index + end[0].length).split('\n') : []
+  const after = rest.find((line) => line.trim() && !/^\d{4}-\d\d-\d\dT\S+\s+[A-Z]+ /.test(line)) ?? ''
+  return blocks.map((m) => ({
+    after,
     id: m[1]!,
     label: m[2]!,
     files: count(m[3]!),

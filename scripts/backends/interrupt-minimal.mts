@@ -9,7 +9,7 @@ import { writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { stringify } from 'csv-stringify/sync'
 import { seeded } from '#data-gen/random.mts'
-import { background } from '#lib/background.mts'
+import { background, type Ended } from '#lib/background.mts'
 import { diskUsage } from '#lib/cleanup.mts'
 import { config } from '#lib/config.mts'
 import { gapsOf } from '#lib/gaps.mts'
@@ -19,7 +19,7 @@ import { bytes } from '#lib/terminal.mts'
 import { Blocked, Mismatch } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 import { listed, numbers, packBytes, says, shows, standardNeeds, torn } from '#scripts/checks.mts'
-import { contents, fresh, retire, serverWants } from '#scripts/common.mts'
+import { contents, fresh, hidden, retire, serverWants } from '#scripts/common.mts'
 import { corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
 import { explainLines } from '#scripts/findings.mts'
 import { parseBackup, parseList, parseSize, resumes } from '#scripts/printed.mts'
@@ -81,7 +81,7 @@ repositories:
 
         step(`interrupt (${attempt})`)
         const whole = run.dry ? 0 : await diskUsage(resolve(rowScope().dir, source), true)
-        const target = Math.round(whole * (n % 2 ? share / 2 : share))
+        const target = Math.round(whole * (n % 2 ? Math.max(0.25, share / 2) : share))
         // A fast disk is read ahead of the first upload: without a pack in the repository nothing could be reused.
         const { files, seen } = run.endpoint(repo)
         const arrived =
@@ -107,8 +107,9 @@ repositories:
         const [late] = run.dry ? [] : parseList(read('late.list'))
         if (!late && early) throw new Blocked('nothing had been uploaded when the signal came: give a larger --source')
         if (!late) break
-        // A snapshot that an interrupted backup has made after all must be a whole one.
+        // A snapshot that an interrupted backup has made after all must be a whole one, and the backup have ended as it must.
         step('late snapshot')
+        await ends(cut, signal, grace, young, true)
         await $({ limit: '1h' })`mkdir late-${n} && vykar --config config.yaml restore -R ${repo} ${late.id} late-${n}`
         await sameTree(source, `late-${n}`)
         note(`${attempt}: the interrupt came too late (exit ${cut.code}, snapshot ${late.id})`)
@@ -118,14 +119,7 @@ repositories:
       fact('interrupt_rc', cut.code)
       fact('ended by', `${cut.by} ${cut.seconds.toFixed(2)} s after the signal, grace ${grace} s`)
       fact('uploaded when interrupted', bytes(uploaded))
-      const right = signal === 'KILL' ? '137' : '130'
-      await check(`[[ $(<late.list) == *'No snapshots found'* ]]  # exit ${right}`, () => {
-        if (cut.by === 'KILL' && signal === 'TERM')
-          throw new Mismatch(`TERM did not end the backup within ${grace} s, KILL was needed`)
-        if (cut.code === 0) throw new Mismatch(`the backup ended with exit 0 on ${signal}, but list shows no snapshot`)
-        if (String(cut.code) !== right && !(cut.code === 143 && young))
-          throw new Mismatch(`${signal} ended the backup with exit ${cut.code} instead of ${right}`)
-      })
+      await ends(cut, signal, grace, young, false)
 
       step('resume')
       fact('resume_rc', '')
@@ -151,7 +145,7 @@ repositories:
       step('restore')
       await $({
         limit: '1h',
-      })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) restored > restored.out`
+      })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost ${hidden(source, true)} vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) restored > restored.out`
       await numbers('restored', 'backup.out', 'list.out', 'restored.out')
       await contents('restored', 'snapshot')
 
@@ -183,7 +177,7 @@ repositories:
       })
 
       step('retire')
-      await retire(repo)
+      await retire(repo, ['snapshot'], (_, tree) => sameTree(source, tree))
     })
 
   if (run.dry) return
@@ -200,3 +194,24 @@ repositories:
   ])
   writeFileSync(join(run.dirs.reports, 'interrupt-minimal.csv'), stringify([columns, ...rows]))
 })
+
+/** A backup that got the signal has ended as it must: by it, in time, with its exit code; with 0 only where it had made its snapshot already. */
+async function ends(
+  { code, by }: Pick<Ended, 'code' | 'by'>,
+  signal: string,
+  grace: number,
+  young: boolean,
+  late: boolean,
+): Promise<void> {
+  const right = signal === 'KILL' ? 137 : 130
+  const hand = late ? `[[ $rc == 0 || $rc == ${right} ]]` : `[[ $(<late.list) == *'No snapshots found'* ]]`
+  await check(`${hand}  # exit ${right}`, () => {
+    if (by === 'KILL' && signal === 'TERM')
+      throw new Mismatch(`TERM did not end the backup within ${grace} s, KILL was needed`)
+    if (code === 0 && late) return
+    if (code === 0) throw new Mismatch(`the backup ended with exit 0 on ${signal}, but list shows no snapshot`)
+    // A program that has not yet begun to listen for TERM ends as every program does.
+    if (code !== right && !(code === 143 && young))
+      throw new Mismatch(`${signal} ended the backup with exit ${code} instead of ${right}`)
+  })
+}

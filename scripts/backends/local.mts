@@ -139,11 +139,14 @@ sources:
       await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} > compacted.out`
       await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > third.out`
       await $`sed -n 's/^Snapshot created: //p' third.out > third.id`
+      await $`vykar --config config.yaml list -R ${repo} > third.list`
+      await listed('corpus', 'third.out', 'third.list')
       await $`rm -rf lost && mkdir lost restored-third`
       await $({
         limit: '1h',
       })`HOME=$PWD/lost ${out} vykar --config lost.yaml restore -R ${repo} $(<third.id) restored-third > restored-third.out`
       await sameTree(source, 'restored-third')
+      await numbers(source, 'third.out', 'third.list', 'restored-third.out')
       await contents('restored-third', 'third')
       await $`chmod -R u+rwX restored-third && rm -r restored-third`
       if (own) await stillAs(source, 'second.witness')
@@ -172,7 +175,7 @@ sources:
 
       await $`vykar --config config.yaml info -R ${repo} > counted.out`
       await says('counted.out', /^\s*Snapshots\s+2\s*$/m, 'info counts other snapshots')
-      await stored('counted.out')
+      await stored('counted.out', 'check.out')
 
       await copyOf(repo)
       await damaged(repo, 'first')

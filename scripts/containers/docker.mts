@@ -206,7 +206,7 @@ EOF`
         step('restore')
         await $({
           limit: '1h',
-        })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) restored > restored.out`
+        })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost ${hidden({ raw: '"$VYKAR_E2E_RECORDS"' }, true)} vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) restored > restored.out`
         await numbers('restored', 'backup.out', 'list.out', 'restored.out')
         await contents('restored', 'snapshot')
 

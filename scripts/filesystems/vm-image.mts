@@ -149,9 +149,10 @@ sources:
       await $`touch -r as-it-was vm/disk.raw`
       for (const n of [0, ...rounds.keys()].map((_, i) => i)) {
         step(`restore ${n}`)
+        // What is backed up is out of sight.
         await $({
           limit: '1h',
-        })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<${n}.id) restored > ${n}.restored.out`
+        })`mv vm away && rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<${n}.id) restored > ${n}.restored.out && mv away vm`
         await numbers('restored', `${n}.out`, `${n}.list`, `${n}.restored.out`)
         await $({ limit: '1h' })`(cd restored && sha256sum --check --quiet --strict ../${n}.sha256)`
         // The directory is as it was at the last backup.

@@ -167,8 +167,13 @@ EOF`
       })
       await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > next.out`
       await gone()
-      await $`sed -n 's/^Snapshot created: //p' next.out > next.id && mkdir next`
-      await $({ limit: '1h' })`vykar --config config.yaml restore -R ${repo} $(<next.id) next`
+      await $`sed -n 's/^Snapshot created: //p' next.out > next.id && rm -rf lost && mkdir lost next`
+      await $`vykar --config config.yaml list -R ${repo} > next.list`
+      await listed('moment', 'next.out', 'next.list')
+      await $({
+        limit: '1h',
+      })`HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<next.id) next > next-restored.out`
+      await numbers('next', 'next.out', 'next.list', 'next-restored.out')
       await sameTree(witness, 'next')
       await contents('next', 'next')
       await $`rm -r next`

@@ -37,13 +37,14 @@ export function count({ counts }: Walk, what: string): void {
 
 export const source = 'corpus/snapshot-1'
 
+/** bash that prints the metadata of everything in a tree. */
+const treeOf = `find . -mindepth 1 \\( -type d -printf '%y %m %U %G %T@ %p\\0' -o -printf '%y %m %U %G %n %s %T@ %p %l\\0' \\) | sort -z | tr '\\0' '\\n'`
+
 /** Writes down what a tree holds: content, metadata, extended attributes; `stem` is the path of the files without endings. */
 export async function manifest(tree: string, stem: string): Promise<void> {
   const limit = '1h'
   await $({ limit })`(cd ${tree} && find . -type f -print0 | sort -z | xargs -0 -r sha256sum) > ${stem}.sha256`
-  await $({
-    limit,
-  })`(cd ${tree} && find . -mindepth 1 \( -type d -printf '%y %m %U %G %T@ %p\0' -o -printf '%y %m %U %G %n %s %T@ %p %l\0' \) | sort -z | tr '\0' '\n') > ${stem}.tree`
+  await $({ limit })`(cd ${tree} && ${{ raw: treeOf }}) > ${stem}.tree`
   await $({
     limit,
   })`(cd ${tree} && find . -mindepth 1 ! -type l -print0 | sort -z | xargs -0 -r getfattr -d -m - -e hex) > ${stem}.xattr`
@@ -186,7 +187,7 @@ async function resume(walk: Walk, { client }: Action, serial: string, { code, by
   })
   await $({
     limit: '1h',
-  })`while read -r id; do mkdir late && vykar --config config.yaml restore -R ${repo} $id late && diff -r --no-dereference ${source} late && rm -r late && vykar --config config.yaml snapshot delete -R ${repo} $id; done < late.ids`
+  })`while read -r id; do mkdir late && vykar --config config.yaml restore -R ${repo} $id late && diff -r --no-dereference ${source} late && diff <(cd ${source} && ${{ raw: treeOf }}) <(cd late && ${{ raw: treeOf }}) && rm -r late && vykar --config config.yaml snapshot delete -R ${repo} $id; done < late.ids`
   const again = deed(walk, { kind: 'backup', client }, serial)
   await $({ limit: '1h', warns: resumes })`${again.line} > backup.out`
   await again.after?.()

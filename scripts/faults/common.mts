@@ -118,8 +118,11 @@ export function judge(verb: string, { code }: Output, must: 'work' | 'fail' | 'a
     violated('2: exit 0 means complete', `${verb} exits 0 although it could not be done`, `vykar ${verb}`)
 }
 
-/** Ends a row of faults: it is BLOCKED where no fault fired, and a FAIL where the oracle was violated. */
-export async function conclude(fired: number, rounds: number): Promise<void> {
+/**
+ * Ends a row of faults: it is BLOCKED where no fault fired, and a FAIL where the oracle was violated.
+ * @param missed rounds, or kinds of rounds, in which none did: the report names them
+ */
+export async function conclude(fired: number, rounds: number, missed: readonly string[] = []): Promise<void> {
   await check(`# ${rounds} rounds`, () => {
     const { report } = rowScope()
     if (!rounds) throw new Skipped('it has no round of the name that --round gives')
@@ -133,7 +136,8 @@ export async function conclude(fired: number, rounds: number): Promise<void> {
       throw new Mismatch(
         `${found.length} violation${found.length > 1 ? 's' : ''} of the oracle, findings.md has them: ${first.round}: ${first.seen}`,
       )
-    if (fired < rounds) note(`${rounds - fired} of ${rounds} faults did not fire`)
+    if (fired < rounds || missed.length)
+      note(`${rounds - fired} of ${rounds} faults did not fire${missed.length ? `: ${missed.join(', ')}` : ''}`)
   })
 }
 

@@ -19,7 +19,10 @@ const all = ['ack-1', 'ack-2', 'extra']
  * What is killed, what comes before it so that there is work to do, states that it goes through, and the snapshots that it must leave;
  * lines see the copy of the repository.
  */
-const commands: Record<string, { before: string; line: string; through: (keyof typeof states)[]; kept: string[] }> = {
+const commands: Record<
+  string,
+  { before: string; line: string; through: (keyof typeof states)[]; kept: string[]; finish?: string }
+> = {
   backup: {
     before: 'head -c 12M /dev/urandom > source/fresh',
     line: 'backup',
@@ -39,12 +42,20 @@ const commands: Record<string, { before: string; line: string; through: (keyof t
     through: ['lock', 'index'],
     kept: ['extra'],
   },
-  'check --repair': { before: 'true', line: 'check --repair --yes', through: ['lock', 'index'], kept: all },
+  // Of a repository that lacks a pack: whatever was saved before, a second one comes to its end.
+  'check --repair': {
+    before: 'rm $(<lone) && rm -f source/extra extra.sha256',
+    line: 'check --repair --yes',
+    through: ['lock', 'index'],
+    kept: ['ack-1', 'ack-2'],
+    finish: 'check --repair --yes',
+  },
+  // Its packs are needed in part, so that they are written anew.
   compact: {
     before: 'DELETE',
     line: 'compact --threshold 0',
     through: ['lock', 'pack', 'index'],
-    kept: ['ack-1', 'ack-2'],
+    kept: ['ack-1', 'ack-2', 'half'],
   },
 }
 /** What the repository shows, as bash that succeeds then; `stamp` is from before the command. */
@@ -71,16 +82,24 @@ await scenario(import.meta, spec, async (run) => {
   const { rounds: asked, round: only, 'corpus-mib': mib, seed } = run.options
   await servers()
   for (const repo of run.repos)
-    for (const [command, { before, line, through, kept }] of Object.entries(commands))
+    for (const [command, { before, line, through, kept, finish }] of Object.entries(commands))
       for (const mode of ['auto', 'none'] as const) {
         if (only && !only.startsWith(`${command} `)) continue
         const variant = `${command.replaceAll(' ', '-')}${mode === 'none' ? '-unencrypted' : ''}`
         await row({ repo, variant }, async () => {
           await acknowledged(repo, 2, mib, mode)
           // One more, which may go.
-          await $`head -c 4M /dev/urandom > source/extra`
+          await $`head -c 4M /dev/urandom > source/extra && find "$REPO_LOCAL"/packs -type f | sort > packs.before`
+          if (command === 'compact')
+            await $`mkdir source/mixed && for n in $(seq 200); do for part in keep drop; do head -c 40K /dev/urandom > source/mixed/$part-$n; done; done`
           await witness('source', 'extra')
           await $`vykar --config config.yaml backup -R ${repo} > extra.out && sed -n 's/^Snapshot created: //p' extra.out > extra.id`
+          await $`find "$REPO_LOCAL"/packs -type f -size +500k | sort | comm -13 packs.before - | sed 's|.*/packs/|damaged/packs/|' | head -n 1 > lone`
+          if (command === 'compact') {
+            await $`rm source/mixed/drop-*`
+            await witness('source', 'half')
+            await $`vykar --config config.yaml backup -R ${repo} > half.out && sed -n 's/^Snapshot created: //p' half.out > half.id`
+          }
           await copyOf(repo)
           const there = at(repo, '$PWD/damaged')
           const rounds = asked || usual[mode]
@@ -121,9 +140,14 @@ await scenario(import.meta, spec, async (run) => {
             if (state) seen[state] = (seen[state] ?? 0) + (died ? 1 : 0)
             if (!died && !state) whole = Math.max(0.02, ((performance.now() - started) / 1000) * 0.8)
             if (died) fired++
-            await afterwards(repo, kept, undefined, there, all)
+            if (finish)
+              await $({
+                limit: '5m',
+              })`${there} vykar --config config.yaml ${{ raw: finish }} -R ${repo} > finish.out 2>&1`
+            await afterwards(repo, kept, undefined, there, [...new Set([...all, ...kept])])
             await nothingForEver(repo, there, `kill -9 vykar ${command}`, 'killed-write-left')
-            await allThere(repo, kept, there)
+            // A new pack that a killed compact has left is taken away as garbage by the next one, which has just written it again.
+            await allThere(repo, kept, there, command === 'compact' && mode === 'none' ? 'killed-compact-destroys' : '')
             if (command !== 'backup' || state !== 'index') continue
             // What the index names and no snapshot has is given back once it was repaired.
             await $`${there} vykar --config config.yaml list -R ${repo} | grep -oE '^ *[0-9a-f]{8} ' | ${there} xargs vykar --config config.yaml snapshot delete -R ${repo} && ${there} vykar --config config.yaml check -R ${repo} --repair --yes > repair.out 2>&1 && ${there} vykar --config config.yaml compact -R ${repo} > last.out && find damaged/packs -type f -size +0 > orphans`
@@ -136,7 +160,11 @@ await scenario(import.meta, spec, async (run) => {
           fact('killed in mid-work', `${fired} of ${tried}`)
           for (const [state, times] of Object.entries(seen)) fact(`killed as the repository showed: ${state}`, times)
           await $`rm -rf damaged copy killed-tree source`
-          await conclude(fired, tried)
+          await conclude(
+            fired,
+            tried,
+            through.filter((state) => seen[state] === 0).map((state) => `${command}, ${state}`),
+          )
         })
       }
 })

@@ -4,7 +4,7 @@
 // Passes when the command that meets it fails and says so (or does without), every acknowledged snapshot is still there, and all works
 // again once there is room.
 import { scenario } from '#lib/scenario.mts'
-import { $, fact, step, undo } from '#lib/sh.mts'
+import { $, check, fact, read, step, undo } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { copyOf } from '#scripts/damage.mts'
 import { acknowledged, conclude, faultOptions, roundsOf, rowsWith } from '#scripts/faults/common.mts'
@@ -29,6 +29,10 @@ const fillers = {
   inodes:
     'mkdir small/many && (for ((n = 0; ; n++)); do : > small/many/$n || exit 0; done) 2> /dev/null; rm -f small/many/{1,2,3}',
 } as const
+
+/** What is left of the disk: in a repository enough to begin. */
+const left = (place: string) =>
+  place === 'repository' ? { words: '8M', bytes: 2 ** 23 } : { words: '64k', bytes: 2 ** 16 }
 
 /** Commands whose own output cannot be written: to a log on a full disk, say. */
 const spoken = {
@@ -55,6 +59,7 @@ await scenario(import.meta, spec, async (run) => {
         await $`mkdir small`
         undo`! mountpoint -q small || umount small`
         let [fired, tried] = [0, 0]
+        const missed: string[] = []
         for (const place of places)
           for (const [what, filler] of Object.entries(fillers)) {
             const name = `${system} ${place} ${what}`
@@ -68,7 +73,7 @@ await scenario(import.meta, spec, async (run) => {
             const there = at(repo, `$PWD/${place === 'repository' ? 'small/damaged' : 'damaged'}`)
             await $`sed 's|^cache_dir: .*|cache_dir: ${{ raw: place === 'cache' ? 'small/cache' : 'cache' }}|' config.yaml > full.yaml`
             await $`head -c 24M /dev/urandom > source/fresh && for n in $(seq 200); do echo $n > source/small-$n; done`
-            await $`${{ raw: filler.replace('LEFT', place === 'repository' ? '8M' : '64k') }}; df -B1 --output=avail small | tail -n 1 > room; df --output=iavail small | tail -n 1 >> room`
+            await $`${{ raw: filler.replace('LEFT', left(place).words) }}; df -B1 --output=avail small | tail -n 1 > room; df --output=iavail small | tail -n 1 >> room`
             const under = { raw: `${there.raw} TMPDIR=$PWD/${place === 'tmp' ? 'small/tmp' : ''}` }
             const bound = { limit: '3m', expect: 'any' } as const
             const verb = place === 'target' ? 'restore' : 'backup'
@@ -81,8 +86,11 @@ await scenario(import.meta, spec, async (run) => {
             if (met.code > 3)
               violated('7: ends well', `ended with exit ${met.code}: ${lastOf('full.out')}`, `vykar ${verb}`)
             const must = place === 'repository' || place === 'target'
-            // A command that does without the full disk has met nothing.
-            if (met.code) fired++
+            await check('# the disk was full when it began, as df saw it', () => {
+              const [bytes, inodes] = read('room').split('\n').map(Number) as [number, number]
+              if (what === 'bytes' ? bytes < left(place).bytes + 2 ** 21 : inodes < 8) fired++
+              else missed.push(name)
+            })
             fact(name, met.code ? `exit ${met.code}: ${lastOf('full.out').slice(0, 120)}` : 'exit 0')
             if (must && what === 'bytes' && met.code === 0)
               violated('2: exit 0 means complete', 'exit 0 although the disk is full', `vykar ${verb}`)
@@ -93,7 +101,7 @@ await scenario(import.meta, spec, async (run) => {
             await $`umount small && rm -f source/fresh source/small-*`
           }
         await $`rm -rf damaged copy source`
-        await conclude(fired, tried)
+        await conclude(fired, tried, missed)
       })
 
     await row({ repo, variant: 'output' }, async () => {

@@ -256,7 +256,7 @@ await scenario(import.meta, spec, async (run) => {
         const cache = mounted === 'cache'
         await $`mkdir -p ro`
         undo`! mountpoint -q ro || umount ro`
-        await $`mount --bind ${{ raw: mounted }} ro && mount -o remount,ro,bind ro`
+        await $`mount --bind ${{ raw: mounted }} ro && mount -o remount,ro,bind ro && ! touch ro/x 2> /dev/null || exit 1  # it is read-only`
         await $`sed 's|^cache_dir: .*|cache_dir: ${{ raw: cache ? 'ro' : 'lost' }}|' config.yaml > ro.yaml`
         const place = cache ? here : at(repo, '$PWD/ro')
         for (const words of [

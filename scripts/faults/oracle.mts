@@ -58,11 +58,16 @@ export function violated(rule: string, seen: string, command: string, id = ''): 
   suspect.add(report)
   const known = findingsOf(run.plan.vykar.version).some((one) => one.id === id)
   const round = steps.at(-1)?.name ?? ''
+  const lines =
+    steps
+      .at(-1)
+      ?.commands.slice(-3)
+      .map(({ command: line }) => `  ${line}`) ?? []
   const file = join(run.dirs.reports, 'findings.md')
   if (!existsSync(file)) appendFileSync(file, `# Findings of ${run.plan.scenario}, run ${run.id}\n`)
   appendFileSync(
     file,
-    `\n## ${seen}\n\n- vykar ${run.plan.vykar.version}${known ? `; known: ${id}` : ''}\n- round: ${round}\n- rule: ${rule}\n- the command: \`${command}\`\n- all commands: ${report.repo} in ${run.report.transcript}\n`,
+    `\n## ${seen}\n\n- vykar ${run.plan.vykar.version}${known ? `; known: ${id}` : ''}\n- round: ${round}\n- expected: ${rule}\n- seen: ${seen}\n- the command: \`${command}\`\n- all commands: ${report.repo} in ${run.report.transcript}; the last three:\n\n${lines.join('\n').replaceAll(/^/gm, '    ')}\n`,
   )
   if (known) {
     if (!report.findings.some((one) => one.id === id)) report.findings.push({ id, seen })

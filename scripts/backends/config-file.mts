@@ -107,6 +107,37 @@ async function wrong(): Promise<void> {
         : undefined,
     )
   })
+  step('values')
+  // What the documentation gives as a value is one; what it does not is refused, and not taken for another.
+  const tried = async (name: string, repo: string, more: string, words: string) => {
+    await $`printf '%s\nrepositories: [{label: r, url: ./%s}]\n%b\n' ${base} ${repo} ${more} > ${name}.yaml && { test -e ${repo}/config || vykar --config ${name}.yaml init > ${name}.init 2>&1 || true; }`
+    return (
+      await $({
+        expect: 'any',
+      })`ulimit -c 0; THREE=3 timeout 60 vykar --config ${name}.yaml ${{ raw: words }} > ${name}.out 2>&1`
+    ).code
+  }
+  const never = await tried('never', 'values', 'check: {full_every: null}', 'check')
+  const level = await tried('level', 'values', 'compression: {algorithm: zstd, zstd_level: 999}', 'backup')
+  const flow = await tried('flow', 'values', 'limits: {connections: ${THREE}}', 'list')
+  const block = await tried('block', 'values', 'limits:\\n  connections: ${THREE}', 'list')
+  const dumped = await tried('dumped', 'dump-names', '', 'list')
+  await $`sed 's#label: tree#&, command_dumps: [{name: "..", command: "echo hi"}]#' dumped.yaml > dotted.yaml`
+  const dotted = await $({ expect: 'any' })`timeout 60 vykar --config dotted.yaml backup > dotted.out 2>&1`
+  const brought = await $({
+    expect: 'any',
+  })`mkdir dotted && timeout 60 vykar --config dotted.yaml restore latest dotted > dotted.restored 2>&1`
+  await check('# what is documented works, what cannot be is refused', () => {
+    if (block || dumped) throw new Mismatch(`a config that is right ends with exit ${block || dumped}`)
+    finding('full-every-null-refused', never ? `check: {full_every: null} is refused: exit ${never}` : undefined)
+    finding('zstd-level-unchecked', level === 0 ? 'zstd_level: 999 is taken' : undefined)
+    finding('flow-variables-refused', flow ? `limits: {connections: \${THREE}} is refused: exit ${flow}` : undefined)
+    const lost = dotted.code === 0 && brought.code !== 0
+    finding(
+      'dump-name-unrestorable',
+      lost ? `a dump named \`..\` is backed up with exit 0, and nothing of its snapshot can be restored` : undefined,
+    )
+  })
   step('a source that is missing')
   await $`printf '%s\nrepositories: [{label: r, url: ./missing}]\n' ${base.replace('[{', '[{path: nowhere, label: nowhere}, {')} > missing.yaml && vykar --config missing.yaml init > missing.init 2>&1`
   const met = await $({ expect: [1, 2, 3] })`vykar --config missing.yaml backup > missing.out 2>&1`

@@ -37,7 +37,8 @@ const kinds: Record<string, string> = {
   zeroed: `n=$(stat -c %s "$file"); o=$((n * SHARE / 1000)); head -c $((n - o < 4096 ? n - o : 4096)) /dev/zero | dd of="$file" bs=1 seek=$o conv=notrunc status=none`,
   cut: `truncate -s $(($(stat -c %s "$file") * SHARE / 1000)) "$file"`,
   deleted: 'rm "$file"',
-  swapped: 'test -n "$other" && cp "$other" o && rm "$other" && cp before "$other" && cp o "$file" && rm o',
+  swapped:
+    'test -n "$other" && cp "$other" other.before && echo "$other" > other.path && rm "$other" && cp before "$other" && cp other.before "$file"',
   older: 'cp "old/${file#*/}" "$file"',
 }
 
@@ -92,11 +93,9 @@ await scenario(import.meta, spec, async (run) => {
             await $`rm -rf damaged lost lived && cp -al ${whole} damaged && cp -a cache lived`
             const pick = `${objects[object]} 2> /dev/null | LC_ALL=C sort | shuf -n 2 --random-source=<(yes ${Math.floor(random() * 1e6)})`
             // A file of its own first: copies share theirs. Without a second object there is nothing to swap, without an older one nothing to put back.
-            const again =
-              'f=$(<damaged.path) && if test -e own.damaged; then cp own.damaged own && mv own "$f"; else rm "$f"; fi'
             const made = await $({
               expect: 'any',
-            })`SHARE=${share}; { read -r file; read -r other || true; } < <(${{ raw: pick }}); echo "$file" > damaged.path; test -n "$file" && cp "$file" before && cp "$file" own && mv own "$file" && ${{ raw: kinds[kind]! }} && ! cmp -s before "$file" && rm -f own.damaged && { test ! -e "$file" || cp "$file" own.damaged; }`
+            })`SHARE=${share}; rm -rf hurt other.path; { read -r file; read -r other || true; } < <(${{ raw: pick }}); echo "$file" > damaged.path; test -n "$file" && cp "$file" before && cp "$file" own && mv own "$file" && ${{ raw: kinds[kind]! }} && ! cmp -s before "$file" && cp -al damaged hurt`
             tried++
             if (made.code) {
               missed.push(name)
@@ -195,16 +194,15 @@ await scenario(import.meta, spec, async (run) => {
             if (next.code === 0) {
               await $`sed -n 's/^Snapshot created: //p' next.out > next.id && cp ${journal ? 'cut' : ids.at(-1)!}.sha256 next.sha256 && cp ${journal ? 'cut' : ids.at(-1)!}.tree next.tree`
               const became = await restoredAs(repo, 'next', there)
+              // An unencrypted chunk that is another one is so in every snapshot that has it.
+              const bit = mode === 'none' && object === 'pack' && others(kind === 'bit' ? 3 : 40) === ''
+              const known = failed && object === 'pack' ? 'backup-builds-on-damage' : unverified
               if (became !== 'right')
                 violated(
                   '2: exit 0 means complete',
                   `the next backup exits 0, but is ${became} when restored`,
                   'vykar backup',
-                  failed && object === 'pack' && became === 'refused'
-                    ? 'backup-builds-on-damage'
-                    : became === 'refused'
-                      ? unverified
-                      : '',
+                  became === 'refused' ? known : bit ? 'none-restore-unverified' : '',
                 )
             }
             if (cache) continue
@@ -215,7 +213,7 @@ await scenario(import.meta, spec, async (run) => {
               ['compact', 'compact-trusts-index'],
             ] as const) {
               const verb = words.split(' --yes')[0]!
-              if (verb === 'compact') await $`rm -rf damaged && cp -al ${whole} damaged && ${{ raw: again }}`
+              if (verb === 'compact') await $`rm -rf damaged && cp -al hurt damaged`
               const done = await $({
                 limit: '5m',
                 expect: 'any',
@@ -235,7 +233,7 @@ await scenario(import.meta, spec, async (run) => {
                 if (how.get(id) === 'right' && (await restoredAs(repo, id, there)) !== 'right')
                   violated('5: repair harms nothing', `after ${verb} ${id} cannot be restored, and could before`, `vykar ${words}`) // biome-ignore format: one line
               if (verb !== 'compact' && object !== 'index') continue
-              await $`cp before "$(<damaged.path)"`
+              await $`cp --remove-destination before "$(<damaged.path)" && { test ! -e other.path || cp --remove-destination other.before "$(<other.path)"; }`
               for (const id of ids)
                 if ((await restoredAs(repo, id, there)) !== 'right')
                   violated(
@@ -251,7 +249,7 @@ await scenario(import.meta, spec, async (run) => {
             `${object}: seen by`,
             `check ${check}, check --verify-data ${verify}, restore ${restore}, restore --verify ${verified}, the next backup ${next} of ${of}`,
           )
-        await $`rm -rf damaged copy interrupted old lived cut-source`
+        await $`rm -rf damaged hurt copy interrupted old lived cut-source`
         await conclude(fired, tried, missed)
       })
   for (const repo of run.repos)

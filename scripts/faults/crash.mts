@@ -144,10 +144,12 @@ await scenario(import.meta, spec, async (run) => {
               await $({
                 limit: '5m',
               })`${there} vykar --config config.yaml ${{ raw: finish }} -R ${repo} > finish.out 2>&1`
-            await afterwards(repo, kept, undefined, there, [...new Set([...all, ...kept])])
-            await nothingForEver(repo, there, `kill -9 vykar ${command}`, 'killed-write-left')
             // A new pack that a killed compact has left is taken away as garbage by the next one, which has just written it again.
-            await allThere(repo, kept, there, command === 'compact' && mode === 'none' ? 'killed-compact-destroys' : '')
+            const destroys = command === 'compact' && mode === 'none' ? 'killed-compact-destroys' : ''
+            const known = [...new Set([...all, ...kept])]
+            await afterwards(repo, kept, undefined, there, known, '', false, destroys)
+            await nothingForEver(repo, there, `kill -9 vykar ${command}`, 'killed-write-left')
+            await allThere(repo, kept, there, destroys)
             if (command !== 'backup' || state !== 'index') continue
             // What the index names and no snapshot has is given back once it was repaired.
             await $`${there} vykar --config config.yaml list -R ${repo} | grep -oE '^ *[0-9a-f]{8} ' | ${there} xargs vykar --config config.yaml snapshot delete -R ${repo} && ${there} vykar --config config.yaml check -R ${repo} --repair --yes > repair.out 2>&1 && ${there} vykar --config config.yaml compact -R ${repo} > last.out && find damaged/packs -type f -size +0 > orphans`

@@ -161,6 +161,7 @@ export async function allThere(
  * @param known all that were made before the fault
  * @param finding id of the known finding that this round shows, where it is one
  * @param nextToo whether it says that the next backup, too, is refused when restored
+ * @param reclaiming id of the known finding that reclaiming space after this fault is
  */
 export async function afterwards(
   repo: string,
@@ -170,6 +171,7 @@ export async function afterwards(
   known = ids,
   finding = '',
   nextToo = false,
+  reclaiming = '',
 ): Promise<void> {
   let right = await allThere(repo, ids, there, finding)
   // What was made under the fault: every snapshot that is not one of the acknowledged ones.
@@ -255,7 +257,7 @@ export async function afterwards(
       `check --verify-data exits ${checked.code}, but all restores are right`,
       'vykar check --verify-data',
     )
-  if (right) await reclaimHarmless(repo, ids.length ? ids : ['next'], there)
+  if (right) await reclaimHarmless(repo, ids.length ? ids : ['next'], there, reclaiming)
 }
 
 /**
@@ -295,7 +297,7 @@ const reclaims = new WeakMap<object, number>()
  * Rule 6, for one of the snapshots, each in its turn: in a copy of the repository all others are deleted and the rest is repacked, with an
  * empty cache; it restores to its witness all the same. Much damage shows only then.
  */
-async function reclaimHarmless(repo: string, ids: readonly string[], there: Place) {
+async function reclaimHarmless(repo: string, ids: readonly string[], there: Place, finding: string) {
   const { report, run } = rowScope()
   const { seen, remote: own } = run.endpoint(repo)
   const remote = there.remote ?? own
@@ -318,7 +320,12 @@ async function reclaimHarmless(repo: string, ids: readonly string[], there: Plac
     ? `all other snapshots cannot be deleted and their space reclaimed: exit ${alone.code}: ${lastOf('reclaimed.out')}`
     : `${id} is ${how} once all others were deleted and their space was reclaimed`
   if (alone.code || how !== 'right')
-    violated('6: reclaim harms nothing', seenThen, 'vykar snapshot delete; vykar compact --threshold 0; vykar restore')
+    violated(
+      '6: reclaim harms nothing',
+      seenThen,
+      'vykar snapshot delete; vykar compact --threshold 0; vykar restore',
+      !alone.code && how === 'refused' ? finding : '',
+    )
   await $`rm -rf reclaimed`
 }
 

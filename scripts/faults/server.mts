@@ -6,7 +6,7 @@
 import { background } from '#lib/background.mts'
 import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
-import { $, fact, note, read, undo } from '#lib/sh.mts'
+import { $, check, fact, note, read, undo } from '#lib/sh.mts'
 import { standardNeeds, torn } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import { acknowledged, conclude, faultOptions, judge, roundsOf, rowsWith } from '#scripts/faults/common.mts'
@@ -217,6 +217,32 @@ await scenario(import.meta, spec, async (run) => {
         const well = await start('well-server', '--data-dir data')
         await allThere(repo, ids, second)
         await well.end('TERM')
+      }
+
+      const itself = 'what a server says of itself'
+      if (chosen(itself)) {
+        await $`rm -rf data && mkdir data && sed -E 's/^( *mode: ).*/\1none/; s|^cache_dir: .*|cache_dir: plain-cache|' config.yaml > plain.yaml`
+        await $`printf 'header = "Authorization: Bearer %s"\n' "$VYKAR_E2E_REST_TOKEN" > token.curl && chmod 600 token.curl`
+        const asked = (name: string) =>
+          $`for what in stats verify-structure; do curl -fsS -K token.curl "http://127.0.0.1:${port}/?$what" > ${name}.$what; done`
+        const server = await start('asked-server', '--data-dir data')
+        await $`${second} vykar --config plain.yaml init -R ${repo} && ${second} vykar --config plain.yaml backup -R ${repo} > plain.out && ${second} vykar --config plain.yaml info -R ${repo} | grep -q 'Encryption  *none'`
+        await asked('at-first')
+        await server.end('TERM')
+        const restarted = await start('asked-again', '--data-dir data')
+        await asked('again')
+        await $`rm token.curl`
+        await restarted.end('TERM')
+        fired++
+        await check('grep -qE \'"last_backup_at": *"?[0-9]\' at-first.stats', () => {
+          const [first, again] = ['at-first', 'again'].map((name) => /"last_backup_at": *("[^"]*"|\d+)/.exec(read(`${name}.stats`))?.[1]) // biome-ignore format: one line
+          if (!first) violated('the status is true', 'a backup was made, and last_backup_at says nothing', 'curl "$URL/?stats"')
+          else if (again !== first)
+            violated('the status is true', `restarted, it says ${again ?? 'no'} last_backup_at instead of ${first}`, 'curl "$URL/?stats"', again ? '' : 'server-forgets-last-backup') // biome-ignore format: one line
+          const sound = /"ok": *true/.test(read('again.verify-structure'))
+          if (!sound)
+            violated('3: check agrees with restore', `?verify-structure of an unencrypted repository: ${read('again.verify-structure').slice(0, 120)}`, 'curl "$URL/?verify-structure"', /keys\/repokey/.test(read('again.verify-structure')) ? 'server-misses-key-of-none' : '') // biome-ignore format: one line
+        })
       }
 
       const hostile = 'a client that has the token of an append-only server'

@@ -56,7 +56,7 @@ export const tools = {
   git: { program: 'git', why: 'ignores by the same patterns', apt: 'git', version: ['--version'] },
   strace: { program: 'strace', why: 'makes system calls fail', apt: 'strace', version: ['-V'] },
   python3: { program: 'python3', why: 'writes files through a mapping', apt: 'python3', version: ['--version'] },
-  zpool: { program: 'zpool', why: 'makes the ZFS pool', apt: 'zfsutils-linux', version: ['--version'] },
+  zpool: { program: 'zpool', why: 'makes the ZFS pool', install: '--guest runs it in a guest that has ZFS; or apt-get install -y zfsutils-linux zfs-dkms, of contrib', version: ['--version'] }, // biome-ignore format: one line
   guestmount: { program: 'guestmount', why: 'mounts VM images', apt: 'libguestfs-tools', version: ['--version'] },
   'qemu-img': { program: 'qemu-img', why: 'converts VM images', apt: 'qemu-utils', version: ['--version'] },
   qemu: { program: 'qemu-system-x86_64', why: 'boots VM images', apt: 'qemu-system-x86', version: ['--version'] },

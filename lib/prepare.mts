@@ -172,7 +172,9 @@ async function checkTools(
   }
   const missing = found.filter((tool) => !tool.path)
   if (missing.length) {
-    const text = `${missing.map((tool) => `${tool.name} is missing (${tool.why})`).join(', ')}: ${aptLine(missing)}`
+    const others = missing.map(({ remedy }) => remedy).filter((remedy) => !remedy.startsWith('apt-get'))
+    const remedies = [aptLine(missing), ...others].filter(Boolean)
+    const text = `${missing.map((tool) => `${tool.name} is missing (${tool.why})`).join(', ')}: ${remedies.join('; ')}`
     throw skipOrFail(text, missing.map((tool) => tool.name), required) // biome-ignore format: one line
   }
   return Object.fromEntries(found.map((tool) => [tool.name, tool.version ?? 'present']))

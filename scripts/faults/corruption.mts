@@ -71,7 +71,7 @@ await scenario(import.meta, spec, async (run) => {
           .flatMap((object) => Object.keys(kinds).map((kind) => ({ object, kind })))
           // Of which there is one alone cannot be swapped; what is never written again has no older copy.
           .filter(({ object, kind }) => kind !== 'swapped' || /^(pack|snapshot)$/.test(object))
-          .filter(({ object, kind }) => kind !== 'older' || /^(index|cache)/.test(object))
+          .filter(({ object, kind }) => kind !== 'older' || (/^(index|cache)/.test(object) && object !== 'cache pin'))
           .filter(({ object }) => object !== 'key' || mode === 'auto')
         const times = asked || 1
         let fired = 0

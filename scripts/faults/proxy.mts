@@ -32,7 +32,7 @@ interface Rule {
   value: number
   met: number
 }
-const actions = ['status', 'reset', 'cut', 'short', 'hole', 'delay', 'twice', 'unheard', 'late', 'stale', 'outage', 'pages', 'encoded', 'digest'] // biome-ignore format: one line
+const actions = ['status', 'reset', 'cut', 'short', 'hole', 'delay', 'rate', 'twice', 'unheard', 'late', 'stale', 'outage', 'pages', 'encoded', 'digest'] // biome-ignore format: one line
 
 /** Reads a rule. Throws Error where it is none. */
 function parseRule(text: string): Rule {
@@ -76,6 +76,10 @@ function ruleOf(method: string, path: string): Rule | undefined {
   }
   return undefined
 }
+
+/** What a rule was to break is broken: the bytes at which it does so have been reached. */
+const reached = (action: string, what: string) =>
+  appendFileSync(hits, `${new Date().toISOString()} reached ${action} ${what}\n`)
 
 /** A whole answer of the server. */
 interface Answer {
@@ -163,6 +167,7 @@ async function serve(req: IncomingMessage, res: ServerResponse, body: Buffer): P
     return
   }
   if (action === 'hole') {
+    reached(action, key)
     await sleep(value * 1000)
     res.destroy()
     return
@@ -193,6 +198,7 @@ async function serve(req: IncomingMessage, res: ServerResponse, body: Buffer): P
     return
   }
   if (action === 'delay') await sleep(value)
+  if (action === 'rate') await sleep((body.length / value) * 1000)
   if (action === 'twice') await ask(req, body)
   if (action === 'stale' && answers.has(key)) {
     give(res, answers.get(key)!)
@@ -203,7 +209,9 @@ async function serve(req: IncomingMessage, res: ServerResponse, body: Buffer): P
     if (!upload) throw error
     return undefined
   })
-  if (!answer || action === 'unheard') {
+  // An answer too short to be cut is not given at all.
+  if (!answer || action === 'unheard' || (action === 'reset' && answer.body.length <= value)) {
+    reached(action, key)
     req.socket.resetAndDestroy()
     return
   }
@@ -214,6 +222,7 @@ async function serve(req: IncomingMessage, res: ServerResponse, body: Buffer): P
     give(res, page(listings.length - 1, 0, value))
     return
   }
+  if (/^(cut|reset|short)$/.test(action) && answer.body.length > value) reached(action, key)
   if (action === 'cut' || action === 'reset') give(res, answer, answer.body.length, Math.min(value, answer.body.length))
   else if (action === 'short') give(res, { ...answer, body: answer.body.subarray(0, value) })
   else give(res, answer)
@@ -240,17 +249,22 @@ const plain = () =>
     }
     for (const side of [client, server]) side.on('error', ends).on('close', ends)
     let passed = 0
+    let broken = false
     const pass = (from: Socket, into: Socket) =>
       from.on('data', async (part) => {
         passed += part.length
+        if (/^(hole|reset)$/.test(action) && passed > value && !broken) {
+          broken = true
+          reached(action, 'TCP')
+        }
         if (action === 'hole' && passed > value) return
         if (action === 'reset' && passed > value) {
           client.resetAndDestroy()
           return
         }
-        if (action === 'delay') {
+        if (action === 'delay' || action === 'rate') {
           from.pause()
-          await sleep(value)
+          await sleep(action === 'delay' ? value : (part.length / value) * 1000)
           from.resume()
         }
         into.write(part)

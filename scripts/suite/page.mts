@@ -7,7 +7,7 @@ import { type RowReport, xml } from '#lib/report.mts'
 import { duration } from '#lib/terminal.mts'
 import { fold, type Verdict } from '#lib/verdict.mts'
 import { difference, lookedAt, rowName, type Stored, standing } from './collect.mts'
-import { byHand } from './results.mts'
+import { byHand, faultsOf, sightsOf } from './results.mts'
 
 const escaped = (text: unknown) => xml(String(text))
 const badge = (word: string) => `<b class="v ${escaped(word.toLowerCase().replace(/\W+/g, '-'))}">${escaped(word)}</b>`
@@ -169,6 +169,9 @@ export function indexPage(
       report.rows.flatMap((row) => row.gaps.map((gap) => [gap.id, { ...gap, where: report.scenario }] as const)),
     ),
   )
+  const rows = now.flatMap(({ report }) => report.rows.map((row) => ({ ...row, scenario: report.scenario })))
+  const findings = new Map(rows.flatMap((row) => row.findings.map(({ id, seen }) => [id, seen] as const)))
+  const [faults, sights] = [faultsOf(rows), sightsOf(rows)].map((table) => table.map((cells) => cells.map(escaped))) as [string[][], string[][]] // biome-ignore format: one line
   const last = now.toSorted((a, b) => (a.report.runId < b.report.runId ? 1 : -1))[0]?.report
   const facts = last ? [...Object.entries(last.versions), ['seed', last.seed], ...Object.entries(last.host)] : []
   const history = stored
@@ -205,6 +208,11 @@ ${missing.length ? `<ul>${missing.join('\n')}</ul>` : '<p>Everything was run.</p
 ${matrix(calls, before, link)}
 <h2>Known gaps seen</h2>
 ${gaps.size ? `<ul>${[...gaps.values()].map((gap) => `<li><b>${escaped(gap.id)}</b> (${escaped(gap.state)}, last in ${escaped(gap.where)}): ${escaped(gap.why)}`).join('\n')}</ul>` : '<p>None.</p>'}
+<h2>Known findings seen</h2>
+${findings.size ? `<ul>${[...findings].map(([id, seen]) => `<li><b>${escaped(id)}</b>: ${escaped(seen)}`).join('\n')}</ul>` : '<p>None.</p>'}
+<h2>Faults</h2>
+${faults.length ? tableOf(['scenario', 'row', 'rounds', 'fired', 'verdict', 'known findings'], faults) : '<p>None was tried.</p>'}
+${sights.length ? `<h3>What saw the damage</h3>\n${tableOf(['scenario', 'row', 'object', 'seen by'], sights)}` : ''}
 <h2>Versions, seed, host of the newest run</h2>
 ${tableOf(
   ['what', 'value'],

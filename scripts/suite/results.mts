@@ -2,7 +2,7 @@
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { readJson, writeWhole } from '#lib/files.mts'
-import { junit, type RunReport, table } from '#lib/report.mts'
+import { junit, type RowReport, type RunReport, table } from '#lib/report.mts'
 import { duration } from '#lib/terminal.mts'
 import { fold, type Verdict } from '#lib/verdict.mts'
 import type { SuiteRun, Task } from './runner.mts'
@@ -46,6 +46,27 @@ export function junitOfAll(run: SuiteRun): string {
   return `<?xml version="1.0" encoding="UTF-8"?>\n<testsuites name="vykar-e2e">\n${suites.join('')}</testsuites>\n`
 }
 
+/** Rows of the families of faults: what was tried, what fired, the verdict, and the findings that showed. */
+export const faultsOf = (rows: readonly (RowReport & { scenario: string })[]): string[][] =>
+  rows
+    .filter(({ facts }) => 'faults fired' in facts)
+    .map(({ scenario, repo, variant, verdict, facts, findings }) => [
+      scenario,
+      [repo, variant].filter(Boolean).join(' '),
+      String(facts.rounds),
+      String(facts['faults fired']),
+      verdict,
+      findings.map(({ id }) => id).join(', '),
+    ])
+
+/** What saw the damage, of each kind of object that was damaged. */
+export const sightsOf = (rows: readonly (RowReport & { scenario: string })[]): string[][] =>
+  rows.flatMap(({ scenario, variant, facts }) =>
+    Object.entries(facts)
+      .filter(([name]) => name.endsWith(': seen by'))
+      .map(([name, seen]) => [scenario, variant, name.replace(/: seen by$/, ''), String(seen)]),
+  )
+
 /** report.md: the verdict first, then every scenario with what repeats it, and what was not run. */
 export function pageOfAll(run: SuiteRun): string {
   const rows = run.tasks.map((task) => [
@@ -56,10 +77,18 @@ export function pageOfAll(run: SuiteRun): string {
     `\`${byHand(task)}\``,
     task.result?.report ?? '',
   ])
+  const seen = run.tasks.flatMap((task) =>
+    (reportOf(task)?.rows ?? []).map((row) => ({ ...row, scenario: task.scenario })),
+  )
+  const [faults, sights] = [faultsOf(seen), sightsOf(seen)]
   const left = run.left.map(({ scenario, why }) => `- ${scenario}: ${why}`)
   return [
     `# ${verdictOfAll(run)} ${run.profile || 'selection'} of ${run.started}`,
     table(['scenario', 'verdict', 'time', 'reason', 'by hand', 'report'], rows),
+    ...(faults.length
+      ? ['## Faults', table(['scenario', 'row', 'rounds', 'fired', 'verdict', 'known findings'], faults)]
+      : []),
+    ...(sights.length ? ['## What saw the damage', table(['scenario', 'row', 'object', 'seen by'], sights)] : []),
     `## Not run\n\n${left.join('\n') || 'Everything was.'}`,
   ]
     .join('\n\n')

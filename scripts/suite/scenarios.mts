@@ -131,7 +131,7 @@ export const profiles: Record<string, Fixed[]> = {
   ],
   faults: [
     ['faults/corruption', 20],
-    ['faults/crash', 30],
+    ['faults/crash', 45],
     ['faults/power-loss', 15],
     ['faults/syscalls', 10],
     ['faults/disk-full', 10],

@@ -410,9 +410,11 @@ async function restore(repo: Repository, id: string, dest: string): Promise<void
   say(`Restored: ${count(once.size)} files, ${count(dirs)} dirs, ${count(links)} symlinks${hard ? `, ${hard} hard links` : ''} (${size(bytes)})`) // biome-ignore format: one line
 }
 
+const usedChunks = ({ snapshots }: Repository): string[] => [...new Set(snapshots.flatMap((s) => s.chunks))]
+
 function check(repo: Repository): void {
   const { snapshots, index } = repo
-  const chunks = [...new Set(snapshots.flatMap((s) => s.chunks))]
+  const chunks = usedChunks(repo)
   const packs = new Set(chunks.flatMap((id) => index[id]?.[0] ?? []))
   let errors = chunks.filter((id) => !index[id]).length
   for (const pack of packs) if (!fs.existsSync(repo.packFile(pack))) errors++
@@ -478,6 +480,7 @@ function info(repo: Repository): void {
   const encryption = repo.encrypted ? 'aes256gcm' : 'none'
   say(` Repository  ${args.repo} \n URL         ${repo.url} \n Encryption  ${encryption} `)
   say(`\n Snapshots      ${repo.snapshots.length} `)
+  say(` Unique chunks  ${usedChunks(repo).length} `)
   say(` Unique stored  ${size(repo.packs.reduce((sum, pack) => sum + fs.statSync(repo.packFile(pack)).size, 0))} `)
 }
 

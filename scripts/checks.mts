@@ -233,7 +233,7 @@ export function packBytes(): number {
 export async function stored(info: string, checked: string): Promise<void> {
   const chunks = `s/.*existence-checked (\\([0-9]*\\) chunks).*/\\1/p`
   await check(
-    `grep -q 'Unique stored' ${info} && grep -q "Unique chunks  *$(sed -n '${chunks}' ${checked})$" ${info}`,
+    `grep -q 'Unique stored' ${info} && grep -q "Unique chunks  *$(sed -n '${chunks}' ${checked}) *$" ${info}`,
     () => {
       const [, unique] = /^ *Unique chunks +(\d+) *$/m.exec(read(info)) ?? []
       const counted = checkLine.exec(read(checked))?.[4]

@@ -1,6 +1,6 @@
 // The reports below a runtime directory, and how one run of a scenario differs from another.
-import { cpSync, existsSync, mkdirSync, readdirSync, renameSync, statSync } from 'node:fs'
-import { basename, dirname, join } from 'node:path'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
+import { basename, dirname, join, resolve } from 'node:path'
 import { readJson } from '#lib/files.mts'
 import { isRunId, markOurs, removeOurs } from '#lib/ours.mts'
 import type { RowReport, RunReport } from '#lib/report.mts'
@@ -80,16 +80,24 @@ const ofRun = new RegExp(`^--(${namesOfHost}|${namesOfRun})(=|$)`)
 /** What a run has looked at, by which a later run of the same stands for it. */
 export const lookedAt = (report: RunReport): string => keyOf(report, ofRun)
 
+/** The file in a report that was taken over which says from which runtime directory: no run of another host stands for one of this. */
+const mergedFrom = 'merged-from'
+const fromOf = (dir: string) => {
+  const file = join(dir, mergedFrom)
+  return existsSync(file) ? readFileSync(file, 'utf8').trim() : ''
+}
+
 /**
- * What stands, by call: its newest run, and of older ones the rows that no later run has looked at. A PASS of one repository takes
+ * What stands, by call and host: its newest run, and of older ones the rows that no later run has looked at. A PASS of one repository takes
  * nothing back that was seen of another. Runs with a lying vykar say nothing of vykar, nor those of the stand-in where there is another.
  * @param stored the newest first
  */
 export function standing(stored: readonly Stored[]): Map<string, Stored[]> {
   const found = new Map<string, Stored[]>()
   const honest = stored.filter(({ report }) => !report.argv.some((word) => /^--sabotage(=|$)/.test(word)))
-  for (const call of new Set(honest.map(({ report }) => lookedAt(report)))) {
-    const runs = honest.filter(({ report }) => lookedAt(report) === call)
+  const whose = ({ dir, report }: Stored) => `${lookedAt(report)}\n${fromOf(dir)}`
+  for (const call of new Set(honest.map(whose))) {
+    const runs = honest.filter((one) => whose(one) === call)
     const real = runs.filter(({ report }) => !report.standin)
     const seen = new Set<string>()
     const blocked = new Set<string>()
@@ -211,6 +219,7 @@ export function merge(runtimes: readonly string[], into: string): Stored[] {
       const beside = `${target}.copying`
       mkdirSync(dirname(target), { recursive: true })
       cpSync(dir, beside, { recursive: true })
+      if (!existsSync(join(beside, mergedFrom))) writeFileSync(join(beside, mergedFrom), `${resolve(runtime)}\n`)
       renameSync(beside, target)
       // Taken over, it is this runtime directory's.
       markOurs(into, [target])

@@ -82,7 +82,7 @@ export function judgeScenarios(pairs: readonly Pair[]): Judgement {
     for (const { row, gap, change } of gaps)
       found.objections.push(`${scenario} ${row}: the known gap ${gap} is ${change}`)
     for (const { row, from, to } of verdicts)
-      if (row !== 'run' && to !== 'PASS' && (from === 'PASS' || from === 'not run' || to === 'not run'))
+      if (row !== 'run' && ((from === 'PASS' && to !== 'PASS') || [from, to].includes('not run') || from === 'BLOCKED'))
         found.objections.push(`${scenario} ${row}: ${from} with the baseline, ${to} with the new build`)
     for (const row of after.rows)
       if (

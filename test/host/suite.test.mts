@@ -531,6 +531,10 @@ describe('report.mts', () => {
     const passed = runtimeWith(call('20260102T000000Z-bbbb', 'PASS', '--repo', 'local', '--runtime', '/b'))
     const line = 'backends/local --repo local\n'
     assert.match(last(line, failed, passed), /^FAIL merged 2 reports; backends\/local --repo local: FAIL$/)
+    // On the page, too: no run of another host takes it back.
+    const into = sandbox()
+    tool(into, 'report', 'merge', failed, passed, '--runtime', into.runtime)
+    assert.match(readFileSync(join(into.runtime, 'reports/index.html'), 'utf8'), /<h1>\s*<b class="v fail">FAIL/)
     // On one host the newer run of a call stands for it.
     const mended = runtimeWith(
       call('20260101T000000Z-aaaa', 'FAIL', '--repo', 'local'),
@@ -666,6 +670,10 @@ describe('the gate', () => {
     const untried = { ...pair('FAIL', 'FAIL'), reports: [report({ verdict: 'FAIL' }, []), undefined] } as Pair
     assert.match(judgeScenarios([good, untried]).objections[0]!, /no row of it was run/)
     assert.match(judgeScenarios([pair('SKIPPED', 'SKIPPED')]).objections[0]!, /no scenario passed/)
+    // What the baseline has no verdict of cannot be said to be as good as before.
+    const unknown = report({ verdict: 'BLOCKED' }, [{ verdict: 'BLOCKED' }])
+    const since = { ...pair('BLOCKED', 'PASS'), reports: [unknown, report({}, [{}])] } as Pair
+    assert.match(judgeScenarios([good, since]).objections[0]!, /BLOCKED with the baseline, PASS with the new build/)
   })
 
   test('two failures are the same only where step and reason are; rows and findings count too', () => {

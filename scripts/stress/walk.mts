@@ -137,7 +137,9 @@ export function plan(step: number, snapshots: readonly Kept[], options: WalkOpti
           ...(kind === 'delete' && { target: pick(snapshots).serial }),
           ...(kind === 'compact' && random() < 0.5 && { threshold: 1 }),
         }
-  if (kind === 'prune' || concurrency === 1 || random() < 0.6) return [action]
+  const alone = random() < 0.6
+  // Those that a short walk has once meet another client.
+  if (kind === 'prune' || concurrency === 1 || (alone && due !== kind)) return [action]
   const others = snapshots.filter((snapshot) => snapshot.serial !== action.target)
   const beside = clients
     .filter((number) => number !== client)

@@ -312,6 +312,24 @@ describe('the plan', () => {
       }
   })
 
+  test('with several clients what excludes others meets them in a short walk', () => {
+    for (let seed = 1; seed < 20; seed++)
+      for (const [step, kind] of [
+        [8, 'delete'],
+        [14, 'compact'],
+      ] as const) {
+        const [first, ...beside] = plan(step, snapshots(3), {
+          ...options,
+          seed,
+          retain: 8,
+          checkEvery: 20,
+          concurrency: 2,
+        })
+        assert.equal(first?.kind, kind)
+        assert.equal(beside.length, 1)
+      }
+  })
+
   test('spans of time overlap, or only touch', () => {
     assert.ok(overlap([[0, 2], [5, 6], [1, 3]])) // biome-ignore format: one line
     assert.ok(!overlap([[0, 2], [2, 3], [4, 5]])) // biome-ignore format: one line

@@ -67,9 +67,11 @@ function render(pieces: TemplateStringsArray, args: Arg[]): string {
 
 /** How commands.sh writes what exit codes are right. */
 function byHand(line: string, expect: CommandOptions['expect']): string {
-  if (!expect || (expect !== 'any' && expect.join() === '0')) return line
   // A bracket right after a here-document or a comment would belong to it, and two at the beginning are arithmetic.
   const heredoc = line.includes('\n') || / # /.test(line)
+  if (!expect || (expect !== 'any' && expect.join() === '0'))
+    // What fails before the last && ends a line of its own, and no script.
+    return line.includes('&&') && !line.startsWith('#') ? `( ${line}${heredoc ? '\n' : ''})` : line
   const whole = heredoc || /[;&]/.test(line.replace(/\d?>&\d|&>/g, '')) ? `( ${line}${heredoc ? '\n' : ''})` : line
   if (expect === 'any') return `${whole} || true`
   return `rc=0; ${whole} || rc=$?; [[ $rc =~ ^(${expect.join('|')})$ ]]`
@@ -235,7 +237,7 @@ export const undo = tag((line, options: CommandOptions & { keep?: string; later?
 export async function check(hand: string, fn: () => void | Promise<void>): Promise<void> {
   const s = scope()
   alive(s)
-  s.run.transcript.add(s.place, hand)
+  s.run.transcript.add(s.place, byHand(hand, undefined))
   if (!s.dry) await fn()
 }
 

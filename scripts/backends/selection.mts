@@ -189,7 +189,7 @@ async function served(repo: string): Promise<void> {
   )`vykar --config config.yaml mount -R ${repo} --snapshot $(<two.id) --address 127.0.0.1:${port}`
   await $({
     limit: '60s',
-  })`until curl -fs -o /dev/null -X OPTIONS ${url}/; do kill -0 $(<served.pid) && sleep 0.1; done`
+  })`until curl -fs -o /dev/null -X OPTIONS ${url}/; do kill -0 $(<served.pid) || exit 1; sleep 0.1; done`
   // One file is not read yet, so that nothing of it is cached when its data go.
   await $({
     limit: '10m',

@@ -45,7 +45,9 @@ export async function rowsWith(run: Run): Promise<Run['row']> {
   const plan = await ask([process.execPath, ...process.execArgv, ...words, '--dry-run'], { cwd: process.cwd() })
   if (plan.code)
     throw new Error(`--dry-run, which says what rounds there are: exit ${plan.code}: ${lastLine(plan.stderr)}`)
-  const rounds = [...plan.stdout.matchAll(/^# ([^:\n]+): (.+)$/gm)].map(([, row, name]) => ({ row, name: name! }))
+  const rounds = [...plan.stdout.matchAll(/^# ([^:\n]+): (.+)$/gm)]
+    .map(([, row, name]) => ({ row, name: name! }))
+    .filter(({ name }) => !/^(acknowledged|afterwards|no more than linear)$/.test(name))
   const rows = new Set(rounds.filter(({ name }) => name === only).map(({ row }) => row))
   if (!rows.size) {
     const names = rounds.map(({ name }) => name)

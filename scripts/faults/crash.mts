@@ -140,6 +140,7 @@ await scenario(import.meta, spec, async (run) => {
             if (state) seen[state] = (seen[state] ?? 0) + (died ? 1 : 0)
             if (!died && !state) whole = Math.max(0.02, ((performance.now() - started) / 1000) * 0.8)
             if (died) fired++
+            if (finish) await allThere(repo, kept, there)
             // Of a file that was half written it warns: killed-write-left, which is looked for below.
             if (finish)
               await $({
@@ -147,7 +148,7 @@ await scenario(import.meta, spec, async (run) => {
                 warns: /invalid ID \.tmp/,
               })`${there} vykar --config config.yaml ${{ raw: finish }} -R ${repo} > finish.out 2>&1`
             // A new pack that a killed compact has left is taken away as garbage by the next one, which has just written it again.
-            const destroys = command === 'compact' && mode === 'none' ? 'killed-compact-destroys' : ''
+            const destroys = died && command === 'compact' && mode === 'none' ? 'killed-compact-destroys' : ''
             const known = [...new Set([...all, ...kept])]
             await afterwards(repo, kept, undefined, there, known, '', false, destroys)
             await nothingForEver(repo, there, `kill -9 vykar ${command}`, 'killed-write-left')

@@ -142,7 +142,7 @@ await scenario(import.meta, spec, async (run) => {
         // What breaks off within a request has done so where its bytes were reached.
         const hit = / late /.test(rule)
           ? "' delivered '"
-          : / (reset|cut|short|hole|unheard) /.test(rule)
+          : / (reset|cut|short|hole|unheard)( |$)/.test(rule)
             ? "' reached '"
             : "-v ' reached '"
         await $`grep -c ${{ raw: hit }} hits > hits.count || true`

@@ -3,7 +3,7 @@
 // RULE is `METHOD PATTERN FROM+COUNT ACTION [VALUE]`, such as 'PUT ^/packs/ 2+1 status 503': the second request that fits, and none
 // after it. With --tcp a connection is what is counted: '* . 1+1 reset 65536'. Every hit is a line of FILE: time, action, request.
 // Actions: status CODE (the server sees nothing), reset BYTES (of what is sent on, then the connection is reset), cut BYTES (of the answer,
-// with the length of the whole), short BYTES (of the answer, with a length that fits), hole SECONDS (no answer), delay MS, twice (sent
+// with the length of the whole), short BYTES (of the answer, with a length that fits), hole SECONDS (no answer), delay MS, rate BYTES (a second), twice (sent
 // twice, the second answer counts), unheard (done, and the connection is reset instead of the answer), late MS (answered with 503, and
 // done that much later), stale (the answer that was given to the same request before), outage MS (all connections are reset, and for so
 // long new ones are). Dialects of S3 servers: pages N (a LIST in pages of so many keys), encoded (its keys percent-encoded, slashes

@@ -226,7 +226,7 @@ await scenario(import.meta, spec, async (run) => {
         const asked = (name: string) =>
           $`for what in stats verify-structure; do curl -fsS -K token.curl "http://127.0.0.1:${port}/?$what" > ${name}.$what; done`
         const server = await start('asked-server', '--data-dir data')
-        await $`${second} vykar --config plain.yaml init -R ${repo} && ${second} vykar --config plain.yaml backup -R ${repo} > plain.out && ${second} vykar --config plain.yaml info -R ${repo} | grep -q 'Encryption  *none'`
+        await $`${second} vykar --config plain.yaml init -R ${repo} && ${second} vykar --config plain.yaml backup -R ${repo} > plain.out && ${second} vykar --config plain.yaml info -R ${repo} > plain.info && grep -q 'Encryption  *none' plain.info`
         await asked('at-first')
         await server.end('TERM')
         const restarted = await start('asked-again', '--data-dir data')

@@ -232,7 +232,8 @@ async function newest({ model }: Walk): Promise<void> {
 function besideSessions({ run, repo }: Walk, line: { raw: string }): { raw: string } {
   const { seen } = run.endpoint(repo)
   if (!seen) return line
-  const sessions = `find "$${seen}"/sessions -name '*.json'`
+  // Of a bucket the directory is there while it holds something.
+  const sessions = `{ find "$${seen}"/sessions -ignore_readdir_race -name '*.json' 2> /dev/null || true; }`
   const wait = `for _ in {1..200}; do test -z "$(${sessions})" || break; sleep 0.01; done`
   return {
     raw: `{ ${wait}; ${sessions} | sort > sessions.before; rc=0; ${line.raw} || rc=$?; ${sessions} | sort > sessions.after; exit $rc; }`,
@@ -285,7 +286,6 @@ export async function act(walk: Walk, n: number, actions: readonly Action[]): Pr
       const doing = deed(walk, action, serialOf(action))
       await doing.before?.()
       const line = isExclusive(action.kind) ? besideSessions(walk, doing.line) : doing.line
-      if (isExclusive(action.kind)) count(walk, 'maintenance beside another client')
       going.push({ action, doing, at: performance.now(), task: await background(doing.out)`${line}` })
     })
   const cuts = new Map<Action, Cut>()
@@ -306,6 +306,8 @@ export async function act(walk: Walk, n: number, actions: readonly Action[]): Pr
   if (overlap(spans)) count(walk, 'clients overlapped')
   for (const { action, doing, ended } of done)
     await at(action, async () => {
+      if (isExclusive(action.kind) && walk.run.endpoint(walk.repo).seen && read('sessions.before'))
+        count(walk, 'maintenance beside another client')
       if (ended.code === 0) {
         if (isExclusive(action.kind) && walk.run.endpoint(walk.repo).seen) await keptAway(action)
         if (action.kind === 'backup' && !walk.run.dry) walk.last[action.client - 1] = ended.seconds

@@ -39,7 +39,8 @@ export function scenarioNames(): string[] {
   }
   return (
     readdirSync(join(root, 'scripts'), { recursive: true, encoding: 'utf8' })
-      .filter((name) => name.endsWith('.mts'))
+      // A test's copy of a script, which it takes away again, is none.
+      .filter((name) => name.endsWith('.mts') && !/(^|\/)copy-of-\d/.test(name))
       // The tools of the sandbox, and what scripts share, are no scenarios.
       .filter((name) => /^await scenario\(import\.meta/m.test(readFileSync(join(root, 'scripts', name), 'utf8')))
       .map((name) => name.replace(/\.mts$/, ''))

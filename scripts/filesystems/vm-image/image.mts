@@ -36,11 +36,13 @@ export async function copyImage(image: string): Promise<void> {
   if (!url && !statSync(image, { throwIfNoEntry: false })?.isFile())
     throw new UsageError(`--image ${image}: no such file`)
   const otherwise = UsageError
+  if (url && URL.canParse(image) && new URL(image).password)
+    throw new UsageError('--image with a password in its URL: it would be in every log; curl reads ~/.netrc')
   if (url)
     await $({
       limit: '1h',
       otherwise,
-    })`curl -fsSL -o download ${image} || { echo ${`--image ${maskUri(image)} cannot be fetched`} >&2; exit 1; }`
+    })`curl -fsSL --netrc-optional -o download ${image} || { echo ${`--image ${maskUri(image)} cannot be fetched`} >&2; exit 1; }`
   const file = url ? 'download' : image
   // A qcow2 image begins with QFI and 0xfb.
   await $({

@@ -166,7 +166,10 @@ async function cut(walk: Walk, { client, moment = 0.5 }: Action): Promise<Cut> {
   const wait = moment * walk.last[client - 1]!
   const begun = await background('interrupted')`vykar --config config.yaml backup -R ${walk.repo}`
   await $`sleep ${wait.toFixed(3)}`
-  return { ...(await begun.end('TERM')), wait }
+  const ended = await begun.end('TERM')
+  // What ends beside it has an exit code, too.
+  await check('echo $rc > interrupted.rc', () => {})
+  return { ...ended, wait }
 }
 type Cut = Ended & { wait: number }
 
@@ -176,7 +179,7 @@ async function resume(walk: Walk, { client }: Action, serial: string, { code, by
   // Its own alone: another client's that came too late is for that one to look at.
   await $`vykar --config config.yaml list -R ${repo} -S client-${client} > late.list`
   await $`sed -nE 's/^ *([0-9a-f]{8}) .*/\1/p' late.list | grep -vxFf <(cat ../model/*.id) > late.ids || true`
-  await check(`[[ $rc == 130 || $rc == 143 || -s late.ids ]]`, () => {
+  await check('[[ $(<interrupted.rc) == 1@(30|43) || -s late.ids ]]', () => {
     if (by === 'KILL') throw new Mismatch('TERM did not end the backup within 60 s, KILL was needed')
     // A program that has not yet begun to listen for TERM ends as every program does: 128 + 15.
     if (code !== 0 && code !== 130 && !(code === 143 && wait < 0.5))

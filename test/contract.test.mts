@@ -169,9 +169,12 @@ for (const [name, vykar, skip] of [
       const ended = once(busy, 'exit')
       // At the dump it holds its session, and no lock.
       while (!existsSync(join(box.dir, 'started')) && busy.exitCode === null) await sleep(20)
-      for (const words of [['compact'], ['snapshot', 'delete', parseList(ok('list'))[0]!.id]])
-        fails(/active sessions prevent maintenance/, ...words)
-      writeFileSync(join(box.dir, 'go'), '')
+      try {
+        for (const words of [['compact'], ['snapshot', 'delete', parseList(ok('list'))[0]!.id]])
+          fails(/active sessions prevent maintenance/, ...words)
+      } finally {
+        writeFileSync(join(box.dir, 'go'), '')
+      }
       assert.deepEqual(await ended, [0, null])
       write()
       ok('backup')

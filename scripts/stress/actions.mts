@@ -295,13 +295,17 @@ export async function act(walk: Walk, n: number, actions: readonly Action[]): Pr
   for (const action of todo.filter(({ kind }) => kind === 'interrupt'))
     cuts.set(action, await at(action, () => cut(walk, action)))
   const again: Action[] = []
+  // A reader warns of the snapshot that another client is writing at this moment.
   const done = []
   // What maintenance leaves is told before what came beside it.
   going.sort((a, b) => todo.indexOf(a.action) - todo.indexOf(b.action))
   const spans: [from: number, to: number][] = []
   for (const { action, doing, task, at: from } of going) {
     const ended = await at(action, () =>
-      task.done(excluded ? [0, 1] : [0], action.kind === 'list' ? /listed but not found/ : undefined),
+      task.done(
+        excluded ? [0, 1] : [0],
+        action.kind === 'list' ? /listed but not found|invalid ID \.tmp/ : /invalid ID \.tmp/,
+      ),
     )
     spans.push([from, from + ended.seconds * 1000])
     done.push({ action, doing, ended })

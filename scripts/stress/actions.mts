@@ -295,12 +295,12 @@ export async function act(walk: Walk, n: number, actions: readonly Action[]): Pr
   for (const action of todo.filter(({ kind }) => kind === 'interrupt'))
     cuts.set(action, await at(action, () => cut(walk, action)))
   const again: Action[] = []
-  // A reader warns of the snapshot that another client is writing at this moment.
   const done = []
   // What maintenance leaves is told before what came beside it.
   going.sort((a, b) => todo.indexOf(a.action) - todo.indexOf(b.action))
   const spans: [from: number, to: number][] = []
   for (const { action, doing, task, at: from } of going) {
+    // A reader warns of the snapshot that another client is writing at this moment.
     const ended = await at(action, () =>
       task.done(
         excluded ? [0, 1] : [0],

@@ -442,9 +442,9 @@ describe('what a process inherits', { skip, concurrency: 2 }, () => {
 
   test('too few open files, a removed working directory: one line, exit 2', () => {
     const box = sandbox()
-    const few = e2e(box, 'ulimit -n 40; exec "$@"', ...words(box, simple))
+    const few = e2e(box, 'ulimit -n 100; exec "$@"', ...words(box, simple))
     assert.equal(few.status, 2, JSON.stringify(few))
-    assert.match(few.stderr, /^one-row: only 40 files may be open \(ulimit -n\): 256 are needed, ulimit -n 1024\n$/)
+    assert.match(few.stderr, /^one-row: only 100 files may be open \(ulimit -n\): 256 are needed, ulimit -n 1024\n$/)
     const gone = e2e(box, 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', ...words(box, simple))
     assert.equal(gone.status, 2, JSON.stringify(gone))
     // dash itself says a line before.

@@ -126,14 +126,17 @@ export async function end(list: () => Process[], graceMs = 3000): Promise<Proces
 }
 
 /**
- * Bytes that the vykar processes of a run have read and written so far: `, 1.2 GiB read, 400 MiB written`; empty where none runs.
- * The source, the repository, cache and target are all in it. proc(5), /proc/pid/io
+ * What the program of a run that moves most has read and written so far: `, restic: 1.2 GiB read, 400 MiB written`; empty where none runs.
+ * The source, the repository, cache and target are all in it. What only waits for others is left out. proc(5), /proc/pid/io
  */
-export function vykarMoved(runId: string): string {
-  const io = members(runId)
-    .filter((pid) => read(`/proc/${pid}/comm`) === 'vykar\n')
-    .map((pid) => read(`/proc/${pid}/io`))
-  const sum = (name: string) =>
-    io.reduce((n, text) => n + Number(new RegExp(`^${name}: (\\d+)`, 'm').exec(text)?.[1] ?? 0), 0)
-  return io.length ? `, ${bytes(sum('rchar'))} read, ${bytes(sum('wchar'))} written` : ''
+export function moved(runId: string): string {
+  const sums = new Map<string, [read: number, written: number]>()
+  for (const { pid } of processesOf(runId)) {
+    const [name, io] = [read(`/proc/${pid}/comm`).trim(), read(`/proc/${pid}/io`)]
+    if (/^(bash|sh|node|time|timeout|)$/.test(name)) continue
+    const [[r, w], [, more = 0, written = 0]] = [sums.get(name) ?? [0, 0], /^rchar: (\d+)\nwchar: (\d+)/.exec(io) ?? []]
+    sums.set(name, [r + Number(more), w + Number(written)])
+  }
+  const [most] = [...sums].sort(([, a], [, b]) => b[0] + b[1] - a[0] - a[1])
+  return most ? `, ${most[0]}: ${bytes(most[1][0])} read, ${bytes(most[1][1])} written` : ''
 }

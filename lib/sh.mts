@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { $ as zx } from 'zx'
 import { lastLine } from './ask.mts'
 import { unexplainedWarnings } from './gaps.mts'
-import { vykarMoved } from './process.mts'
+import { moved } from './process.mts'
 import { leftAsBefore } from './report.mts'
 import { type CommandRecord, rowScope, type Scope, type StepRecord, scope, within } from './scope.mts'
 import { quote } from './transcript.mts'
@@ -297,7 +297,7 @@ export function step(name: string): StepRecord {
   appendFileSync(record.log, '')
   const begun = Date.now()
   const left = () => leftAsBefore(s.run.reportBefore, s.where, name, (Date.now() - begun) / 1000)
-  if (!s.quiet) terminal.begin(s.where, name, () => vykarMoved(s.run.id) + left())
+  if (!s.quiet) terminal.begin(s.where, name, () => moved(s.run.id) + left())
   return record
 }
 

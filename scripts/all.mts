@@ -103,18 +103,27 @@ async function work(dir: string, run: SuiteRun, failFast: boolean, jobs: number)
   const terminal = new Terminal('normal')
   const times = lastTimes(dirname(dir))
   let over = false
+  /** The calls that are under way, by their place in the list, and since when. */
+  const going = new Map<number, number>()
+  const tell = () => {
+    terminal.stop()
+    if (!going.size) return
+    const places = [...going.keys()].map((n) => n + 1)
+    const what = [...going.keys()].map((n) => run.tasks[n]!.scenario)
+    terminal.begin(`${places.join(', ')} of ${run.tasks.length}`, what.join(', '), () =>
+      timeLeft(run.tasks, times, (n) => (going.has(n) ? (Date.now() - going.get(n)!) / 1000 : 0), jobs),
+    )
+  }
   const one = async (n: number, task: Task): Promise<void> => {
     if (!task.result) {
-      const begun = Date.now()
-      if (jobs === 1)
-        terminal.begin(`${n + 1} of ${run.tasks.length}`, task.scenario, () =>
-          timeLeft(run.tasks, times, (Date.now() - begun) / 1000),
-        )
+      going.set(n, Date.now())
+      tell()
       task.result = await runTask(
         task,
         () => stopped !== undefined,
         () => save(dir, run),
       )
+      going.delete(n)
       terminal.stop()
     }
     delete task.process
@@ -127,6 +136,7 @@ async function work(dir: string, run: SuiteRun, failFast: boolean, jobs: number)
       `${verdict.padEnd(8)} ${task.scenario.padEnd(width)} ${duration(seconds).padStart(12)}  ${reason}`.trimEnd(),
     )
     over ||= failFast && verdict === 'FAIL'
+    tell()
   }
   // Each worker takes the next one of the list whose scenario is not at work: two runs of one scenario share its repository.
   const queue = [...run.tasks.entries()]

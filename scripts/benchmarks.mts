@@ -25,7 +25,7 @@ import {
 import { writeBenchmark } from '#scripts/benchmarks/pages.mts'
 import { shuffled, summary } from '#scripts/benchmarks/stats.mts'
 import { type Benchmark, ceilingNames, figuresOf, resultOf } from '#scripts/benchmarks/summary.mts'
-import { type Backend, type Compression, tools } from '#scripts/benchmarks/tools.mts'
+import { type Backend, type Compression, type Lacks, operations, tools } from '#scripts/benchmarks/tools.mts'
 import { serverWants } from '#scripts/common.mts'
 import { corpus, sourceOptions } from '#scripts/corpus.mts'
 import { ownServer } from '#scripts/guard.mts'
@@ -77,13 +77,23 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
     if (tried.code) throw new UsageError(`--${name}: this host forbids it: ${lastLine(tried.stderr)}`)
   }
   const missing: Record<string, string> = {}
-  const programs = await installed(run, missing)
+  const lacks: Record<string, Lacks> = {}
+  const programs = await installed(run, missing, lacks)
+  for (const [name, of] of Object.entries(lacks))
+    for (const [operation, why] of Object.entries(of)) note(`n/a: ${operation} by ${name}: ${why}`)
   await servers()
   const cgroup = run.options['memory-limit']
     ? await memoryCgroup(run.options['memory-limit'], '--memory-limit')
     : undefined
   const method: Method = { cache: canDrop && run.options.cache === 'cold' ? 'cold' : 'warm', limit, cgroup, states }
 
+  const placeOf = (tool: string, program: string, name: string, backend: Backend) => ({
+    program: quote(program),
+    name,
+    backend,
+    compression: compression as Compression,
+    lacks: lacks[tool] ?? {},
+  })
   const samples: Sample[] = []
   const ceilings: number[][] = [[], []]
   const says: Record<string, string> = {}
@@ -105,7 +115,7 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
         for (const [tool, program] of shuffled(able, seeded(`${run.common.seed} ${repo} ${round}`))) {
           step(`round ${round}: ${tool}`)
           const name = `${tool}-${round}`
-          const place = { program: quote(program), name, backend, compression: compression as Compression }
+          const place = placeOf(tool, program, name, backend)
           const timings = await roundOf(method, tool, round, place)
           if (run.dry) continue
           samples.push(...timings)
@@ -120,12 +130,7 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
         await $`rm -rf traces/ && mkdir traces`
         for (const [tool, program] of able) {
           step(`${look}: ${tool}`)
-          const place = {
-            program: quote(program),
-            name: `${tool}-${look}`,
-            backend,
-            compression: compression as Compression,
-          }
+          const place = placeOf(tool, program, `${tool}-${look}`, backend)
           const bad = (await roundOf({ ...method, under: look }, tool, -1, place)).find(({ reason }) => reason)
           if (bad) throw new Mismatch(`${look}: ${tool} ${bad.operation}: ${bad.reason}`)
         }
@@ -154,6 +159,7 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
     }),
     says,
     missing,
+    lacks,
     figures: figuresOf(samples, size, run.common.seed),
     samples,
   }
@@ -172,8 +178,26 @@ function mayDropCaches(): boolean {
   }
 }
 
-/** The programs to compare by name, their versions put on record; `missing` gets those that cannot be. */
-async function installed(run: BenchmarkRun, missing: Record<string, string>): Promise<Map<string, string>> {
+/** What this version of a tool cannot do, by its own help. */
+async function lacksOf(name: string, path: string): Promise<Lacks> {
+  const found: Lacks = {}
+  for (const operation of operations) {
+    const [help, word] = tools[name]!.knows?.[operation] ?? []
+    if (!help || !word) continue
+    const { code, stdout, stderr } = await ask([path, ...help.split(' ')])
+    if (code || !`${stdout}${stderr}`.includes(word)) found[operation] = `\`${name} ${help}\` knows no ${word}`
+  }
+  return found
+}
+
+/**
+ * The programs to compare by name, their versions put on record; `missing` gets those that cannot be, `lacks` what they cannot do.
+ */
+async function installed(
+  run: BenchmarkRun,
+  missing: Record<string, string>,
+  lacks: Record<string, Lacks>,
+): Promise<Map<string, string>> {
   const { baseline, tools: chosen } = run.options
   const programs = new Map<string, string>([['vykar', 'vykar']])
   if (baseline) run.report.versions.baseline = (await identifyVykar(baseline)).version
@@ -184,6 +208,13 @@ async function installed(run: BenchmarkRun, missing: Record<string, string>): Pr
       missing[name] = 'not installed'
       continue
     }
+    const of = await lacksOf(name, path)
+    if (of.init) {
+      if (chosen.length) throw new UsageError(`${name} in --tools: not a version that can be measured: ${of.init}`)
+      missing[name] = of.init
+      continue
+    }
+    if (Object.keys(of).length) lacks[name] = of
     programs.set(name, path)
     const asked = await ask([path, ...tools[name]!.version])
     run.report.versions[name] = /\d+(\.\d+)+\S*/.exec(`${asked.stdout}${asked.stderr}`)?.[0] ?? 'unknown'

@@ -17,7 +17,7 @@ import { identifyVykar } from '#lib/host.mts'
 import { optionHelp, parseOptions } from '#lib/options.mts'
 import { newRunId } from '#lib/ours.mts'
 import { headerOf } from '#lib/prepare.mts'
-import { allowLostOutput, duration } from '#lib/terminal.mts'
+import { allowLostOutput, duration, Terminal } from '#lib/terminal.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
 import { readBenchmark } from '#scripts/benchmarks/compare.mts'
 import { shuffled } from '#scripts/benchmarks/stats.mts'
@@ -45,15 +45,22 @@ const specs = {
 type Options = ReturnType<typeof parseOptions<typeof specs>>
 let stopped: NodeJS.Signals | undefined
 
-/** Runs one entry with one build. */
-async function runWith(dir: string, entry: Entry, build: string, path: string): Promise<Task> {
+const terminal = new Terminal('normal')
+
+/**
+ * Runs one entry with one build.
+ * @param place of the call among all, for who watches
+ */
+async function runWith(dir: string, entry: Entry, build: string, path: string, place: string): Promise<Task> {
   const output = join(dir, `${entry.scenario.replaceAll('/', '-')}.${build}.out`)
   const task: Task = { ...entry, args: [...entry.args, '--vykar', path], output }
+  terminal.begin(place, `${entry.scenario} (${build})`)
   task.result = await runTask(
     task,
     () => stopped !== undefined,
     () => undefined,
   )
+  terminal.stop()
   if (!task.result) throw new Error(`interrupted by ${stopped}`)
   const { verdict, seconds, reason } = task.result
   console.log(
@@ -71,10 +78,11 @@ async function scenarios(
 ): Promise<{ pairs: Pair[]; tasks: Task[] }> {
   const next = seeded(`gate ${seed}`)
   const [pairs, tasks]: [Pair[], Task[]] = [[], []]
+  let n = 0
   for (const entry of entries) {
     const done: Partial<Record<'vykar' | 'baseline', Task>> = {}
     for (const build of shuffled(['vykar', 'baseline'] as const, next))
-      done[build] = await runWith(dir, entry, build, builds[build])
+      done[build] = await runWith(dir, entry, build, builds[build], `${++n} of ${entries.length * 2}`)
     const [baseline, vykar] = [done.baseline!, done.vykar!]
     pairs.push({
       scenario: entry.scenario,
@@ -107,7 +115,7 @@ async function times(
     ...size,
     ...common,
   ]
-  const task = await runWith(dir, { scenario: 'benchmarks', args, limit: 4 * 3600 }, 'both', builds.vykar)
+  const task = await runWith(dir, { scenario: 'benchmarks', args, limit: 4 * 3600 }, 'both', builds.vykar, 'times')
   const page = reportOf(task)
     ?.notes.find((note) => note.startsWith('benchmark: '))
     ?.slice('benchmark: '.length)

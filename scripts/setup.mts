@@ -16,7 +16,7 @@ import { readJson } from '#lib/files.mts'
 import { aptInstall, aptLine, canSudo, find, type ToolName, tools, vykarInstall, which } from '#lib/host.mts'
 import { meant, optionHelp, parseOptions, type Values } from '#lib/options.mts'
 import { headerOf, root, tsxWords } from '#lib/prepare.mts'
-import { allowLostOutput, duration } from '#lib/terminal.mts'
+import { allowLostOutput, duration, Terminal } from '#lib/terminal.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
 import { guestBuilt, kernelHasZfs } from '#scripts/filesystems/guest.mts'
 import { dockerDaemon, type Outcome, peerTools, s3Server, unknownUnits } from '#scripts/suite/machine.mts'
@@ -231,14 +231,17 @@ async function setup(chosen: string[], options: Options): Promise<number> {
       ['vykar', () => vykar(options['vykar-version'], dry)],
     )
   const codes: Outcome[0][] = []
+  const terminal = new Terminal('normal')
   for (const [name, step] of steps) {
     let outcome: Outcome
     const start = performance.now()
+    terminal.begin('setup', name)
     try {
       outcome = await step()
     } catch (error) {
       outcome = [1, messageOf(error)]
     }
+    terminal.stop()
     const word = { 0: 'ok', 1: 'FAILED', 77: 'by hand' }[outcome[0]]
     const time = duration((performance.now() - start) / 1000)
     console.log(`setup: ${name.padEnd(13)} ${word.padEnd(7)} ${time.padStart(6)}  ${outcome[1]}`)

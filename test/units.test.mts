@@ -25,7 +25,7 @@ import { explain, type Gap, gapsOf, unexplainedWarnings } from '#lib/gaps.mts'
 import { aptLine } from '#lib/host.mts'
 import { meant, parseOptions } from '#lib/options.mts'
 import { isOurs, isRunId, markOurs, ourRuns, removeOurs } from '#lib/ours.mts'
-import { enterGroup, vykarMoved } from '#lib/process.mts'
+import { moved } from '#lib/process.mts'
 import {
   junit,
   leftAsBefore,
@@ -151,32 +151,40 @@ Snapshot created: 246d2337
   })
 })
 
-test('what a vykar of the run has read and written so far', async (t) => {
+test('what the program of the run that moves most has read and written so far', async () => {
   const dir = mkdtempSync(join(scratch, 'moved-'))
-  copyFileSync('/bin/cat', join(dir, 'vykar'))
   const id = `20260101T000000Z-${process.pid}`
-  assert.equal(vykarMoved(id), '')
-  const leave = enterGroup(id)
-  if (!readFileSync('/proc/self/cgroup', 'utf8').includes(id)) {
-    leave()
-    return t.skip('no control group can be made here')
-  }
-  const child = spawn(join(dir, 'vykar'), [], { stdio: ['pipe', 'pipe', 'ignore'] })
-  try {
-    const size = 3 << 20
+  assert.equal(moved(id), '')
+  const env = { ...process.env, VYKAR_E2E_RUN: id }
+  const copies = (['vykar', 'restic'] as const).map((name) => {
+    copyFileSync('/bin/cat', join(dir, name))
+    return spawn(join(dir, name), [], { env, stdio: ['pipe', 'pipe', 'ignore'] })
+  })
+  // What waits for others moves nothing of its own, and a server's bytes are its clients'.
+  const shell = spawn('bash', ['-c', 'head -c 9M /dev/zero | wc -c; read'], { env, stdio: ['pipe', 'pipe', 'ignore'] })
+  const server = spawn('bash', ['-c', 'exec -a server tail -c 9M -f /dev/zero'], {
+    env: { ...env, VYKAR_E2E_SERVICE: 'server' },
+    stdio: 'ignore',
+  })
+  const passed = async (n: number, size: number) => {
     let came = 0
-    child.stdin.write(Buffer.alloc(size))
-    await new Promise<void>((settle) => {
-      child.stdout.on('data', (piece: Buffer) => {
-        came += piece.length
-        if (came === size) settle()
-      })
-    })
-    assert.match(vykarMoved(id), /^, 3\.\d+ MiB read, 3\.\d+ MiB written$/)
+    copies[n]!.stdin.write(Buffer.alloc(size))
+    for await (const piece of copies[n]!.stdout.iterator({ destroyOnReturn: false })) {
+      came += (piece as Buffer).length
+      if (came === size) return
+    }
+  }
+  try {
+    await once(shell.stdout, 'data')
+    await passed(0, 1 << 20)
+    assert.match(moved(id), /^, vykar: 1\.\d+ MiB read, 1\.\d+ MiB written$/)
+    await passed(1, 3 << 20)
+    assert.match(moved(id), /^, restic: 3\.\d+ MiB read, 3\.\d+ MiB written$/)
   } finally {
-    child.kill()
-    await once(child, 'exit')
-    leave()
+    for (const child of [...copies, shell, server]) {
+      child.kill()
+      await once(child, 'exit')
+    }
   }
 })
 

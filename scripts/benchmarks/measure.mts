@@ -132,7 +132,7 @@ async function didSomething(
 export async function roundOf(method: Method, tool: string, round: number, place: Place): Promise<Sample[]> {
   const { repo, dry, run } = rowScope()
   const { env, commands, says, count, listed, proves, remove, restored } = tools[tool]!
-  const { name, backend } = place
+  const { name, backend, lacks = {} } = place
   const samples: Sample[] = []
   const lines = commands(place)
   const seen = backend.kind === 'local' ? `repositories/${name}` : undefined
@@ -153,7 +153,7 @@ EOF`
       await $`cat > ${name}/vykar.yaml <<'EOF'
 ${{ raw: vykarConfig(place, `REPO_${repo.toUpperCase()}`) }}EOF`
     await bringSource(method.states[0])
-    for (operation of operations) {
+    for (operation of operations.filter((one) => !lacks[one])) {
       if (operation === 'changed backup') await bringSource(method.states[1])
       const syncOn = operation === 'restore' ? `${name}/restored` : (seen ?? name)
       const record = await timed(method, traced(method, tool, operation, `${set}${lines[operation]}`), syncOn)

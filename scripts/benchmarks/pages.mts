@@ -102,8 +102,15 @@ export function chartOf({ figures, runs }: Benchmark, repo: string): TopLevelSpe
 const seconds = (s: Summary) =>
   `${s.median.toFixed(2)} ± ${s.mad.toFixed(2)} (${s.min.toFixed(2)} to ${s.max.toFixed(2)})`
 
+/** What versions of tools cannot do: tool, operation, reason. */
+const lackOf = ({ lacks = {} }: Benchmark) =>
+  Object.entries(lacks).flatMap(([name, of]) =>
+    Object.entries(of).map(([operation, why]) => [name, operation, why] as const),
+  )
+
 /** Head and rows of the table that people read. */
-function tableOf({ figures, sourceBytes }: Benchmark): string[][] {
+function tableOf(b: Benchmark): string[][] {
+  const { figures, sourceBytes } = b
   const head = [
     'backend',
     'operation',
@@ -137,6 +144,7 @@ function tableOf({ figures, sourceBytes }: Benchmark): string[][] {
       ratio(f, size(f.repositoryBytes)),
       f.toVykar ? ratioText(f.toVykar) : '',
     ]),
+    ...lackOf(b).map(([name, operation, why]) => ['', operation, name, 'n/a', why, '', '', '', '', '']),
   ]
 }
 
@@ -151,6 +159,7 @@ function methodOf(b: Benchmark): string[] {
     `Compression asked for: ${b.compression}; ${named.map((name) => `${name}: ${tools[name]!.compression[b.compression]}`).join('; ')}. Encryption on, pack and chunk sizes as each tool defaults; scripts/benchmarks/tools.mts has the command lines.`,
     ...b.ceilings.map((c) => `Ceiling: ${c.what} took ${seconds(c.seconds)} s, ${bytes(c.throughput)}/s.`),
     ...Object.entries(b.missing).map(([name, why]) => `Not measured: ${name}: ${why}.`),
+    ...lackOf(b).map(([name, operation, why]) => `Not measured: ${operation} by ${name}: ${why}.`),
   ]
 }
 

@@ -1,7 +1,7 @@
 // From samples to figures: per backend, operation and tool, with spread, and the ratio to vykar.
 import { pairedRatio, type Ratio, type Summary, summary } from '#scripts/benchmarks/stats.mts'
 import type { Sample } from './measure.mts'
-import { type Compression, type Operation, operations, tools } from './tools.mts'
+import { type Compression, type Lacks, type Operation, operations, tools } from './tools.mts'
 
 /** The figures of one tool at one operation. */
 export interface Figures {
@@ -42,6 +42,8 @@ export interface Benchmark {
   says?: Record<string, string>
   /** Tools that were asked for and could not be run, and why. */
   missing: Record<string, string>
+  /** Operations that a version of a tool cannot do, and why, by tool. */
+  lacks?: Record<string, Lacks>
   figures: Figures[]
   samples: Sample[]
 }

@@ -37,7 +37,12 @@ export interface Place {
   name: string
   backend: Backend
   compression: Compression
+  /** Operations that this version cannot do, and why. */
+  lacks?: Lacks
 }
+
+/** Operations that a version of a tool cannot do, and why. */
+export type Lacks = Partial<Record<Operation, string>>
 
 /** A tool; a command is a line of bash. */
 export interface Tool {
@@ -49,6 +54,8 @@ export interface Tool {
   /** Variables that it takes, as bash words. */
   env: (place: Place) => Record<string, string>
   commands: (place: Place) => Record<Operation, string>
+  /** What a version's help must have for an operation to be possible: the words that print the help, and one of it. */
+  knows?: Partial<Record<Operation, [help: string, word: string]>>
   /** What it says of the repository afterwards. */
   says: (place: Place) => string
   /** Prints how many snapshots there are, where the tool has been tried with it. */
@@ -166,6 +173,11 @@ const restic: Tool = {
       prune: `${it} forget --keep-last 1 --prune`,
     }
   },
+  knows: {
+    init: ['--help', '--compression'],
+    'check data': ['check --help', '--read-data'],
+    prune: ['forget --help', '--prune'],
+  },
   says: (place) => `${resticWords(place)} stats --mode raw-data`,
   count: (place) => `${resticWords(place)} snapshots --json | grep -o '"short_id"' | wc -l`,
   listed: (place) => [`${resticWords(place)} ls latest --json | grep -c '"type":"file"'`, '-type f'],
@@ -211,6 +223,11 @@ const rustic: Tool = {
       prune: `${program} forget --keep-last 1 --prune --instant-delete`,
     }
   },
+  knows: {
+    init: ['init --help', '--set-compression'],
+    'check data': ['check --help', '--read-data'],
+    prune: ['forget --help', '--instant-delete'],
+  },
   says: ({ program }) => `${program} repoinfo`,
   restored: into,
 }
@@ -241,6 +258,12 @@ const borg: Tool = {
       'check data': `${program} check --verify-data`,
       prune: `${program} prune --keep-last 1 && ${program} compact`,
     }
+  },
+  knows: {
+    // 2.0 has no `init`, and 1.1 no `compact`: what its prune frees is another thing.
+    init: ['init --help', 'repokey-blake2'],
+    'check data': ['check --help', '--verify-data'],
+    prune: ['compact --help', 'compact'],
   },
   says: ({ program }) => `${program} info`,
   count: ({ program }) => `${program} list --short | wc -l`,
@@ -277,6 +300,10 @@ const kopia: Tool = {
       // Without --safety=none it waits a day between marking and deleting: the others delete at once.
       prune: `${program} snapshot expire --delete ${source} && ${program} maintenance run --full --safety=none`,
     }
+  },
+  knows: {
+    'check data': ['snapshot verify --help', '--verify-files-percent'],
+    prune: ['maintenance run --help', '--safety'],
   },
   says: ({ program }) => `${program} content stats`,
   restored: into,

@@ -120,13 +120,23 @@ export function lastTimes(all: string): Map<string, number> {
 
 /**
  * How long the rest of a run takes, if each call takes as long as the last time: `, about 12 min left`; empty where that is known of none.
- * @param elapsed seconds since the first of the calls without a result began
+ * @param elapsed seconds that the n-th call has been under way, 0 for one that is not
+ * @param jobs so many are run at the same time
  */
-export function timeLeft(tasks: readonly Task[], times: ReadonlyMap<string, number>, elapsed: number): string {
-  const rest = tasks.filter(({ result }) => !result).map(({ scenario, args }) => times.get(callOf(scenario, args)))
+export function timeLeft(
+  tasks: readonly Task[],
+  times: ReadonlyMap<string, number>,
+  elapsed: (n: number) => number,
+  jobs: number,
+): string {
+  const rest = tasks.flatMap((task, n) => {
+    if (task.result) return []
+    const seconds = times.get(callOf(task.scenario, task.args))
+    return [seconds === undefined ? undefined : Math.max(0, seconds - elapsed(n))]
+  })
   const known = rest.filter((seconds) => seconds !== undefined)
   if (!known.length) return ''
-  const now = Math.min(elapsed, rest[0] ?? 0)
-  const left = duration(known.reduce((sum, seconds) => sum + seconds, 0) - now)
-  return `, ${known.length < rest.length ? 'more than' : 'about'} ${left} left`
+  // However they are dealt out, the longest is not shared.
+  const left = Math.max(known.reduce((sum, seconds) => sum + seconds, 0) / jobs, ...known)
+  return `, ${known.length < rest.length ? 'more than' : 'about'} ${duration(left)} left`
 }

@@ -261,6 +261,29 @@ describe('benchmarks', { skip }, () => {
       assert.deepEqual(processesIn(box), [])
     })
 
+  test('what a version of a tool cannot do is n/a, and no failure', async () => {
+    const box = sandbox()
+    const old =
+      '[[ $1 == compact ]] && { echo "borg: error: argument <command>: invalid choice: compact" >&2; exit 2; }'
+    const ended = await run(box, 'benchmarks', args('--tools', 'borg', '--runs', '1'), odd('old', old))
+    assert.equal(ended.last, 'PASS benchmarks', said(ended))
+    const why = /prune by borg: `borg compact --help` knows no compact/
+    assert.match(ended.report!.notes.join('\n'), why)
+    const { figures } = readBenchmark(resultsOf(box))
+    assert.equal(figures.filter((f) => f.tool === 'borg').length, operations.length - 1)
+    assert.equal(figures.filter((f) => f.tool === 'vykar').length, operations.length)
+    const text = readFileSync(join(resultsOf(box), 'reports/summary.md'), 'utf8')
+    assert.match(text, why)
+    assert.match(text, /^\| +\| prune \| borg \| n\/a \| `borg compact --help` knows no compact \|/m)
+  })
+
+  test('a version that makes no repository as it must be made is not measured; asked for by name it is exit 2', async () => {
+    const newer = odd('newer', '[[ $1 == init ]] && exit 2')
+    const named = await run(sandbox(), 'benchmarks', args('--tools', 'borg', '--runs', '1'), newer)
+    assert.equal(named.code, 2, said(named))
+    assert.match(named.last, /borg in --tools: not a version that can be measured: `borg init --help`/)
+  })
+
   for (const [lie, reason] of [
     ['prune-nothing', /vykar prune: .*there are not 1 snapshots/],
     ['unchanged-empty', /vykar unchanged backup: .*the snapshot lists 0, and the source has \d+/],

@@ -68,7 +68,7 @@ const specs = {
   },
   'install-peers': {
     kind: 'flag',
-    help: 'builds backup tools to compare with too: restic by go, rustic by cargo (half an hour)',
+    help: 'builds backup tools to compare with too: restic by go, rustic by cargo (in the background, half an hour)',
   },
   'corpus-gib': { kind: 'number', help: 'size of each of the two corpora', default: 1, above: true },
   'vykar-version': { kind: 'string', help: 'the version that vykar must have; its installer brings the newest' },

@@ -949,6 +949,29 @@ describe('what setup does to the machine', () => {
     assert.match(none.join(), /^1,restic: go: no route; /)
   })
 
+  test('a peer that takes long is built in the background, and once', async () => {
+    const { dir } = sandbox()
+    const before = process.env.TMPDIR
+    process.env.TMPDIR = dir
+    try {
+      const there = { go: 'true', kopia: 'true', restic: 'echo restic 0.17.3' }
+      const real = Object.fromEntries(['flock', 'nice', 'sleep'].map((name) => [name, `exec ${which(name)} "$@"`]))
+      const peersOf = (cargo: string) => withPrograms({ ...there, ...real, cargo }, () => peerTools(false))
+      assert.match(
+        (await peersOf('echo no route; exit 1')).join(),
+        /^1,restic 0\.17\.3 is there; rustic: .*: no route$/,
+      )
+      const slow = 'echo "$*" >> builds; exec sleep 8'
+      assert.match((await peersOf(slow)).join(), /^77,.*rustic is being built in the background.*tail -f /)
+      assert.match((await peersOf(slow)).join(), /^77,.*rustic is being built: tail -f /)
+      await sleep(6000)
+      assert.match((await peersOf('echo no route; exit 1')).join(), /^1,/)
+    } finally {
+      if (before === undefined) delete process.env.TMPDIR
+      else process.env.TMPDIR = before
+    }
+  })
+
   test('an S3 server: what the Go at hand can build, else the line that helps', async () => {
     const engines = { podman: 'exit 1', docker: 'exit 1' }
     const go = (version: string) => ({ ...engines, go: `echo go version go${version} linux/amd64` })

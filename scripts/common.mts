@@ -390,7 +390,7 @@ export async function retire(
   await says('counted.out', new RegExp(`^\\s*Snapshots\\s+${ids.length}\\s*$`, 'm'), 'info counts other snapshots')
   await stored('counted.out', 'check.out')
   if (await copyOf(repo)) {
-    await damaged(repo, ids[0]!)
+    await damaged(repo, ids[0]!, same)
     await reclaimed(repo, ids, same)
     await $`rm -r copy`
   }

@@ -43,8 +43,13 @@ export const kinds: Record<string, { line: string; plain: boolean }> = {
 /**
  * In copies of the copy each kind of damage is made: `check --verify-data` must say so, `check` where it can, and `restore` must fail or be
  * right, as NAME.sha256 says.
+ * @param same compares a restored tree beyond its content
  */
-export async function damaged(repo: string, id: string): Promise<void> {
+export async function damaged(
+  repo: string,
+  id: string,
+  same: (id: string, tree: string) => Promise<void>,
+): Promise<void> {
   const { run } = rowScope()
   step('damage')
   const there = { raw: `REPO_${repo.toUpperCase().replace(/\W/g, '_')}=damaged HOME=$PWD/lost` }
@@ -70,7 +75,7 @@ export async function damaged(repo: string, id: string): Promise<void> {
       limit: '1h',
       expect: [0, 1],
     })`${there} vykar --config lost.yaml restore -R ${repo} $(<${{ raw: id }}.id) damaged-tree > ${file}.restore 2>&1`
-    await when(restored, { 0: () => right(kind, id), 1: async () => {} })
+    await when(restored, { 0: () => right(kind, id, same), 1: async () => {} })
   }
   await $`rm -rf damaged damaged-tree lost && mkdir lost`
   if (!run.dry)
@@ -92,12 +97,13 @@ async function seen(file: string, { code }: Output, must: boolean, kind: string)
 }
 
 /** A restore out of a damaged copy that exits 0 must be right. */
-async function right(kind: string, id: string): Promise<void> {
+async function right(kind: string, id: string, same: (id: string, tree: string) => Promise<void>): Promise<void> {
   const { run } = rowScope()
   const compared: Output = await $({
     limit: '1h',
     expect: [0, 1],
   })`(cd damaged-tree && sha256sum --check --quiet --strict ../${id}.sha256 2>&1) > damaged.wrong`
+  await $`test "$(find damaged-tree -type f -printf x | wc -c)" = "$(wc -l < ${id}.sha256)"  # and no file more`
   // What one flipped bit can do to an unencrypted repository: the files of one chunk are others, and all are there. More is worse.
   await $`grep -c ': FAILED$' damaged.wrong > damaged.count || true; grep -vE ': FAILED$|^sha256sum: WARNING: ' damaged.wrong > damaged.gone || true; wc -l < ${id}.sha256 >> damaged.count`
   await check('# exit 0, and wrong data: a finding, where configs/known-findings.yaml has it', () => {
@@ -110,6 +116,8 @@ async function right(kind: string, id: string): Promise<void> {
     else if (compared.code) throw new Mismatch(said)
     if (run.common['strict-gaps'] && !compared.code) note(`${kind}: restore was right`)
   })
+  // What a finding is about is content: where there is none of it, all else is as it was, too.
+  await when(compared, { 0: () => same(id, 'damaged-tree'), 1: async () => {} })
 }
 
 /**

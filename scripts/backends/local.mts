@@ -178,10 +178,9 @@ sources:
       await stored('counted.out', 'check.out')
 
       await copyOf(repo)
-      await damaged(repo, 'first')
-      await reclaimed(repo, ['first', 'third'], async (id, restored) => {
-        await sameTree(id === 'first' ? was : source, restored)
-      })
+      const same = (id: string, restored: string) => sameTree(id === 'first' ? was : source, restored)
+      await damaged(repo, 'first', same)
+      await reclaimed(repo, ['first', 'third'], same)
       await $`rm -r copy`
 
       step('retire')

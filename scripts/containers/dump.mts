@@ -100,11 +100,11 @@ sources:
     // One more table, and a dump of it alone: two snapshots of one source.
     await $`in-db psql -X -q -v ON_ERROR_STOP=1 -d vykar_pg_test -c "DROP TABLE IF EXISTS second; CREATE TABLE second AS SELECT 'vykar-e2e second' AS word"`
     await $`sed 's/pg_dump/& -t second/' config.yaml > second.yaml`
-    await secondBackup(repo, 'vykar-dumps/shop.dump')
-    await $`in-fresh pg_restore -f - < restored-second/vykar-dumps/shop.dump > second.sql && grep -q 'vykar-e2e second' second.sql && rm -r restored-second`
+    await secondBackup(repo, 'dump', 'vykar-dumps/shop.dump')
+    await $`in-fresh pg_restore -f - < restored-renewed/vykar-dumps/shop.dump > second.sql && grep -q 'vykar-e2e second' second.sql && rm -r restored-renewed`
     await $`in-db psql -X -q -v ON_ERROR_STOP=1 -d vykar_pg_test -c 'DROP TABLE second'`
 
     step('retire')
-    await retire(repo, ['snapshot', 'second'])
+    await retire(repo, ['snapshot', 'renewed'])
   })
 }

@@ -135,7 +135,10 @@ sources:
         await $`rm -rf lost && mkdir lost restored-second`
         await $({
           limit: '1h',
-        })`HOME=$PWD/lost ${hidden({ raw: '"$VYKAR_E2E_VOLUME"' }, true)} vykar --config lost.yaml restore -R ${repo} $(<second.id) restored-second`
+        })`HOME=$PWD/lost ${hidden({ raw: '"$VYKAR_E2E_VOLUME"' }, true)} vykar --config lost.yaml restore -R ${repo} $(<second.id) restored-second > restored-second.out`
+        await $`vykar --config config.yaml list -R ${repo} > second.list`
+        await listed('volume', 'second.out', 'second.list')
+        await numbers('restored-second', 'second.out', 'second.list', 'restored-second.out')
         await sameTree(live, 'restored-second')
         await $`chmod -R u+rwX restored-second && rm -r restored-second && rm "$VYKAR_E2E_VOLUME"/second`
 
@@ -150,13 +153,16 @@ sources:
         await storedChange('renewed.out', undefined, packs)
         await $({
           limit: '1h',
-        })`rm -rf lost && mkdir lost restored-renewed && HOME=$PWD/lost ${hidden({ raw: '"$VYKAR_E2E_VOLUME"' }, true)} vykar --config lost.yaml restore -R ${repo} $(<renewed.id) restored-renewed`
+        })`rm -rf lost && mkdir lost restored-renewed && HOME=$PWD/lost ${hidden({ raw: '"$VYKAR_E2E_VOLUME"' }, true)} vykar --config lost.yaml restore -R ${repo} $(<renewed.id) restored-renewed > restored-renewed.out`
+        await $`vykar --config config.yaml list -R ${repo} > renewed.list`
+        await listed('volume', 'renewed.out', 'renewed.list')
+        await numbers('restored-renewed', 'renewed.out', 'renewed.list', 'restored-renewed.out')
         await sameTree(live, 'restored-renewed')
         await contents('restored-renewed', 'renewed')
         await $`chmod -R u+rwX restored-renewed && rm -r restored-renewed`
 
         step('retire')
-        await retire(repo, ['snapshot', 'renewed'], (id, tree) => sameTree(live, tree, `${id}-reclaimed`))
+        await retire(repo, ['snapshot', 'renewed'], (id, tree) => sameTree(live, tree, `${id}-${tree}`))
       })
 
     if (patterns.includes('downtime'))

@@ -17,6 +17,7 @@ import { $, check, fact, note, type Output, read, scope, undo } from '#lib/sh.mt
 import { bytes, duration } from '#lib/terminal.mts'
 import { quote } from '#lib/transcript.mts'
 import { Blocked, Mismatch, UsageError } from '#lib/verdict.mts'
+import { listed, numbers } from '#scripts/checks.mts'
 import { contents, unreadable } from '#scripts/common.mts'
 import { container, engineReady, engineRoot, image, wrapper } from '#scripts/engine.mts'
 import { needSpace } from '#scripts/space.mts'
@@ -275,15 +276,27 @@ export async function whileWritten(): Promise<void> {
   })
 }
 
-/** A backup of second.yaml, into second.id, restored with an empty cache into `restored-second`, whose content is in second.sha256. */
-export async function secondBackup(repo: string, path: string): Promise<void> {
-  await $({ limit: '1h' })`vykar --config second.yaml backup -R ${repo} > second.out`
-  await $`sed -n 's/^Snapshot created: //p' second.out > second.id`
-  await $`rm -rf lost && mkdir lost restored-second`
-  await $({
-    limit: '1h',
-  })`HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<second.id) restored-second`
-  await $`test -s restored-second/${path}`
-  await contents('restored-second', 'second')
-  await sameDump('second')
+/**
+ * A backup of second.yaml that goes again, and the same once more, as a cache that remembers what was deleted would get it wrong: the last is
+ * in renewed.id, restored with an empty cache into `restored-renewed`, and its content is in renewed.sha256.
+ */
+export async function secondBackup(repo: string, label: string, path: string): Promise<void> {
+  for (const name of ['second', 'renewed']) {
+    await $({ limit: '1h' })`vykar --config second.yaml backup -R ${repo} > ${name}.out`
+    await $`sed -n 's/^Snapshot created: //p' ${name}.out > ${name}.id`
+    await $`vykar --config config.yaml list -R ${repo} > ${name}.list`
+    await listed(label, `${name}.out`, `${name}.list`)
+    const tree = `restored-${name}`
+    await $({
+      limit: '1h',
+    })`rm -rf lost && mkdir lost ${tree} && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<${{ raw: name }}.id) ${tree} > ${tree}.out`
+    await numbers(tree, `${name}.out`, `${name}.list`, `${tree}.out`)
+    await $`test -s ${tree}/${path}`
+    await contents(tree, name)
+    await sameDump(name)
+    if (name === 'renewed') continue
+    await $({
+      limit: '30m',
+    })`vykar --config config.yaml snapshot delete -R ${repo} $(<second.id) && vykar --config config.yaml compact -R ${repo} > second.compact && rm -r ${tree}`
+  }
 }

@@ -227,11 +227,11 @@ EOF`
         await $`in-db mariadb ${source} -e "DROP TABLE IF EXISTS second; CREATE TABLE second AS SELECT 'vykar-e2e second' AS word"`
         await $`sed -E 's/(command|before): .* ${{ raw: source }}/& second/' config.yaml > second.yaml`
         if (variant === 'hooks') await $`mkdir dumps`
-        await secondBackup(repo, path)
-        await $`grep -q 'vykar-e2e second' restored-second/${path} && rm -r restored-second`
+        await secondBackup(repo, 'mariadb', path)
+        await $`grep -q 'vykar-e2e second' restored-renewed/${path} && rm -r restored-renewed`
         await $`in-db mariadb ${source} -e 'DROP TABLE second'`
 
         step('retire')
-        await retire(repo, ['snapshot', 'second'])
+        await retire(repo, ['snapshot', 'renewed'])
       })
 })

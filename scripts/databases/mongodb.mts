@@ -207,10 +207,10 @@ sources:
         await $`e2e data-gen/mongo plant --word 'vykar-e2e second' --database ${source} ${there}`
         await $`sed -E 's/--db=[^ "]+/& --collection=planted/' config.yaml > second.yaml`
         if (variant === 'hooks') await $`mkdir dumps`
-        await secondBackup(repo, path)
-        await $`grep -qaF 'vykar-e2e second' restored-second/${path} && rm -r restored-second`
+        await secondBackup(repo, 'mongodb', path)
+        await $`grep -qaF 'vykar-e2e second' restored-renewed/${path} && rm -r restored-renewed`
 
         step('retire')
-        await retire(repo, ['snapshot', 'second'])
+        await retire(repo, ['snapshot', 'renewed'])
       })
 })

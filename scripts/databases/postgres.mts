@@ -232,11 +232,11 @@ EOF`
         await $`in-db psql -X -q -v ON_ERROR_STOP=1 -d ${source} -c "DROP TABLE IF EXISTS second; CREATE TABLE second AS SELECT 'vykar-e2e second' AS word"`
         await $`sed 's/pg_dump/& -t second/' config.yaml > second.yaml`
         if (variant === 'hooks') await $`mkdir dumps`
-        await secondBackup(repo, path)
-        await $`in-db pg_restore -f - < restored-second/${path} > second.sql && grep -q 'vykar-e2e second' second.sql && rm -r restored-second`
+        await secondBackup(repo, 'postgres', path)
+        await $`in-db pg_restore -f - < restored-renewed/${path} > second.sql && grep -q 'vykar-e2e second' second.sql && rm -r restored-renewed`
         await $`in-db psql -X -q -v ON_ERROR_STOP=1 -d ${source} -c 'DROP TABLE second'`
 
         step('retire')
-        await retire(repo, ['snapshot', 'second'])
+        await retire(repo, ['snapshot', 'renewed'])
       })
 })

@@ -20,7 +20,7 @@ import {
   rowsWith,
   within,
 } from '#scripts/faults/common.mts'
-import { afterwards, at, clearOthers, lastOf, others, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
+import { at, clearOthers, inTheEnd, lastOf, others, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -115,8 +115,7 @@ await scenario(import.meta, spec, async (run) => {
           await clearOthers(repo, ids)
         }
       await $`rm -rf churning outside calm`
-      step('afterwards')
-      await afterwards(repo, ids, undefined, here)
+      await inTheEnd(repo, ids)
       await conclude(fired, tried)
     })
 
@@ -172,8 +171,7 @@ await scenario(import.meta, spec, async (run) => {
         }
       }
       await clearOthers(repo, ids)
-      step('afterwards')
-      await afterwards(repo, ids, undefined, here)
+      await inTheEnd(repo, ids)
       await conclude(tried, tried)
     })
 
@@ -223,8 +221,7 @@ await scenario(import.meta, spec, async (run) => {
           )
       }
       await clearOthers(repo, ids)
-      step('afterwards')
-      await afterwards(repo, ids, undefined, here)
+      await inTheEnd(repo, ids)
       await conclude(tried, tried)
     })
 
@@ -286,8 +283,7 @@ await scenario(import.meta, spec, async (run) => {
       }
       await $`rm -rf swap outside away`
       await clearOthers(repo, ids)
-      step('afterwards')
-      await afterwards(repo, ids, undefined, here)
+      await inTheEnd(repo, ids)
       await conclude(fired, tried.length)
     })
 
@@ -338,8 +334,7 @@ await scenario(import.meta, spec, async (run) => {
         await $`rm -rf one.img two.img cache-one cache-two`
       }
       await clearOthers(repo, ids)
-      step('afterwards')
-      await afterwards(repo, ids, undefined, here)
+      await inTheEnd(repo, ids)
       await conclude(fired, tried.length)
     })
   }

@@ -14,7 +14,16 @@ import { standardNeeds } from '#scripts/checks.mts'
 import { contents, serverWants } from '#scripts/common.mts'
 import { copyOf } from '#scripts/damage.mts'
 import { acknowledged, conclude, faultOptions, rowsWith, within } from '#scripts/faults/common.mts'
-import { afterwards, at, clearOthers, lastOf, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
+import {
+  afterwards,
+  at,
+  clearOthers,
+  inTheEnd,
+  lastOf,
+  restoredAs,
+  violated,
+  witness,
+} from '#scripts/faults/oracle.mts'
 import { kept, type Rules } from '#scripts/faults/retention.mts'
 import { parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
@@ -98,6 +107,7 @@ await scenario(import.meta, spec, async (run) => {
         await afterwards(repo, ids, undefined, here, [...ids, 'faked'])
         await clearOthers(repo, ids)
       }
+      await inTheEnd(repo, ids)
       await conclude(fired, tried)
     })
 
@@ -136,6 +146,7 @@ await scenario(import.meta, spec, async (run) => {
         await afterwards(repo, ids, undefined, here, ended.code === 0 ? [...ids, 'jumped'] : ids)
         await clearOthers(repo, ids)
       }
+      await inTheEnd(repo, ids)
       await conclude(fired, tried)
     })
 

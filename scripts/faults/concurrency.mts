@@ -9,7 +9,7 @@ import { $, check, fact, type Output, read } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { contents, serverWants } from '#scripts/common.mts'
 import { acknowledged, conclude, faultOptions, more, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
-import { afterwards, allThere, at, clearOthers, lastOf, violated, witness } from '#scripts/faults/oracle.mts'
+import { afterwards, allThere, at, clearOthers, inTheEnd, lastOf, violated, witness } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -168,6 +168,7 @@ await scenario(import.meta, spec, async (run) => {
         await afterwards(repo, ids, undefined, here)
         await clearOthers(repo, ['ack-1', 'ack-2'])
       }
+      await inTheEnd(repo, ['ack-1', 'ack-2'])
       await $`rm -rf source corpus tree slow-tree client-?`
       await conclude(fired, tried.length)
     })
@@ -258,6 +259,7 @@ await scenario(import.meta, spec, async (run) => {
         await afterwards(repo, ids, undefined, here)
         await clearOthers(repo, ids)
       }
+      await inTheEnd(repo, ids)
       await $`rm -rf source corpus tree`
       await conclude(fired, tried.length)
     })

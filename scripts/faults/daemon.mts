@@ -9,7 +9,7 @@ import { $, check, fact, note, read } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import { acknowledged, conclude, faultOptions, roundsOf, rowsWith } from '#scripts/faults/common.mts'
-import { afterwards, at, clearOthers, lastOf, nothingForEver, violated } from '#scripts/faults/oracle.mts'
+import { afterwards, at, clearOthers, inTheEnd, lastOf, nothingForEver, violated } from '#scripts/faults/oracle.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -181,6 +181,7 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
           await clearOthers(repo, ids)
         }
       }
+      await inTheEnd(repo, ids)
       await $`rm -rf source corpus tree home`
       await conclude(tried.length - missed.length, tried.length)
     })

@@ -9,7 +9,7 @@ import { $, check, fact, note, type Output, read } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import { acknowledged, conclude, faultOptions, judge, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
-import { afterwards, at, clearOthers, type Place } from '#scripts/faults/oracle.mts'
+import { afterwards, at, clearOthers, inTheEnd, type Place } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { addressOf, freePort, parseS3 } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
@@ -149,6 +149,7 @@ await scenario(import.meta, spec, async (run) => {
         await server.end('TERM')
         await clearOthers(repo, ids)
       }
+      await inTheEnd(repo, ids)
       await $`rm -rf source corpus tree`
       await conclude(fired, tried.length)
     })

@@ -8,7 +8,7 @@ import { $, check, fact, read, step, undo } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { copyOf } from '#scripts/damage.mts'
 import { acknowledged, conclude, faultOptions, roundsOf, rowsWith } from '#scripts/faults/common.mts'
-import { afterwards, at, clearOthers, lastOf, nothingForEver, violated } from '#scripts/faults/oracle.mts'
+import { afterwards, at, clearOthers, inTheEnd, lastOf, nothingForEver, violated } from '#scripts/faults/oracle.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 
 /** Small file systems: how each is made and mounted at `small`. */
@@ -125,6 +125,7 @@ await scenario(import.meta, spec, async (run) => {
         await afterwards(repo, ids, verb === 'backup' ? met : undefined, at(repo, '"$REPO_LOCAL"'))
         await clearOthers(repo, ids)
       }
+      await inTheEnd(repo, ids)
       await $`rm -rf source tree corpus`
       await conclude(tried.length, tried.length)
     })

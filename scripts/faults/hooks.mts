@@ -9,7 +9,7 @@ import { $, check, fact, type Output, read, step } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { contents, fresh, serverWants } from '#scripts/common.mts'
 import { conclude, faultOptions, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
-import { allThere, at, clearOthers, lastOf, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
+import { at, clearOthers, inTheEnd, lastOf, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
 import { parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -195,8 +195,7 @@ EOF
         await meet(`list -R ${repo}`)
         await ran('list runs none', [])
       }
-      step('afterwards')
-      await allThere(repo, ['ack-1'], here)
+      await inTheEnd(repo, ['ack-1'])
       await conclude(tried.length, tried.length)
     })
 
@@ -225,8 +224,7 @@ EOF
         await $`test ! -e child.pid || kill $(<child.pid) 2> /dev/null || true; rm -f child.pid`
         await clear()
       }
-      step('afterwards')
-      await allThere(repo, ['ack-1'], here)
+      await inTheEnd(repo, ['ack-1'])
       await conclude(tried.length, tried.length)
     })
 
@@ -278,8 +276,7 @@ EOF
         })
         await $`rm -rf secret cache-secret pass tree hook.env`
       }
-      step('afterwards')
-      await allThere(repo, ['ack-1'], here)
+      await inTheEnd(repo, ['ack-1'])
       await $`rm -rf tree source other`
       await conclude(tried.length, tried.length)
     })
@@ -368,8 +365,7 @@ EOF
         }
         await clear()
       }
-      step('afterwards')
-      await allThere(repo, ['ack-1'], here)
+      await inTheEnd(repo, ['ack-1'])
       await $`rm -rf data much dumps tree source other`
       await conclude(tried.length, tried.length)
     })

@@ -1,7 +1,7 @@
 // The oracle that every family of faults is held against: what a restored snapshot, the next backup and check must be, whatever broke.
 import { appendFileSync, existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { $, check, notFull, type Output, read, rowScope } from '#lib/sh.mts'
+import { $, check, notFull, type Output, read, rowScope, step } from '#lib/sh.mts'
 import { contents } from '#scripts/common.mts'
 import { findingsOf } from '#scripts/findings.mts'
 
@@ -126,7 +126,7 @@ export function others(names: readonly string[] | number): string {
 }
 
 /**
- * Rule 1: every acknowledged snapshot restores to its witness. Returns whether all do.
+ * Rule 1: every acknowledged snapshot restores to its witness. Returns what became of all: `right`, or what happened to the last that is not.
  * @param finding id of the known finding that this round shows: an acknowledged snapshot is refused when it is restored
  */
 export async function allThere(
@@ -134,14 +134,14 @@ export async function allThere(
   ids: readonly string[],
   there = at(repo, '$PWD/nowhere'),
   finding = '',
-): Promise<boolean> {
-  let all = true
+): Promise<'right' | 'refused' | 'wrong'> {
+  let all: 'right' | 'refused' | 'wrong' = 'right'
   for (const id of ids) {
     const how = await restoredAs(repo, id, there)
     // By hand the same ends the procedure, but where a known finding is met.
     if (!finding) await check(`(cd tree && sha256sum --check --quiet --strict ../${id}.sha256)`, () => {})
     if (how === 'right') continue
-    all = false
+    all = how
     violated(
       '1: acknowledged snapshots restore',
       `${id}, made before the fault, is ${how} when it is restored`,
@@ -173,7 +173,7 @@ export async function afterwards(
   nextToo = false,
   reclaiming = '',
 ): Promise<void> {
-  let right = await allThere(repo, ids, there, finding)
+  const met = new Set([await allThere(repo, ids, there, finding)])
   // What was made under the fault: every snapshot that is not one of the acknowledged ones.
   const listed = await $({
     expect: 'any',
@@ -197,7 +197,7 @@ export async function afterwards(
       expect: [0, 1],
     })`test -s ${id}.id && test -e ${id}.sha256 && grep -q "^ *$(<${{ raw: id }}.id) " after.list`
     const still = shown.code ? 'right' : await restoredAs(repo, id, there)
-    right &&= still === 'right'
+    met.add(still)
     if (still !== 'right')
       violated(
         '2: absent or complete',
@@ -216,7 +216,7 @@ export async function afterwards(
       expect: 'any',
     })`(cd tree && sha256sum --check --ignore-missing --quiet --strict ../under.sha256 > ../wrong.out 2>&1)`
     const whole = how === 'right' || (under?.code === 3 && how === 'wrong' && rest.code === 0)
-    right &&= whole
+    met.add(whole ? 'right' : how)
     if (!whole)
       violated(
         '2: absent or complete',
@@ -225,6 +225,24 @@ export async function afterwards(
       )
   } else if (under?.code === 0)
     violated('2: exit 0 means complete', 'exit 0 under the fault, but list shows no snapshot', 'vykar backup')
+  const first = await $({
+    limit: '10m',
+    expect: 'any',
+  })`${there} vykar --config config.yaml check -R ${repo} --verify-data > first.check 2>&1`
+  // Data that the backup itself has taken wrongly is nothing that check could see.
+  if (first.code === 0 && met.has('refused'))
+    violated(
+      '3: check agrees with restore',
+      'check --verify-data exits 0, but a restore is refused',
+      'vykar check --verify-data; vykar restore',
+      finding,
+    )
+  if (first.code && met.size === 1 && met.has('right'))
+    violated(
+      '3: check agrees with restore',
+      `check --verify-data exits ${first.code} before the next backup, but all restores are right: ${lastOf('first.check')}`,
+      'vykar check --verify-data',
+    )
   const next = await $({
     limit: '10m',
     expect: 'any',
@@ -238,7 +256,7 @@ export async function afterwards(
   await $`sed -n 's/^Snapshot created: //p' next.out > next.id`
   await witness('source', 'next')
   const how = await restoredAs(repo, 'next', there)
-  right &&= how === 'right'
+  met.add(how)
   if (how !== 'right')
     violated(
       '4: works again',
@@ -250,6 +268,7 @@ export async function afterwards(
     limit: '10m',
     expect: 'any',
   })`${there} vykar --config config.yaml check -R ${repo} --verify-data > next.check 2>&1`
+  const right = met.size === 1 && met.has('right')
   // Of what cannot be restored check is to complain.
   if (checked.code && right)
     violated(
@@ -267,16 +286,23 @@ export async function afterwards(
  * @param finding id of the known finding that half-written files are
  */
 export async function nothingForEver(repo: string, there: Place, cause: string, finding = '') {
-  const files = { raw: there.files! }
+  const { seen, remote: own } = rowScope().run.endpoint(repo)
+  const remote = there.remote ?? own
+  const files = there.files ?? (remote && repo === 's3' ? undefined : seen && `"$${seen}"`)
+  const list = files
+    ? `find ${files} -type f -printf './%P\\n'`
+    : remote && `rclone lsf -R --files-only ${remote} | sed 's|^|./|'`
+  // A server of somebody else's that nothing can look into.
+  if (!list) return
   const again = { raw: `${there.raw} vykar --config config.yaml compact -R ${repo} > again.out 2>&1` }
   await $({
     limit: '5m',
-  })`code=0; ${again} && if test -n "$(find ${files}/sessions -name '*.index' 2> /dev/null)"; then ${again}; fi || code=$?; echo $code > again.code`
+  })`code=0; ${again} && { ${{ raw: list }}; } > held.all && if grep -q '^./sessions/.*[.]index$' held.all; then ${again}; fi || code=$?; echo $code > again.code`
   await check('test "$(<again.code)" = 0', () => {
     const code = read('again.code')
     if (code !== '0') violated('4: works again', `compact exits ${code}: ${lastOf('again.out')}`, 'vykar compact')
   })
-  await $`(cd ${files} && find . -name '.tmp*' -o -path './locks/*' -type f -o -path './sessions/*' -type f) > held.list`
+  await $`{ ${{ raw: list }}; } > held.all && { grep -E '^./(locks|sessions)/|/[.]tmp[^/]*$' held.all || true; } > held.list`
   await check(finding ? '! grep -vE "/.tmp[^/]*$" held.list || exit 1' : 'test ! -s held.list', () => {
     const held = read('held.list')
     const torn = held.split('\n').every((path) => /\/\.tmp[^/]*$/.test(path))
@@ -288,6 +314,18 @@ export async function nothingForEver(repo: string, there: Place, cause: string, 
         torn ? finding : '',
       )
   })
+}
+
+/**
+ * At the end of a row, once every fault is gone: the oracle as a whole, for each of the acknowledged snapshots.
+ * @param finding, reclaiming as \`afterwards\` has them
+ */
+export async function inTheEnd(repo: string, ids: readonly string[], finding = '', reclaiming = ''): Promise<void> {
+  const here = at(repo, `"$REPO_${repo.toUpperCase().replace(/\W/g, '_')}"`)
+  step('afterwards')
+  await afterwards(repo, ids, undefined, here, ids, finding, finding !== '', reclaiming)
+  await nothingForEver(repo, here, 'the rounds of this row')
+  for (const id of ids) await reclaimHarmless(repo, [id], here, reclaiming)
 }
 
 /** How often a row's repository was reclaimed. */

@@ -20,7 +20,16 @@ import {
   rowsWith,
   within,
 } from '#scripts/faults/common.mts'
-import { afterwards, at, clearOthers, lastOf, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
+import {
+  afterwards,
+  at,
+  clearOthers,
+  inTheEnd,
+  lastOf,
+  restoredAs,
+  violated,
+  witness,
+} from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -104,6 +113,7 @@ await scenario(import.meta, spec, async (run) => {
           await afterwards(repo, there, undefined, here, [...there, 'extra'], 'maintenance-reads-index-unlocked')
           await clearOthers(repo, ids)
         }
+        await inTheEnd(repo, ids, 'maintenance-reads-index-unlocked')
         await $`rm -rf source corpus meanwhile`
         await conclude(fired, tried.length)
       })

@@ -9,7 +9,7 @@ import { scenario } from '#lib/scenario.mts'
 import { $, fact, note, read, step, undo } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { acknowledged, conclude, faultOptions, held, roundsOf, rowsWith } from '#scripts/faults/common.mts'
-import { allThere, at, lastOf, violated } from '#scripts/faults/oracle.mts'
+import { at, inTheEnd, lastOf, violated } from '#scripts/faults/oracle.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 
 const spec = { needs: standardNeeds, wants: ['strace', 'mkfs.vfat'], repos: ['local'], options: faultOptions } as const
@@ -19,7 +19,6 @@ await scenario(import.meta, spec, async (run) => {
   needRoot(run, 'mounting a small file system, and restoring as another user')
   for (const repo of run.repos)
     await row(repo, async () => {
-      const here = at(repo, '"$REPO_LOCAL"')
       const ids = await acknowledged(repo, 1, Math.min(run.options['corpus-mib'], 8))
       // Files beside a directory, a symlink, a hard link and a deep path.
       step('awkward source')
@@ -232,8 +231,7 @@ await scenario(import.meta, spec, async (run) => {
           )
       }
 
-      step('afterwards')
-      await allThere(repo, ids, here)
+      await inTheEnd(repo, ids)
       await conclude(tried.length - missed.length, tried.length, missed)
     })
 })

@@ -13,7 +13,7 @@ import { Skipped } from '#lib/verdict.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import { acknowledged, conclude, faultOptions } from '#scripts/faults/common.mts'
-import { allThere, at, lastOf, violated, witness } from '#scripts/faults/oracle.mts'
+import { allThere, at, inTheEnd, lastOf, violated, witness } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
@@ -33,7 +33,6 @@ await scenario(import.meta, spec, async (run) => {
     await run.row({ repo }, async () => {
       if (!baseline && !run.dry) throw new Skipped('versions: --baseline OLD names the other build')
       if (repo !== 'local') ownServer()
-      const here = at(repo, `"$REPO_${repo.toUpperCase()}"`)
       const ids = await acknowledged(repo, 1, Math.min(mib, 8))
       // Each build is `vykar` in a directory of its own, and has a cache of its own.
       await $`mkdir bin-new bin-old && ln -s "$(command -v vykar)" bin-new/vykar && ln -s ${old?.path ?? 'OLD'} bin-old/vykar`
@@ -99,8 +98,7 @@ await scenario(import.meta, spec, async (run) => {
         await allThere(repo, ids, there)
         await task.end('TERM')
       }
-      step('afterwards')
-      await allThere(repo, ids, here)
+      await inTheEnd(repo, ids)
       await $`rm -rf source corpus tree`
       await conclude(tried, tried)
     })

@@ -127,13 +127,15 @@ export async function end(list: () => Process[], graceMs = 3000): Promise<Proces
 
 /**
  * What the program of a run that moves most has read and written so far: `, restic: 1.2 GiB read, 400 MiB written`; empty where none runs.
- * The source, the repository, cache and target are all in it. What only waits for others is left out. proc(5), /proc/pid/io
+ * Source, repository, cache and target are all in it; shells, which inherit what their children moved, and servers are not. proc(5), io
  */
 export function moved(runId: string): string {
   const sums = new Map<string, [read: number, written: number]>()
-  for (const { pid } of processesOf(runId)) {
+  const group = members(runId).filter((pid) => pid !== process.pid)
+  for (const pid of group.length ? group : processesOf(runId).map((one) => one.pid)) {
     const [name, io] = [read(`/proc/${pid}/comm`).trim(), read(`/proc/${pid}/io`)]
-    if (/^(bash|sh|node|time|timeout|)$/.test(name)) continue
+    if (/^(bash|sh|time|timeout|strace|)$/.test(name) || /\0VYKAR_E2E_SERVICE=/.test(read(`/proc/${pid}/environ`)))
+      continue
     const [[r, w], [, more = 0, written = 0]] = [sums.get(name) ?? [0, 0], /^rchar: (\d+)\nwchar: (\d+)/.exec(io) ?? []]
     sums.set(name, [r + Number(more), w + Number(written)])
   }

@@ -33,9 +33,9 @@ export class Terminal {
   /**
    * What goes on from now on.
    * @param more asked twice a second, once it takes more than three seconds: what else there is to say
+   * @param start when it began, in milliseconds since 1970
    */
-  begin(where: string, step: string, more: () => string = () => ''): void {
-    const start = Date.now()
+  begin(where: string, step: string, more: () => string = () => '', start = Date.now()): void {
     this.doing = `${where.padEnd(14)} ${step}`
     if (!this.live || this.level === 'quiet') return
     this.timer = setInterval(() => {

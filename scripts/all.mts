@@ -108,15 +108,16 @@ async function work(dir: string, run: SuiteRun, failFast: boolean, jobs: number)
   const tell = () => {
     terminal.stop()
     if (!going.size) return
-    const places = [...going.keys()].map((n) => n + 1)
-    const what = [...going.keys()].map((n) => run.tasks[n]!.scenario)
-    terminal.begin(`${places.join(', ')} of ${run.tasks.length}`, what.join(', '), () =>
-      timeLeft(run.tasks, times, (n) => (going.has(n) ? (Date.now() - going.get(n)!) / 1000 : 0), jobs),
-    )
+    // That which is under way the longest, and how many more there are: a line has no place for all.
+    const [[first, since]] = [...going].sort(([, a], [, b]) => a - b) as [[number, number]]
+    const rest = going.size > 1 ? ` and ${going.size - 1} more` : ''
+    const left = () => timeLeft(run.tasks, times, (n) => (going.has(n) ? (Date.now() - going.get(n)!) / 1000 : 0), jobs)
+    terminal.begin(`${first + 1} of ${run.tasks.length}`, `${run.tasks[first]!.scenario}${rest}`, left, since)
   }
   const one = async (n: number, task: Task): Promise<void> => {
     if (!task.result) {
-      going.set(n, Date.now())
+      // One that an earlier call has left behind began then.
+      going.set(n, task.process && task.begun ? Date.parse(task.begun) : Date.now())
       tell()
       task.result = await runTask(
         task,

@@ -12,7 +12,7 @@ import { identifyVykar, which } from '#lib/host.mts'
 import { type ScenarioRun, scenario } from '#lib/scenario.mts'
 import { $, fact, note, read, rowScope, scope, seconds, step } from '#lib/sh.mts'
 import { quote } from '#lib/transcript.mts'
-import { Mismatch, UsageError } from '#lib/verdict.mts'
+import { Blocked, Mismatch, UsageError } from '#lib/verdict.mts'
 import {
   bringSource,
   type Method,
@@ -33,6 +33,7 @@ import { memoryCgroup } from '#scripts/memory.mts'
 import { parseS3 } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
 import { needSpace } from '#scripts/space.mts'
+import { underConstruction } from '#scripts/suite/machine.mts'
 
 const names = ['vykar', 'restic', 'rustic', 'borg', 'kopia'] as const
 const compressions = ['zstd', 'lz4', 'none'] as const
@@ -70,6 +71,11 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
   const held = 'the source, a repository and a restored tree'
   if (!run.dry) needSpace([{ dir: run.runtime, bytes: size * 3.5 }], held, 'take a smaller --source')
   step('tools')
+  const built = run.dry ? [] : await underConstruction()
+  if (built.length)
+    throw new Blocked(
+      `${built.join(', ')} is being built in the background: its build would be measured too; wait for its end`,
+    )
   const looks = (Object.keys(tracers) as Tracer[]).filter((name) => run.options[name])
   for (const name of looks) {
     if (!which(name)) throw new UsageError(`--${name}: ${name} is missing: apt-get install -y ${packages[name]}`)
@@ -79,8 +85,6 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
   const missing: Record<string, string> = {}
   const lacks: Record<string, Lacks> = {}
   const programs = await installed(run, missing, lacks)
-  for (const [name, of] of Object.entries(lacks))
-    for (const [operation, why] of Object.entries(of)) note(`n/a: ${operation} by ${name}: ${why}`)
   await servers()
   const cgroup = run.options['memory-limit']
     ? await memoryCgroup(run.options['memory-limit'], '--memory-limit')
@@ -104,6 +108,8 @@ await scenario(import.meta, { needs, wants: serverWants, options }, async (run) 
       const backend = backendOf(repo)
       const able = [...programs].filter(([name]) => tools[name]!.backends.includes(backend.kind))
       fact('tools', able.map(([name]) => name).join(', '))
+      for (const [name] of able)
+        for (const [operation, why] of Object.entries(lacks[name] ?? {})) note(`n/a: ${operation} by ${name}: ${why}`)
       for (let round = 0; round <= runs; round++) {
         step(`round ${round}: ceilings`)
         await bringSource(method.states[0])
@@ -185,7 +191,9 @@ async function lacksOf(name: string, path: string): Promise<Lacks> {
     const [help, word] = tools[name]!.knows?.[operation] ?? []
     if (!help || !word) continue
     const { code, stdout, stderr } = await ask([path, ...help.split(' ')])
-    if (code || !`${stdout}${stderr}`.includes(word)) found[operation] = `\`${name} ${help}\` knows no ${word}`
+    // What is broken in any other way is to fail in its own words.
+    const unknown = code ? /invalid choice|unknown (sub)?command|unrecognized subcommand|no such command/i.test(stderr) : !`${stdout}${stderr}`.includes(word) // biome-ignore format: one line
+    if (unknown) found[operation] = `"${name} ${help}" knows no ${word}`
   }
   return found
 }

@@ -53,7 +53,9 @@ function compareBenchmarks(a: string, b: string, threshold: number): number {
   }
   const lacks = lacking(first, second)
   for (const { repo, operation, tool, why, worse } of lacks)
-    console.log(`${(worse ? 'MISSING' : 'new').padEnd(7)} ${repo} ${tool.padEnd(8)} ${operation.padEnd(17)} ${why}`)
+    console.log(
+      `${(worse ? 'MISSING' : why.startsWith('measured') ? 'n/a' : 'new').padEnd(7)} ${repo} ${tool.padEnd(8)} ${operation.padEnd(17)} ${why}`,
+    )
   const worse = changes.filter((change) => change.regression).length
   const gone = lacks.filter((lack) => lack.worse).length
   const share = `of ${changes.length} are slower by more than ${threshold * 100} %`

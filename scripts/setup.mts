@@ -68,7 +68,7 @@ const specs = {
   },
   'install-peers': {
     kind: 'flag',
-    help: 'builds backup tools to compare with too: restic by go, rustic by cargo (in the background, half an hour)',
+    help: 'builds backup tools to compare with too: restic by go, rustic by cargo (half an hour, on a terminal in the background)',
   },
   'corpus-gib': { kind: 'number', help: 'size of each of the two corpora', default: 1, above: true },
   'vykar-version': { kind: 'string', help: 'the version that vykar must have; its installer brings the newest' },
@@ -77,6 +77,8 @@ type Options = Values<typeof specs>
 
 /** What apt-get said, for who wants to know. */
 const aptLog = join(tmpdir(), `vykar-e2e-setup-${process.getuid?.() ?? 0}.log`)
+
+const terminal = new Terminal('normal')
 
 async function packages(chosen: string[], dry: boolean): Promise<Outcome> {
   const wanted = [...new Set(chosen.flatMap((area) => areas[area]!))]
@@ -99,7 +101,7 @@ async function packages(chosen: string[], dry: boolean): Promise<Outcome> {
       try {
         writeFileSync(aptLog, await aptInstall([name]), { flag: 'a' })
       } catch (error) {
-        console.error(`setup: ${name}: ${messageOf(error)}`)
+        terminal.line(`setup: ${name}: ${messageOf(error)}`)
       }
   }
   for (const unit of fresh) await ask(['systemctl', 'disable', '--now', unit])
@@ -231,7 +233,6 @@ async function setup(chosen: string[], options: Options): Promise<number> {
       ['vykar', () => vykar(options['vykar-version'], dry)],
     )
   const codes: Outcome[0][] = []
-  const terminal = new Terminal('normal')
   for (const [name, step] of steps) {
     let outcome: Outcome
     const start = performance.now()

@@ -161,7 +161,10 @@ test('what the program of the run that moves most has read and written so far', 
     return spawn(join(dir, name), [], { env, stdio: ['pipe', 'pipe', 'ignore'] })
   })
   // What waits for others moves nothing of its own, and a server's bytes are its clients'.
-  const shell = spawn('bash', ['-c', 'head -c 9M /dev/zero | wc -c; read'], { env, stdio: ['pipe', 'pipe', 'ignore'] })
+  const shell = spawn('bash', ['-c', 'head -c 9M /dev/zero > /dev/null; echo; read'], {
+    env,
+    stdio: ['pipe', 'pipe', 'ignore'],
+  })
   const server = spawn('bash', ['-c', 'exec -a server tail -c 9M -f /dev/zero'], {
     env: { ...env, VYKAR_E2E_SERVICE: 'server' },
     stdio: 'ignore',

@@ -51,13 +51,14 @@ export function lacking(first: Benchmark, second: Benchmark): Lack[] {
   const all = new Map([...first.figures, ...second.figures].map((figures) => [keyOf(figures), figures]))
   return [...all].flatMap(([key, { repo, operation, tool }]) => {
     const [x, y] = [first, second].map(({ figures }) => figures.find((one) => keyOf(one) === key))
+    const unable = second.lacks?.[tool]?.[operation]
     const why = (one: Figures | undefined) =>
       !one ? 'not measured' : one.failed.length ? `failed in ${one.failed.join(', ')}` : ''
     const [before, after] = [why(x), why(y)]
     if (before === after) return []
-    const text = `${before || 'measured'} → ${after || 'measured'}`
+    const text = `${before || 'measured'} → ${unable ?? (after || 'measured')}`
     const more = (y?.failed.length ?? 0) > (x?.failed.length ?? 0)
-    return [{ repo, operation, tool, why: text, worse: after !== '' && (before === '' || !y || more) }]
+    return [{ repo, operation, tool, why: text, worse: !unable && after !== '' && (before === '' || !y || more) }]
   })
 }
 

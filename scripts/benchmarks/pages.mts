@@ -102,10 +102,12 @@ export function chartOf({ figures, runs }: Benchmark, repo: string): TopLevelSpe
 const seconds = (s: Summary) =>
   `${s.median.toFixed(2)} ± ${s.mad.toFixed(2)} (${s.min.toFixed(2)} to ${s.max.toFixed(2)})`
 
-/** What versions of tools cannot do: tool, operation, reason. */
-const lackOf = ({ lacks = {} }: Benchmark) =>
-  Object.entries(lacks).flatMap(([name, of]) =>
-    Object.entries(of).map(([operation, why]) => [name, operation, why] as const),
+/** What versions of tools cannot do on a backend that they have: backend, tool, operation, reason. */
+const lackOf = ({ lacks = {}, figures }: Benchmark) =>
+  [...new Set(figures.map((f) => f.repo))].flatMap((repo) =>
+    Object.entries(lacks)
+      .filter(([name]) => figures.some((f) => f.repo === repo && f.tool === name))
+      .flatMap(([name, of]) => Object.entries(of).map(([operation, why]) => [repo, name, operation, why] as const)),
   )
 
 /** Head and rows of the table that people read. */
@@ -144,7 +146,7 @@ function tableOf(b: Benchmark): string[][] {
       ratio(f, size(f.repositoryBytes)),
       f.toVykar ? ratioText(f.toVykar) : '',
     ]),
-    ...lackOf(b).map(([name, operation, why]) => ['', operation, name, 'n/a', why, '', '', '', '', '']),
+    ...lackOf(b).map(([repo, name, operation, why]) => [repo, operation, name, 'n/a', why, '', '', '', '', '']),
   ]
 }
 
@@ -159,7 +161,7 @@ function methodOf(b: Benchmark): string[] {
     `Compression asked for: ${b.compression}; ${named.map((name) => `${name}: ${tools[name]!.compression[b.compression]}`).join('; ')}. Encryption on, pack and chunk sizes as each tool defaults; scripts/benchmarks/tools.mts has the command lines.`,
     ...b.ceilings.map((c) => `Ceiling: ${c.what} took ${seconds(c.seconds)} s, ${bytes(c.throughput)}/s.`),
     ...Object.entries(b.missing).map(([name, why]) => `Not measured: ${name}: ${why}.`),
-    ...lackOf(b).map(([name, operation, why]) => `Not measured: ${operation} by ${name}: ${why}.`),
+    ...lackOf(b).map(([repo, name, operation, why]) => `Not measured: ${operation} by ${name} on ${repo}: ${why}.`),
   ]
 }
 
@@ -171,6 +173,8 @@ export async function writeBenchmark(dir: string, b: Benchmark): Promise<string>
   const reports = join(dir, 'reports')
   mkdirSync(reports, { recursive: true })
   const rows = b.figures.map((f) => columns.map(([, of]) => of(f) ?? ''))
+  for (const [repo, name, operation] of lackOf(b))
+    rows.push([repo, operation, name, 0, 0, ...columns.slice(5).map(() => '')])
   writeFileSync(join(reports, 'summary.tsv'), stringify([columns.map(([name]) => name), ...rows], { delimiter: '\t' }))
   writeFileSync(join(reports, 'summary.json'), `${JSON.stringify(b, null, 1)}\n`)
   const repos = [...new Set(b.figures.filter((f) => f.seconds.n).map((f) => f.repo))]

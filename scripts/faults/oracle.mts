@@ -1,7 +1,7 @@
 // The oracle that every family of faults is held against: what a restored snapshot, the next backup and check must be, whatever broke.
 import { appendFileSync, existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { $, check, notFull, type Output, read, rowScope, step } from '#lib/sh.mts'
+import { $, check, note, notFull, type Output, read, rowScope, step, when } from '#lib/sh.mts'
 import { contents } from '#scripts/common.mts'
 import { findingsOf } from '#scripts/findings.mts'
 
@@ -91,7 +91,7 @@ export async function restoredAs(
   there: Place,
   flags = '',
   config = 'lost.yaml',
-): Promise<'right' | 'refused' | 'wrong'> {
+): Promise<How> {
   await $`rm -rf lost tree && mkdir lost tree`
   const tried = await $({
     limit: '10m',
@@ -125,8 +125,11 @@ export function others(names: readonly string[] | number): string {
   return wrong.find((line) => line.includes('open or read')) ?? wrong[0] ?? 'metadata'
 }
 
+/** What a restore came to: as its witness, failed with an exit code that says so, or exit 0 and other data. */
+type How = 'right' | 'refused' | 'wrong'
+
 /**
- * Rule 1: every acknowledged snapshot restores to its witness. Returns what became of all: `right`, or what happened to the last that is not.
+ * Rule 1: every acknowledged snapshot restores to its witness. Returns what became of each.
  * @param finding id of the known finding that this round shows: an acknowledged snapshot is refused when it is restored
  */
 export async function allThere(
@@ -134,14 +137,14 @@ export async function allThere(
   ids: readonly string[],
   there = at(repo, '$PWD/nowhere'),
   finding = '',
-): Promise<'right' | 'refused' | 'wrong'> {
-  let all: 'right' | 'refused' | 'wrong' = 'right'
+): Promise<Map<string, How>> {
+  const met = new Map<string, How>()
   for (const id of ids) {
     const how = await restoredAs(repo, id, there)
     // By hand the same ends the procedure, but where a known finding is met.
     if (!finding) await check(`(cd tree && sha256sum --check --quiet --strict ../${id}.sha256)`, () => {})
+    met.set(id, how)
     if (how === 'right') continue
-    all = how
     violated(
       '1: acknowledged snapshots restore',
       `${id}, made before the fault, is ${how} when it is restored`,
@@ -150,7 +153,24 @@ export async function allThere(
       how === 'refused' ? finding : '',
     )
   }
-  return all
+  return met
+}
+
+/**
+ * Rule 3, both ways: `check --verify-data` complains where a restore was refused, and nowhere else. Data that the backup itself has taken
+ * wrongly is nothing that it could see.
+ * @param met what the restores of all snapshots that are listed came to; `untried` where there are more
+ */
+async function checkAgrees(repo: string, there: Place, met: ReadonlySet<How | 'untried'>, when: string) {
+  const checked = await $({
+    limit: '10m',
+    expect: 'any',
+  })`${there} vykar --config config.yaml check -R ${repo} --verify-data > agrees.check 2>&1`
+  const rule = '3: check agrees with restore'
+  if (checked.code === 0 && met.has('refused'))
+    violated(rule, `check --verify-data exits 0 ${when}, but a restore is refused`, 'vykar check --verify-data; vykar restore') // biome-ignore format: one line
+  if (checked.code && met.size === 1 && met.has('right'))
+    violated(rule, `check --verify-data exits ${checked.code} ${when}, but all restores are right: ${lastOf('agrees.check')}`, 'vykar check --verify-data') // biome-ignore format: one line
 }
 
 /**
@@ -162,6 +182,7 @@ export async function allThere(
  * @param finding id of the known finding that this round shows, where it is one
  * @param nextToo whether it says that the next backup, too, is refused when restored
  * @param reclaiming id of the known finding that reclaiming space after this fault is
+ * @returns whether every restore was right
  */
 export async function afterwards(
   repo: string,
@@ -172,8 +193,8 @@ export async function afterwards(
   finding = '',
   nextToo = false,
   reclaiming = '',
-): Promise<void> {
-  const met = new Set([await allThere(repo, ids, there, finding)])
+): Promise<boolean> {
+  const acknowledged = await allThere(repo, ids, there, finding)
   // What was made under the fault: every snapshot that is not one of the acknowledged ones.
   const listed = await $({
     expect: 'any',
@@ -191,13 +212,19 @@ export async function afterwards(
       if (first) violated('1: acknowledged snapshots restore', `list does not show ${first}`, 'vykar list', known)
     })
   }
+  // A snapshot that is gone is nothing that check could complain of.
+  const met = new Set<How | 'untried'>()
+  const gone = ids.length && !listed.code ? read('unlisted').split('\n') : []
+  for (const [id, how] of acknowledged) if (!gone.includes(read(`${id}.id`))) met.add(how)
   // What was to go and is still listed is whole, where there is a witness of it.
   for (const id of known.filter((one) => !ids.includes(one))) {
     const shown = await $({
       expect: [0, 1],
-    })`test -s ${id}.id && test -e ${id}.sha256 && grep -q "^ *$(<${{ raw: id }}.id) " after.list`
-    const still = shown.code ? 'right' : await restoredAs(repo, id, there)
-    met.add(still)
+    })`test -s ${id}.id && grep -q "^ *$(<${{ raw: id }}.id) " after.list`
+    const witnessed = await $({ expect: [0, 1] })`test -e ${id}.sha256`
+    if (!shown.code && witnessed.code) met.add('untried')
+    const still = shown.code || witnessed.code ? 'right' : await restoredAs(repo, id, there)
+    if (!shown.code && !witnessed.code) met.add(still)
     if (still !== 'right')
       violated(
         '2: absent or complete',
@@ -209,6 +236,7 @@ export async function afterwards(
   await $`cat ${idsOf(known)} > acked && { grep -oE '^ *[0-9a-f]{8} ' after.list || true; } | tr -d ' ' | grep -vxFf acked > under.ids || true`
   if (read('under.ids')) {
     await $`head -n 1 under.ids > under.id`
+    if (read('under.ids').includes('\n')) met.add('untried')
     await witness('source', 'under')
     const how = await restoredAs(repo, 'under', there)
     // With exit 3 files may be missing, but what is there is right.
@@ -225,34 +253,16 @@ export async function afterwards(
       )
   } else if (under?.code === 0)
     violated('2: exit 0 means complete', 'exit 0 under the fault, but list shows no snapshot', 'vykar backup')
-  const first = await $({
-    limit: '10m',
-    expect: 'any',
-  })`${there} vykar --config config.yaml check -R ${repo} --verify-data > first.check 2>&1`
-  // Data that the backup itself has taken wrongly is nothing that check could see.
-  if (first.code === 0 && met.has('refused'))
-    violated(
-      '3: check agrees with restore',
-      'check --verify-data exits 0, but a restore is refused',
-      'vykar check --verify-data; vykar restore',
-      finding,
-    )
-  if (first.code && met.size === 1 && met.has('right'))
-    violated(
-      '3: check agrees with restore',
-      `check --verify-data exits ${first.code} before the next backup, but all restores are right: ${lastOf('first.check')}`,
-      'vykar check --verify-data',
-    )
+  await checkAgrees(repo, there, met, 'before the next backup')
   const next = await $({
     limit: '10m',
     expect: 'any',
   })`${there} vykar --config config.yaml backup -R ${repo} > next.out 2> next.err`
-  if (next.code)
-    return violated(
-      '4: works again',
-      `the next backup exits ${next.code}: ${read('next.err').split('\n').at(-1)}`,
-      'vykar backup',
-    )
+  if (next.code) {
+    const seen = `the next backup exits ${next.code}: ${read('next.err').split('\n').at(-1)}`
+    violated('4: works again', seen, 'vykar backup')
+    return false
+  }
   await $`sed -n 's/^Snapshot created: //p' next.out > next.id`
   await witness('source', 'next')
   const how = await restoredAs(repo, 'next', there)
@@ -264,48 +274,49 @@ export async function afterwards(
       'vykar backup; vykar restore',
       nextToo && how === 'refused' ? finding : '',
     )
-  const checked = await $({
-    limit: '10m',
-    expect: 'any',
-  })`${there} vykar --config config.yaml check -R ${repo} --verify-data > next.check 2>&1`
+  await checkAgrees(repo, there, met, 'after the next backup')
   const right = met.size === 1 && met.has('right')
-  // Of what cannot be restored check is to complain.
-  if (checked.code && right)
-    violated(
-      '3: check agrees with restore',
-      `check --verify-data exits ${checked.code}, but all restores are right`,
-      'vykar check --verify-data',
-    )
-  if (right) await reclaimHarmless(repo, ids.length ? ids : ['next'], there, reclaiming)
+  if (!met.has('refused') && !met.has('wrong'))
+    await reclaimHarmless(repo, ids.length ? ids : ['next'], there, reclaiming)
+  return right
 }
 
 /**
  * Rule 7: the next compact works, and what only a process under way has is gone then: locks, sessions, half-written files. A journal is left
  * to the next backup once.
+ * @param there has `files` or `remote` where it can be looked into
  * @param cause the command that was under way
  * @param finding id of the known finding that half-written files are
  */
 export async function nothingForEver(repo: string, there: Place, cause: string, finding = '') {
-  const { seen, remote: own } = rowScope().run.endpoint(repo)
-  const remote = there.remote ?? own
-  const files = there.files ?? (remote && repo === 's3' ? undefined : seen && `"$${seen}"`)
+  const { files, remote } = there
   const list = files
-    ? `find ${files} -type f -printf './%P\\n'`
+    ? `find ${files} -ignore_readdir_race \\( -type f -o -name '.tmp*' \\) -printf './%P\\n'`
     : remote && `rclone lsf -R --files-only ${remote} | sed 's|^|./|'`
-  // A server of somebody else's that nothing can look into.
-  if (!list) return
-  const again = { raw: `${there.raw} vykar --config config.yaml compact -R ${repo} > again.out 2>&1` }
-  await $({
-    limit: '5m',
-  })`code=0; ${again} && { ${{ raw: list }}; } > held.all && if grep -q '^./sessions/.*[.]index$' held.all; then ${again}; fi || code=$?; echo $code > again.code`
-  await check('test "$(<again.code)" = 0', () => {
-    const code = read('again.code')
-    if (code !== '0') violated('4: works again', `compact exits ${code}: ${lastOf('again.out')}`, 'vykar compact')
+  const compact = async () => {
+    await $({
+      limit: '5m',
+    })`code=0; ${there} vykar --config config.yaml compact -R ${repo} > again.out 2>&1 || code=$?; echo $code > again.code`
+    await check('test "$(<again.code)" = 0', () => {
+      const code = read('again.code')
+      if (code !== '0') violated('4: works again', `compact exits ${code}: ${lastOf('again.out')}`, 'vykar compact')
+    })
+  }
+  await compact()
+  if (!list) return note('what a fault has left on this server cannot be looked at')
+  await $({ limit: '5m' })`{ ${{ raw: list }}; } > held.all`
+  const journal = await $({ expect: [0, 1] })`grep -q '^[.]/sessions/.*[.]index$' held.all`
+  await when(journal, {
+    0: async () => {
+      await compact()
+      await $({ limit: '5m' })`{ ${{ raw: list }}; } > held.all`
+    },
+    1: async () => {},
   })
-  await $`{ ${{ raw: list }}; } > held.all && { grep -E '^./(locks|sessions)/|/[.]tmp[^/]*$' held.all || true; } > held.list`
-  await check(finding ? '! grep -vE "/.tmp[^/]*$" held.list || exit 1' : 'test ! -s held.list', () => {
+  await $`{ grep -E '^[.]/(locks|sessions)/|/[.]tmp' held.all || true; } > held.list`
+  await check(finding ? '! grep -v "/[.]tmp" held.list || exit 1' : 'test ! -s held.list', () => {
     const held = read('held.list')
-    const torn = held.split('\n').every((path) => /\/\.tmp[^/]*$/.test(path))
+    const torn = held.split('\n').every((path) => path.includes('/.tmp'))
     if (held)
       violated(
         '7: nothing is left for ever',
@@ -316,16 +327,16 @@ export async function nothingForEver(repo: string, there: Place, cause: string, 
   })
 }
 
-/**
- * At the end of a row, once every fault is gone: the oracle as a whole, for each of the acknowledged snapshots.
- * @param finding, reclaiming as \`afterwards\` has them
- */
-export async function inTheEnd(repo: string, ids: readonly string[], finding = '', reclaiming = ''): Promise<void> {
+/** At the end of a row, once every fault is gone: the oracle as a whole, and reclaiming space for each of the acknowledged snapshots. */
+export async function inTheEnd(repo: string, ids: readonly string[]): Promise<void> {
+  const { seen, remote } = rowScope().run.endpoint(repo)
   const here = at(repo, `"$REPO_${repo.toUpperCase().replace(/\W/g, '_')}"`)
+  // minio keeps objects in a form of its own: rclone reads them as S3.
+  const there = { ...here, ...(seen && repo !== 's3' ? { files: `"$${seen}"` } : remote ? { remote } : {}) }
   step('afterwards')
-  await afterwards(repo, ids, undefined, here, ids, finding, finding !== '', reclaiming)
-  await nothingForEver(repo, here, 'the rounds of this row')
-  for (const id of ids) await reclaimHarmless(repo, [id], here, reclaiming)
+  const right = await afterwards(repo, ids, undefined, there)
+  await nothingForEver(repo, there, 'the rounds of this row')
+  if (right) for (const id of ids) await reclaimHarmless(repo, [id], there, '')
 }
 
 /** How often a row's repository was reclaimed. */

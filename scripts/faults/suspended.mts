@@ -113,7 +113,7 @@ await scenario(import.meta, spec, async (run) => {
           await afterwards(repo, there, undefined, here, [...there, 'extra'], 'maintenance-reads-index-unlocked')
           await clearOthers(repo, ids)
         }
-        await inTheEnd(repo, ids, 'maintenance-reads-index-unlocked')
+        await inTheEnd(repo, ids)
         await $`rm -rf source corpus meanwhile`
         await conclude(fired, tried.length)
       })

@@ -9,7 +9,7 @@ import { scenario } from '#lib/scenario.mts'
 import { $, fact, note, read, step, undo } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { acknowledged, conclude, faultOptions, held, roundsOf, rowsWith } from '#scripts/faults/common.mts'
-import { at, inTheEnd, lastOf, violated } from '#scripts/faults/oracle.mts'
+import { at, clearOthers, inTheEnd, lastOf, violated } from '#scripts/faults/oracle.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 
 const spec = { needs: standardNeeds, wants: ['strace', 'mkfs.vfat'], repos: ['local'], options: faultOptions } as const
@@ -231,6 +231,7 @@ await scenario(import.meta, spec, async (run) => {
           )
       }
 
+      await clearOthers(repo, ids)
       await inTheEnd(repo, ids)
       await conclude(tried.length - missed.length, tried.length, missed)
     })

@@ -1,9 +1,9 @@
 // What setup.mts does to a machine beside installing packages: starts docker's daemon, brings an S3 server, and with --install-peers the
 // backup tools to compare with that Debian does not have, or not new enough.
 import { spawn } from 'node:child_process'
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync } from 'node:fs'
-import { homedir, tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { dirname, join } from 'node:path'
 import { sleep } from 'zx'
 import { ask, lastLine } from '#lib/ask.mts'
 import { aptInstall, canSudo, find, which } from '#lib/host.mts'
@@ -127,26 +127,64 @@ const peers: { name: string; least?: number; long?: true; by: string; words: (di
   },
 ]
 
-/**
- * Builds a program in the background; a lock on its log, which the kernel gives back whatever happens, says that it still does.
- * @returns what became of it: under way, begun, or why the last one failed
- */
-async function inBackground(name: string, line: string[], env: NodeJS.ProcessEnv): Promise<Outcome> {
-  const log = join(tmpdir(), `vykar-e2e-${name}-${process.getuid?.() ?? 0}.log`)
-  const going = async () => (await ask(['flock', '-n', log, 'true'])).code !== 0
-  if (existsSync(log) && (await going())) return [77, `${name} is being built: tail -f ${log}`]
-  const words = ['flock', '-n', log, 'nice', ...line]
-  const out = openSync(log, 'w')
-  spawn('setsid', words, { env, stdio: ['ignore', out, out], detached: true }).unref()
-  closeSync(out)
-  // What fails at once is said at once.
-  await sleep(3000)
-  if (await going()) return [77, `${name} is being built in the background, in about half an hour: tail -f ${log}`]
-  return which(name) ? [0, `built ${name}`] : [1, `${name}: ${line[0]}: ${lastLine(readFileSync(log, 'utf8'))}`]
+/** Where what takes long keeps its log, beside the guest's disk: nobody else writes there. */
+const logOf = (name: string) => join(homedir(), '.cache/vykar-e2e', `${name}.log`)
+/** Whether a program is being built: flock(1) says so by an exit code of its own. */
+const beingBuilt = async (name: string) =>
+  existsSync(logOf(name)) && (await ask(['flock', '-n', '-E', '75', logOf(name), 'true'])).code === 75
+
+/** Peers that an earlier setup is still building, which what is measured would be measured beside. */
+export async function underConstruction(): Promise<string[]> {
+  const found: string[] = []
+  for (const { name } of peers) if (await beingBuilt(name)) found.push(name)
+  return found
 }
 
-/** Peers for the benchmark and for fidelity: each that is there in a version that will do, or what brings it; kopia comes by hand alone. */
-export async function peerTools(dry: boolean): Promise<Outcome> {
+/**
+ * Builds a program in the background, with a lock on its log, which the kernel gives back whatever happens, and its exit code beside it.
+ * @param dir where the program goes
+ * @returns what became of it: under way, begun, there, or why the last one failed, which the next call tries again
+ */
+async function inBackground(name: string, line: string[], dir: string, env: NodeJS.ProcessEnv): Promise<Outcome> {
+  const [log, code] = [logOf(name), `${logOf(name)}.code`]
+  const ended = (): Outcome | undefined => {
+    if (!existsSync(code)) return undefined
+    const status = readFileSync(code, 'utf8').trim()
+    rmSync(code)
+    if (status === '0' && existsSync(join(dir, name))) return [0, `built ${name} into ${dir}`]
+    return [
+      1,
+      `${name}: ${line[0]}: exit ${status}: ${lastLine(readFileSync(log, 'utf8'))} (${log}); run this again to try anew`,
+    ]
+  }
+  mkdirSync(dirname(log), { recursive: true })
+  if (await beingBuilt(name)) return [77, `${name} is being built: tail -f ${log}`]
+  const last = ended()
+  if (last) return last
+  writeFileSync(log, '')
+  const script = '"$@" > "$0" 2>&1; echo $? > "$0.code"'
+  const words = ['-n', '-E', '75', log, 'nice', 'bash', '-c', script, log, ...line]
+  const child = spawn('setsid', ['flock', ...words], { env, cwd: '/', stdio: 'ignore', detached: true })
+  const failed = await Promise.race([
+    new Promise<Error>((settle) => child.on('error', settle)),
+    // What fails at once is said at once.
+    sleep(3000),
+  ])
+  child.unref()
+  if (failed) return [1, `${name}: ${failed.message}`]
+  return (
+    ended() ?? [
+      77,
+      `${name} is being built in the background, in about half an hour: tail -f ${log}, then run this again`,
+    ]
+  )
+}
+
+/**
+ * Peers for the benchmark and for fidelity: each that is there in a version that will do, or what brings it; kopia comes by hand alone.
+ * @param wait whether one that takes long is waited for: where nobody watches, what is left behind ends with the job
+ */
+export async function peerTools(dry: boolean, wait = !process.stdout.isTTY): Promise<Outcome> {
   const said: string[] = []
   let worst: Outcome[0] = 0
   for (const { name, least = 0, long, by, words } of peers) {
@@ -165,8 +203,8 @@ export async function peerTools(dry: boolean): Promise<Outcome> {
     else {
       const dir = ownPrograms()
       const env = { ...process.env, GOBIN: dir, CGO_ENABLED: '0' }
-      if (long) {
-        const [code, text] = await inBackground(name, [compiler, ...words(dir)], env)
+      if (long && !wait) {
+        const [code, text] = await inBackground(name, [compiler, ...words(dir)], dir, env)
         said.push(text)
         worst = worst === 1 ? 1 : code || worst
         continue

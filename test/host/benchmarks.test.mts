@@ -135,6 +135,14 @@ describe('report.mts compare', () => {
     assert.equal(report('compare', failed, often).status, 1)
     assert.equal(report('compare', often, failed).status, 0)
   })
+  test('what a version cannot do is named, and nothing that became worse', () => {
+    const whole = readBenchmark(before)
+    const figures = whole.figures.filter(({ operation, tool }) => !(operation === 'prune' && tool === 'borg'))
+    const old = fabricated('old-borg', 1, { figures, lacks: { borg: { prune: 'it knows no compact' } } })
+    const found = report('compare', before, old)
+    assert.equal(found.status, 0, found.stdout)
+    assert.match(found.stdout, /local borg +prune +measured → it knows no compact$/m)
+  })
   test('too few rounds show nothing, and are no PASS', () => {
     const few = readBenchmark(before).samples.filter(({ round }) => round < 4)
     const found = report('compare', before, fabricated('few', 1.3, { samples: few }))
@@ -267,21 +275,32 @@ describe('benchmarks', { skip }, () => {
       '[[ $1 == compact ]] && { echo "borg: error: argument <command>: invalid choice: compact" >&2; exit 2; }'
     const ended = await run(box, 'benchmarks', args('--tools', 'borg', '--runs', '1'), odd('old', old))
     assert.equal(ended.last, 'PASS benchmarks', said(ended))
-    const why = /prune by borg: `borg compact --help` knows no compact/
-    assert.match(ended.report!.notes.join('\n'), why)
+    const why = /prune by borg(?: on local)?: "borg compact --help" knows no compact/
+    assert.match(ended.report!.rows[0]!.notes.join('\n'), why)
     const { figures } = readBenchmark(resultsOf(box))
     assert.equal(figures.filter((f) => f.tool === 'borg').length, operations.length - 1)
     assert.equal(figures.filter((f) => f.tool === 'vykar').length, operations.length)
     const text = readFileSync(join(resultsOf(box), 'reports/summary.md'), 'utf8')
     assert.match(text, why)
-    assert.match(text, /^\| +\| prune \| borg \| n\/a \| `borg compact --help` knows no compact \|/m)
+    assert.match(text, /^\| local \| prune \| borg \| n\/a \| "borg compact --help" knows no compact \|/m)
   })
 
   test('a version that makes no repository as it must be made is not measured; asked for by name it is exit 2', async () => {
-    const newer = odd('newer', '[[ $1 == init ]] && exit 2')
+    const newer = odd('newer', '[[ $1 == init ]] && { echo "borg: error: invalid choice: init" >&2; exit 2; }')
     const named = await run(sandbox(), 'benchmarks', args('--tools', 'borg', '--runs', '1'), newer)
     assert.equal(named.code, 2, said(named))
-    assert.match(named.last, /borg in --tools: not a version that can be measured: `borg init --help`/)
+    assert.match(named.last, /borg in --tools: not a version that can be measured: "borg init --help"/)
+    const box = sandbox()
+    const rest = spawnSync('bash', [
+      '-c',
+      `mkdir -p ${box.dir}/bin && ln -sf $(ls -d /usr/bin/* /bin/* /usr/local/bin/* | grep -vE '/(borg|restic|rustic|kopia)$') ${box.dir}/bin`,
+    ])
+    assert.equal(rest.status, 0)
+    const alone = await run(box, 'benchmarks', args('--runs', '1'), {
+      PATH: `${newer.PATH.split(':')[0]}:${box.dir}/bin`,
+    })
+    assert.equal(alone.last, 'PASS benchmarks', said(alone))
+    assert.match(readBenchmark(resultsOf(box)).missing.borg!, /^"borg init --help" knows no repokey-blake2$/)
   })
 
   for (const [lie, reason] of [

@@ -246,6 +246,23 @@ describe('faults', { skip, concurrency: 2 }, () => {
       '--round',
       'restore: 503 once',
     ],
+    // What a finding says of a restore excuses no check that does not see it; and what shows at the end of a row alone is seen there.
+    [
+      'suspended',
+      'verify-blind',
+      /check --verify-data exits 0 .*, but a restore is refused/,
+      '--repo',
+      'local',
+      '--round',
+      'compact that is late to lock',
+    ],
+    [
+      'targets',
+      'compact-leaves-torn',
+      /left behind after the fault, the next backup and compact: .*\.tmp/,
+      '--round',
+      'not empty',
+    ],
     // Mutual exclusion: a lock and a session of others are ignored.
     [
       'concurrency',

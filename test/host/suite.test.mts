@@ -26,7 +26,7 @@ import type { Sample } from '#scripts/benchmarks/measure.mts'
 import { type Benchmark, figuresOf } from '#scripts/benchmarks/summary.mts'
 import { collect, difference, merge, pruneRuns } from '#scripts/suite/collect.mts'
 import { judgeScenarios, judgeTimes, type Pair } from '#scripts/suite/judge.mts'
-import { dockerDaemon, peerTools, s3Server, unknownUnits } from '#scripts/suite/machine.mts'
+import { dockerDaemon, peerTools, s3Server, underConstruction, unknownUnits } from '#scripts/suite/machine.mts'
 import { pack } from '#scripts/suite/pack.mts'
 import { indexPage } from '#scripts/suite/page.mts'
 import { junitOfAll, lastTimes, skippedRows, timeLeft, verdictOfAll } from '#scripts/suite/results.mts'
@@ -949,26 +949,28 @@ describe('what setup does to the machine', () => {
     assert.match(none.join(), /^1,restic: go: no route; /)
   })
 
-  test('a peer that takes long is built in the background, and once', async () => {
-    const { dir } = sandbox()
-    const before = process.env.TMPDIR
-    process.env.TMPDIR = dir
+  test('a peer that takes long is built in the background, and once; what became of it is said the next time', async () => {
+    const { dir: home } = sandbox()
+    const before = process.env.HOME
+    process.env.HOME = home
     try {
       const there = { go: 'true', kopia: 'true', restic: 'echo restic 0.17.3' }
       const real = Object.fromEntries(['flock', 'nice', 'sleep'].map((name) => [name, `exec ${which(name)} "$@"`]))
-      const peersOf = (cargo: string) => withPrograms({ ...there, ...real, cargo }, () => peerTools(false))
-      assert.match(
-        (await peersOf('echo no route; exit 1')).join(),
-        /^1,restic 0\.17\.3 is there; rustic: .*: no route$/,
-      )
-      const slow = 'echo "$*" >> builds; exec sleep 8'
-      assert.match((await peersOf(slow)).join(), /^77,.*rustic is being built in the background.*tail -f /)
-      assert.match((await peersOf(slow)).join(), /^77,.*rustic is being built: tail -f /)
+      const peersOf = (cargo: string) =>
+        withPrograms({ ...there, ...real, cargo }, async () => (await peerTools(false, false)).join())
+      const failing = 'echo "$*" >> ~/builds; echo no route; exit 7'
+      assert.match(await peersOf(failing), /^1,restic 0\.17\.3 is there; rustic: .*: exit 7: no route \(/)
+      assert.deepEqual(await underConstruction(), [])
+      const slow = 'echo "$*" >> ~/builds; sleep 5; echo out of memory; exit 9'
+      assert.match(await peersOf(slow), /^77,.*rustic is being built in the background.*tail -f /)
+      assert.deepEqual(await underConstruction(), ['rustic'])
+      assert.match(await peersOf(slow), /^77,.*rustic is being built: tail -f /)
       await sleep(6000)
-      assert.match((await peersOf('echo no route; exit 1')).join(), /^1,/)
+      assert.match(await peersOf(slow), /^1,.*rustic: .*: exit 9: out of memory/)
+      const builds = readFileSync(join(home, 'builds'), 'utf8')
+      assert.match(builds, /^(install rustic-rs --version [\d.]+ --locked --root \S+\n){2}$/)
     } finally {
-      if (before === undefined) delete process.env.TMPDIR
-      else process.env.TMPDIR = before
+      process.env.HOME = before
     }
   })
 

@@ -10,6 +10,7 @@ import { sleep } from 'zx'
 import { which } from '#lib/host.mts'
 import { addressOf, kindOf, parseS3 } from '#scripts/provide.mts'
 import {
+  discard,
   lacking,
   mediumCorpus,
   noReal,
@@ -247,6 +248,12 @@ describe('honest', { concurrency: 2 }, () => {
       '--shape',
       'costs',
     ],
+    ['backends/shapes', 'sources-second-dropped', 1, /made snapshots of: one,dumped/, '--repo', 'local', '--shape', 'sources'], // biome-ignore format: one line
+    ['backends/shapes', 'dump-second-dropped', 1, /restore: exit [12]: .*dump b/, '--repo', 'local', '--shape', 'sources'], // biome-ignore format: one line
+    ['backends/shapes', 'one-thread-skips', 1, /one thread, cold: exit 1: /, '--repo', 'local', '--shape', 'threads'],
+    ['backends/shapes', 'exit-3-as-0', 1, /backup: vykar exited 0 but warned: .*Errors: 1/, '--repo', 'local', '--shape', 'growing'], // biome-ignore format: one line
+    ['backends/sftp', 'host-key-unchecked', 1, /a changed host key was not refused/],
+    ['backends/sftp', 'host-key-silent', 1, /was accepted, and not a word said/],
     ['backends/local-none', 'damage-spreads', 1, /one bit: restore exited 0 with wrong data/],
     ['backends/s3', 'never-in-parts', 75, /the listing shows no object that came in parts/],
   ] as const)
@@ -688,6 +695,7 @@ describe('lies', { concurrency: 3 }, () => {
       const notes = ended.report!.rows.flatMap((row) => row.notes).join('\n')
       if (lie === 'delete-says-404') assert.match(notes, /delete was answered with HTTP 404; .*server-rest emptied/)
       if (script === 'sftp') assert.match(notes, /plain sftp works with the same server/)
+      discard(where)
     })
 
   test('a step out of time ends its row, the next repository still runs', { skip: tools }, async () => {
@@ -742,5 +750,6 @@ describe('lies', { concurrency: 3 }, () => {
       assert.match(ended.report!.rows[0]!.notes.join('\n'), /log/)
       assert.match(ended.report!.rows[0]!.notes.join('\n'), /does not answer|plain sftp fails too/)
       assert.deepEqual(processesIn(where), [])
+      discard(where)
     })
 })

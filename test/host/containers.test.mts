@@ -6,7 +6,18 @@ import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { before, describe, test } from 'node:test'
 import { downtimeOf } from '#scripts/containers/common.mts'
-import { type Finished, lacking, noReal, passes, processesIn, real, run, sandbox, scratch } from '../helpers.mts'
+import {
+  discard,
+  type Finished,
+  lacking,
+  noReal,
+  passes,
+  processesIn,
+  real,
+  run,
+  sandbox,
+  scratch,
+} from '../helpers.mts'
 import { noEngine, postgresImage } from './images.mts'
 
 const tools = lacking('flock', 'diff', 'rsync', 'setfattr')
@@ -119,6 +130,7 @@ for (const engine of ['docker', 'podman'] as const)
           assert.deepEqual([lines(engine, ...containers), lines(engine, ...volumes)], had)
         } finally {
           clear(ended.report?.runId)
+          discard(box)
         }
       })
   })

@@ -4,7 +4,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { sleep } from 'zx'
-import { lacking, noReal, processesIn, real, run, type Sandbox, sandbox, start } from '../helpers.mts'
+import { discard, lacking, noReal, processesIn, real, run, type Sandbox, sandbox, start } from '../helpers.mts'
 
 const tools =
   noReal ||
@@ -368,5 +368,6 @@ describe('faults', { skip, concurrency: 2 }, () => {
       const file = join(box.runtime, 'reports', family, 'latest/findings.md')
       assert.ok(existsSync(file), ended.last)
       assert.match(readFileSync(file, 'utf8'), reason)
+      discard(box)
     })
 })

@@ -15,6 +15,7 @@ import { pngOf, svgOf } from '#scripts/benchmarks/chart.mts'
 import { usableDevice } from '#scripts/filesystems/device.mts'
 import { adopt } from '#scripts/filesystems/guest.mts'
 import {
+  discard,
   type Finished,
   lacking,
   noReal,
@@ -101,6 +102,7 @@ describe('btrfs', { skip: noBtrfs }, () => {
       assert.match(ended.last, reason)
       assert.equal(ended.code, 1)
       assert.ok(existsSync(join(box.runtime, 'logs/btrfs/latest/sabotage.told')), 'the lie was not told')
+      discard(box)
     })
 
   for (const step of ['file system', 'files', 'init', 'backup', 'no space'])

@@ -4,7 +4,19 @@ import { execFileSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
-import { lacking, noReal, ownCorpus, processesIn, real, root, run, sandbox, smallCorpus, standin } from '../helpers.mts'
+import {
+  discard,
+  lacking,
+  noReal,
+  ownCorpus,
+  processesIn,
+  real,
+  root,
+  run,
+  sandbox,
+  smallCorpus,
+  standin,
+} from '../helpers.mts'
 
 /** What a lie must lead to: the verdict, a word of the reason, and more options where they are needed. */
 type Expected = [verdict: 'FAIL' | 'BLOCKED', reason: RegExp, ...options: string[]]
@@ -152,6 +164,7 @@ function provesCaught(script: string, lie: string, [verdict, reason, ...options]
     assert.ok(existsSync(told), 'the lie was not told, so nothing was proven')
     assert.equal(ended.report?.verdict, verdict)
     assert.deepEqual(processesIn(box), [], 'processes survive')
+    discard(box)
   })
 }
 

@@ -297,6 +297,6 @@ export async function secondBackup(repo: string, label: string, path: string): P
     if (name === 'renewed') continue
     await $({
       limit: '30m',
-    })`vykar --config config.yaml snapshot delete -R ${repo} $(<second.id) && vykar --config config.yaml compact -R ${repo} > second.compact && rm -r ${tree}`
+    })`vykar --config config.yaml snapshot delete -R ${repo} $(<second.id) && vykar --config config.yaml compact -R ${repo} > second.compact && rm -r restored-second`
   }
 }

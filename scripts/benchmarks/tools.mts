@@ -229,6 +229,8 @@ const rustic: Tool = {
     prune: ['forget --help', '--instant-delete'],
   },
   says: ({ program }) => `${program} repoinfo`,
+  count: ({ program }) => `${program} snapshots --json | { grep -c '"program_version":' || true; }`,
+  listed: ({ program }) => [`${program} ls latest --long | grep -c '^-'`, '-type f'],
   restored: into,
 }
 

@@ -10,7 +10,7 @@ import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import { copyOf } from '#scripts/damage.mts'
 import { acknowledged, conclude, faultOptions, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
-import { allThere, at, lastOf, violated } from '#scripts/faults/oracle.mts'
+import { allThere, at, inTheEnd, lastOf, violated } from '#scripts/faults/oracle.mts'
 import { servers } from '#scripts/servers.mts'
 
 const wants = [...serverWants, 'strace', 'faketime'] as const
@@ -129,6 +129,7 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         if (code === 0 && !run.dry)
           violated('what is due is checked', 'a pack is missing, and for 400 days no cycle looks', 'vykar', 'check-waits-for-clock') // biome-ignore format: one line
       }
+      await inTheEnd(repo, ids)
       await $`rm -rf damaged copy source corpus tree`
       await conclude(tried.length - missed.length, tried.length)
     })

@@ -9,7 +9,7 @@ import { $, fact, read, step } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import { acknowledged, conclude, faultOptions, judge, rowsWith, within } from '#scripts/faults/common.mts'
-import { afterwards, at, clearOthers, lastOf, violated, witness } from '#scripts/faults/oracle.mts'
+import { afterwards, at, clearOthers, inTheEnd, lastOf, violated, witness } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { addressOf, freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
@@ -214,6 +214,7 @@ await scenario(import.meta, spec, async (run) => {
         await afterwards(repo, [...ids, 'stale'], undefined, here)
         await clearOthers(repo, ids)
       }
+      await inTheEnd(repo, ids)
       // Last: 0.19.1 leaves no snapshot for others to look at.
       for (const one of all.filter(([, verb]) => verb === 'repair')) await meet(one)
       await $`rm -rf source corpus met-tree tree`

@@ -15,6 +15,7 @@ import {
   allThere,
   at,
   clearOthers,
+  inTheEnd,
   lastOf,
   nothingForEver,
   restoredAs,
@@ -273,6 +274,7 @@ await scenario(import.meta, spec, async (run) => {
         await allThere(repo, ids, second, 'append-only-index-replaced')
         await owner.end('TERM')
       }
+      await inTheEnd(repo, ids)
       await $`rm -rf data source corpus tree`
       await conclude(fired, tried.length)
     })

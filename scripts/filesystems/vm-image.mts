@@ -172,10 +172,6 @@ sources:
       await retire(
         repo,
         [0, ...rounds.keys()].map((_, i) => String(i)),
-        // The directory is as it was at the last backup.
-        async (id, tree) => {
-          if (Number(id) === rounds.length) await sameTree('vm', tree)
-        },
       )
     })
   if (growths.length) await drawGrowth(run, growths)

@@ -215,6 +215,7 @@ await scenario(import.meta, spec, async (run) => {
         await clearOthers(repo, ids)
       }
       await inTheEnd(repo, ids)
+      await clearOthers(repo, ids)
       // Last: 0.19.1 leaves no snapshot for others to look at.
       for (const one of all.filter(([, verb]) => verb === 'repair')) await meet(one)
       await $`rm -rf source corpus met-tree tree`

@@ -32,7 +32,7 @@ export interface Method {
   limit: string
   /** A directory of cgroupfs that every timed command joins; undefined without --memory-limit. */
   cgroup?: string
-  /** Each command runs under this one, which slows it: its times enter no figure. What it says is in \`traces/TOOL-OPERATION.txt\`. */
+  /** Each command runs under this one, which slows it: its times enter no figure. What it says is in `traces/TOOL-OPERATION.txt`. */
   under?: Tracer
   /** The source in its two states. */
   states: [first: string, second: string]

@@ -19,7 +19,7 @@ export const faultOptions = {
 
 /**
  * The rounds of a row: `chosen` says whether a round is the one that --round names (or none is named), marks its step, and puts its name
- * into \`tried\`.
+ * into `tried`.
  */
 export function roundsOf(only: string | undefined): { chosen: (name: string) => boolean; tried: string[] } {
   const tried: string[] = []

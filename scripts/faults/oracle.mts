@@ -214,8 +214,9 @@ export async function afterwards(
   }
   // A snapshot that is gone is nothing that check could complain of.
   const met = new Set<How | 'untried'>()
-  const gone = ids.length && !listed.code ? read('unlisted').split('\n') : []
-  for (const [id, how] of acknowledged) if (!gone.includes(read(`${id}.id`))) met.add(how)
+  const gone = ids.length && !listed.code ? read('unlisted').split('\n').filter(Boolean) : []
+  const kept = ids.filter((id) => !gone.includes(read(`${id}.id`)))
+  for (const id of kept) met.add(acknowledged.get(id)!)
   // What was to go and is still listed is whole, where there is a witness of it.
   for (const id of known.filter((one) => !ids.includes(one))) {
     const shown = await $({
@@ -277,7 +278,7 @@ export async function afterwards(
   await checkAgrees(repo, there, met, 'after the next backup')
   const right = met.size === 1 && met.has('right')
   if (!met.has('refused') && !met.has('wrong'))
-    await reclaimHarmless(repo, ids.length ? ids : ['next'], there, reclaiming)
+    await reclaimHarmless(repo, kept.length ? kept : ['next'], there, reclaiming)
   return right
 }
 

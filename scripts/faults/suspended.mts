@@ -20,16 +20,7 @@ import {
   rowsWith,
   within,
 } from '#scripts/faults/common.mts'
-import {
-  afterwards,
-  at,
-  clearOthers,
-  inTheEnd,
-  lastOf,
-  restoredAs,
-  violated,
-  witness,
-} from '#scripts/faults/oracle.mts'
+import { afterwards, at, inTheEnd, lastOf, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -52,6 +43,11 @@ await scenario(import.meta, spec, async (run) => {
     const files = { raw: `"$${seen}"` }
     let fired = 0
     const { chosen, tried } = roundsOf(only)
+    /** What a round may damage, for `asBefore`. */
+    const keep = () => $`rm -rf whole cache-whole && cp -a ${files} whole && cp -a cache cache-whole`
+    /** Each round begins with the repository, and this client's cache, as they were before the one that may have damaged both. */
+    const asBefore = () =>
+      $`rsync -a --ignore-times --delete whole/ ${files}/ && rm -rf cache && cp -a cache-whole cache`
     /** What the other client does meanwhile. */
     const meanwhile = (words: string): Promise<Output> =>
       $({
@@ -63,6 +59,7 @@ await scenario(import.meta, spec, async (run) => {
       await row({ repo, variant: 'late' }, async () => {
         if (!run.dry && !which('strace')) throw new Skipped('strace is missing: apt-get install -y strace')
         const ids = await acknowledged(repo, 1, Math.min(mib, 8))
+        await keep()
         const inits = 'two inits at once'
         if (chosen(inits)) {
           // The first is stopped when it looks whether there is a repository already.
@@ -111,10 +108,10 @@ await scenario(import.meta, spec, async (run) => {
           fact(name, `a backup meanwhile: exit ${made.code}; it goes on: exit ${ended.code}`)
           const there = made.code === 0 ? [...ids, 'meanwhile'] : ids
           await afterwards(repo, there, undefined, here, [...there, 'extra'], 'maintenance-reads-index-unlocked')
-          await clearOthers(repo, ids)
+          await asBefore()
         }
         await inTheEnd(repo, ids)
-        await $`rm -rf source corpus meanwhile`
+        await $`rm -rf source corpus meanwhile whole cache-whole`
         await conclude(fired, tried.length)
       })
     fired = tried.length = 0
@@ -122,6 +119,7 @@ await scenario(import.meta, spec, async (run) => {
     await row({ repo, variant: 'stopped' }, async () => {
       if (repo !== 'local') ownServer()
       const ids = await acknowledged(repo, 2, Math.min(mib, 8))
+      await keep()
       /** Who is stopped (a suspended laptop), at which moment of its work, and what comes before. */
       const stopped: [name: string, words: string, before: string, moment: string, under?: string][] = [
         [
@@ -194,9 +192,10 @@ await scenario(import.meta, spec, async (run) => {
           there.push('kept')
         }
         await afterwards(repo, there, undefined, here, [...new Set([...there, 'ack-1', 'ack-2'])], known, known !== '')
-        await clearOthers(repo, ids)
+        await asBefore()
       }
-      await $`rm -rf source corpus meanwhile`
+      await inTheEnd(repo, ids)
+      await $`rm -rf source corpus meanwhile whole cache-whole`
       await conclude(fired, tried.length)
     })
   }

@@ -249,7 +249,7 @@ describe('honest', { concurrency: 2 }, () => {
       'costs',
     ],
     ['backends/shapes', 'sources-second-dropped', 1, /made snapshots of: one,dumped/, '--repo', 'local', '--shape', 'sources'], // biome-ignore format: one line
-    ['backends/shapes', 'dump-second-dropped', 1, /restore: exit [12]: .*dump b/, '--repo', 'local', '--shape', 'sources'], // biome-ignore format: one line
+    ['backends/shapes', 'sources-dump-dropped', 1, /restore: exit [12]: .*dump b/, '--repo', 'local', '--shape', 'sources'], // biome-ignore format: one line
     ['backends/shapes', 'one-thread-skips', 1, /one thread, cold: exit 1: /, '--repo', 'local', '--shape', 'threads'],
     ['backends/shapes', 'exit-3-as-0', 1, /backup: vykar exited 0 but warned: .*Errors: 1/, '--repo', 'local', '--shape', 'growing'], // biome-ignore format: one line
     ['backends/sftp', 'host-key-unchecked', 1, /a changed host key was not refused/],

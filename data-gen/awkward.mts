@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path'
 import { ask, lastLine } from '#lib/ask.mts'
 
 /** Goes up when a corpus of the same size and seed becomes another one: an older one of the suite's own is then made anew. */
-export const corpusFormat = 3
+export const corpusFormat = 4
 
 const MiB = 2 ** 20
 /** Levels of the longest path, with names of 200 bytes: Linux takes 4096 bytes, and a restored copy has a longer prefix. */
@@ -39,7 +39,8 @@ export async function writeAwkward(top: string, key: Buffer, crowded: boolean): 
   const dir = join(top, 'awkward')
   const at = (name: string) => join(dir, name)
   fs.mkdirSync(dir, { recursive: true })
-  const put = (name: string, text: string | Buffer = `${name}\n`) => {
+  const contentOf = (name: string) => `${createHash('sha512').update(key).update(name).digest('hex')}\n`
+  const put = (name: string, text: string | Buffer = contentOf(name)) => {
     fs.mkdirSync(dirname(at(name)), { recursive: true })
     fs.writeFileSync(at(name), text)
   }

@@ -6,7 +6,7 @@ import { sleep } from 'zx'
 import { lastLine } from './ask.mts'
 import { end, type Process, signal, startTime } from './process.mts'
 import { type CommandRecord, scope } from './scope.mts'
-import { alive, CommandFailed, notFull, noWarning, read, scaled, seconds, slurp, step, tag } from './sh.mts'
+import { alive, CommandFailed, notFull, noWarning, read, scaled, seconds, slurp, step, tag, warningsIn } from './sh.mts'
 import { Blocked } from './verdict.mts'
 
 /** A line that runs meanwhile: its pid in NAME.pid, what it prints in NAME.out. */
@@ -101,7 +101,7 @@ export const background = (name: string, options: { limit?: string; service?: bo
         alive(s)
         if (performance.now() - started >= limit) throw new Blocked(`${current.name}: out of time: ${line}`)
         const said = slurp(join(s.dir, `${name}.out`))
-        if (expect.join() === '0' && code === 0) noWarning(line, said, current, warns)
+        if (expect.join() === '0' && code === 0) noWarning(line, warningsIn(join(s.dir, `${name}.out`)), current, warns)
         if (expect.includes(code)) return { code, by: 'none', seconds: record.seconds }
         notFull(run.runtime)
         throw new CommandFailed(`${current.name}: exit ${code} instead of ${expect.join(' or ')}: ${line.split('\n')[0]}: ${lastLine(said)}`) // biome-ignore format: one line

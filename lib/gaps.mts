@@ -57,6 +57,7 @@ export function explain(
   words: (difference: Difference) => string = ({ line }) => line,
 ): { unexplained: Difference[]; seen: GapSeen[] } {
   const counts = new Map<string, number>()
+  const days = [-1, 0, 1].map((n) => new Date(Date.now() + n * 86_400_000).toISOString().slice(0, 10)).join('|')
   const unexplained = differences.filter((difference) => {
     const { probe, line, path } = difference
     const gap = gaps.find(
@@ -64,7 +65,7 @@ export function explain(
         g.shows[probe] &&
         affected.get(g.id)?.has(path) &&
         new RegExp(g.shows[probe]!).test(line) &&
-        (!g.becomes || new RegExp(g.becomes).test(words(difference))),
+        (!g.becomes || new RegExp(g.becomes.replace('{now}', days)).test(words(difference))),
     )
     if (gap) counts.set(gap.id, (counts.get(gap.id) ?? 0) + 1)
     return !gap

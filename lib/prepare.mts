@@ -225,7 +225,6 @@ export async function prepare<O extends OptionSpecs>(
   if (common.help) console.log(help(file, spec as ScenarioSpec<OptionSpecs>))
   if (common.describe) console.log(JSON.stringify({ ...describe(file, spec), options: specs }))
   if (common.help || common.describe) return
-
   if (!Number.isInteger(common.seed)) throw new UsageError(`--seed ${common.seed}: a whole number is needed`)
   const known = ['all', ...matrixOrder, ...Object.keys(tools), ...(spec.wants ?? [])]
   for (const [option, words] of [['require', known], ['wipe-repo', matrixOrder]] as const) {

@@ -50,7 +50,7 @@ export async function runRow(
     report.reason = messageOf(error)
     if (run.dry || error instanceof Refused || error instanceof Interrupted) throw error
   } finally {
-    if (report.violated && report.verdict !== 'FAIL') {
+    if (report.violated && !report.reason.includes(report.violated)) {
       report.reason = `${report.violated}${report.reason && `; then ${report.verdict}: ${report.reason}`}`
       report.verdict = 'FAIL'
     }

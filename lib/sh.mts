@@ -11,8 +11,7 @@ import { type CommandRecord, rowScope, type Scope, type StepRecord, scope, withi
 import { quote } from './transcript.mts'
 import { Blocked, Interrupted, Mismatch, messageOf, Refused, UsageError, verdictOf } from './verdict.mts'
 
-export type { CommandRecord, Scope, StepRecord } from './scope.mts'
-export { rowScope, scope, within } from './scope.mts'
+export { type CommandRecord, rowScope, type Scope, type StepRecord, scope, within } from './scope.mts'
 
 /**
  * `limit` in zx's notation (`90s`, `5m`, `2h`), 10m unless told; `expect` the exit codes that are right, or `any`, with 124 or 137
@@ -56,6 +55,9 @@ const large = 1 << 20
 export const slurp = (file: string) =>
   existsSync(file) && statSync(file).size <= large ? readFileSync(file, 'utf8') : ''
 
+/** What may be a warning in a file: its text, or of a large one the lines that have such a word. */
+export const warningsIn = (file: string) =>
+  (statSync(file, { throwIfNoEntry: false })?.size ?? 0) > large ? zx.sync({ nothrow: true, quiet: true })`grep -aE 'WARN|ERROR|Error|Warning' ${file}`.stdout : slurp(file) // biome-ignore format: one line
 /** The line as bash: words that are put in are quoted, lists word by word, everything else stands as it is typed. */
 function render(pieces: TemplateStringsArray, args: Arg[]): string {
   const word = (arg: Arg) => {
@@ -109,7 +111,6 @@ function log(file: string, text: string): void {
     throw new Blocked(`${file} cannot be written: ${messageOf(error)}`)
   }
 }
-
 let serial = 0
 /** Runs a line of bash. `listed` says whether it stands in commands.sh: a look of lib's own does not. */
 export async function execute(line: string, options: CommandOptions = {}, listed = true): Promise<Output> {
@@ -153,7 +154,6 @@ export async function execute(line: string, options: CommandOptions = {}, listed
     if (text || (statSync(`${base}.${kind}`, { throwIfNoEntry: false })?.size ?? 0) === 0)
       rmSync(`${base}.${kind}`, { force: true })
     else log(current.log, `(more output in ${base}.${kind})\n`)
-
   alive(s)
   // timeout exits 124 when TERM was enough and 137 when it had to kill; a 137 before the limit is somebody else's kill.
   if ((record.code === 124 || record.code === 137) && record.seconds >= limit * 0.99 && options.expect !== 'any')
@@ -170,7 +170,7 @@ export async function execute(line: string, options: CommandOptions = {}, listed
     throw new (options.otherwise ?? CommandFailed)(options.otherwise === UsageError ? why : text)
   }
   if (expected !== 'any' && record.code === 0)
-    noWarning(line, `${stdout}${stderr}\n${said(line, s.dir)}`, current, options.warns)
+    noWarning(line, [stdout, stderr, warningsIn(`${base}.out`), warningsIn(`${base}.err`), said(line, s.dir)].join('\n'), current, options.warns) // biome-ignore format: one line
   return { code: record.code, seconds: record.seconds, stdout, stderr, cost: record }
 }
 
@@ -186,7 +186,7 @@ export function noWarning(line: string, text: string, { name, log }: StepRecord,
 
 /** What a line has written to the files that it was redirected to; what comes before `||` is looked at by what comes after it. */
 const said = (line: string, dir: string) =>
-  [...line.replace(/^.*\|\|/s, '').matchAll(/>>? ?(\w[\w./-]*)/g)].map(([, name]) => join(dir, name!)).filter((file) => statSync(file, { throwIfNoEntry: false })?.isFile()).map(slurp).join('\n') // biome-ignore format: one line
+  [...line.replace(/^.*\|\|/s, '').matchAll(/>>? ?(\w[\w./-]*)/g)].map(([, name]) => join(dir, name!)).filter((file) => statSync(file, { throwIfNoEntry: false })?.isFile()).map(warningsIn).join('\n') // biome-ignore format: one line
 
 /** A tag that takes options first or none. */
 type Tag<O, T> = {

@@ -160,6 +160,7 @@ async function work(dir: string, run: SuiteRun, failFast: boolean, jobs: number)
   console.log(`report ${join(dir, 'report.md')}`)
   const total = run.tasks.length
   const rows = skippedRows(run)
+  const others = run.left.filter(({ why }) => why.startsWith('none of its')).map(({ scenario }) => scenario)
   const said = [
     rows.length ? `${rows.length} row${rows.length > 1 ? 's' : ''} SKIPPED: ${rows.join(', ')}` : '',
     of('SKIPPED').length
@@ -168,6 +169,7 @@ async function work(dir: string, run: SuiteRun, failFast: boolean, jobs: number)
           .join(', ')}`
       : '',
     of().length ? `${of().length} of ${total} were not run; go on with --resume ${run.runId}` : '',
+    others.length ? `none of its repositories was chosen: ${others.join(', ')}` : '',
   ]
   if (run.vykar && programOf(run.vykar.path)?.sha256 !== run.vykar.sha256) {
     run.replaced = true

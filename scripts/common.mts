@@ -239,7 +239,7 @@ export async function cutShort(
     if (signal !== 'KILL' && by === 'KILL')
       throw new Mismatch(`${signal} did not end the backup within its grace, KILL was needed`)
     if (by === 'none' && code !== 0) throw new Mismatch(`the backup failed by itself, before ${signal}: exit ${code}`)
-    if (by !== 'none' && code !== right)
+    if (by !== 'none' && code !== right && code !== 0)
       throw new Mismatch(`${signal} ended the backup with exit ${code} instead of ${right}`)
   })
   if (signal === 'KILL') await torn()
@@ -250,6 +250,11 @@ export async function cutShort(
     `${signal} came too late, the backup was done: take a larger --corpus-gib or --ballast-mib`,
     Blocked,
   )
+  // With a snapshot more that came too late.
+  await check(`# ${signal} met it at work`, () => {
+    if (code === 0)
+      throw new Mismatch(`${signal} ended the backup with exit 0 instead of ${right}, and there is no snapshot of it`)
+  })
   return code
 }
 
@@ -381,9 +386,9 @@ export async function retire(
   // What interrupted backups have left goes first: then every pack that is there belongs to a snapshot.
   await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} > compacted.out`
   await $({ limit: '30m' })`vykar --config config.yaml check -R ${repo} > check.out 2>&1`
-  // The trees of the two snapshots of `again` were counted.
-  const counts = ids.includes('third') ? { counts: ['restored.count', 'restored-second.count'] } : {}
-  await sound('check.out', { snapshots: ids.length, ...counts })
+  // What `numbers` has counted in the restored trees.
+  const counts = ids.map((id) => (/^(first|snapshot)$/.test(id) ? 'restored.count' : `restored-${id}.count`))
+  await sound('check.out', { snapshots: ids.length, counts })
   await $({ limit: '1h' })`vykar --config config.yaml check -R ${repo} --verify-data > verify.out 2>&1`
   await sound('verify.out', { snapshots: ids.length, all: true, asIn: 'check.out' })
   await $`vykar --config config.yaml info -R ${repo} > counted.out`

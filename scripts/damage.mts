@@ -1,6 +1,7 @@
 // What is done to copies of a repository: damage that check and restore must see, and reclaiming space, which must harm no snapshot.
 import { $, check, fact, note, type Output, read, rowScope, step, when } from '#lib/sh.mts'
 import { Mismatch } from '#lib/verdict.mts'
+import { sound } from '#scripts/checks.mts'
 import { finding } from '#scripts/findings.mts'
 import { checkLine } from '#scripts/printed.mts'
 
@@ -14,13 +15,15 @@ export async function copyOf(repo: string): Promise<boolean> {
   step('copy')
   // minio keeps objects in a form of its own: rclone reads them as S3.
   if (remote && repo === 's3') await $({ limit: '30m' })`rm -rf copy && rclone copy ${{ raw: remote }} copy`
-  else if (seen) {
+  else if (seen && (repo !== 's3' || remote)) {
     const files = { raw: `"$${seen}"` }
     await $({
       limit: '30m',
     })`rm -rf copy && { cp -al ${files} copy 2> copy.err || { rm -rf copy && cp -a ${files} copy; }; }`
   } else {
-    note('damage and reclaiming were not tried: the files of this repository cannot be seen')
+    note(
+      `damage and reclaiming were not tried: ${repo === 's3' ? 'rclone is missing, or does not reach it' : 'the files of this repository cannot be seen'}`,
+    )
     return false
   }
   return true
@@ -54,6 +57,12 @@ export async function damaged(
   step('damage')
   const there = { raw: `REPO_${repo.toUpperCase().replace(/\W/g, '_')}=damaged HOME=$PWD/lost` }
   const clear = () => $`rm -rf lost damaged-tree && mkdir lost damaged-tree`
+  // What is whole is called whole in the same way, or no complaint would say anything.
+  await clear()
+  await $({
+    limit: '1h',
+  })`${{ raw: there.raw.replace('=damaged ', '=copy ') }} vykar --config lost.yaml check -R ${repo} --verify-data > whole.verify 2>&1`
+  await sound('whole.verify', { all: true })
   for (const [kind, { line, plain }] of Object.entries(kinds)) {
     const file = kind.replaceAll(' ', '-')
     await $`rm -rf damaged && cp -al copy damaged`

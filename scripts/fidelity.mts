@@ -153,14 +153,16 @@ function agrees(fates: Record<string, Fate>[], code: number): void {
   const gaps = gapsOf(run.plan.vykar.version)
   const odd: string[] = []
   for (const [n, { name, known: [id, like, becomes] = [] }] of classes.entries()) {
-    const { word, lost, example = '' } = fates[n]!.vykar!
+    const { word, lost, example = '', became = [] } = fates[n]!.vykar!
     if (word === 'not here') continue
     const gap = gaps.find((one) => one.id === id)
     const seen = word !== 'kept'
     if (gap && !report.gaps.some((had) => had.id === id))
       report.gaps.push({ id: gap.id, state: seen ? 'seen' : 'fixed', count: lost, why: gap.why })
     else if (!gap && id) finding(id, seen ? `${name}: ${word}` : undefined)
-    if (seen && (word !== like || (becomes && !becomes.test(example)))) odd.push(`${name}: ${word}: ${example}`)
+    // Of each of its bearers.
+    const other = becomes && became.find((one) => !becomes.test(one))
+    if (seen && (word !== like || other)) odd.push(`${name}: ${word}: ${other ?? example}`)
     if (id === 'names-not-utf8-skipped' && (code === 3) !== seen)
       odd.push(`backup exits ${code}, and ${name} are ${word}`)
     if (gap && !seen && run.common['strict-gaps'])

@@ -16,7 +16,13 @@ export interface Finding {
   what: string
   /** Commands that show it. */
   shown_by: string
+  /** Whether it shows by chance: a moment decides. */
+  chance?: boolean
+  /** The script that shows it at each run of all its rounds, where there is one. */
+  shows_in?: string
 }
+
+const knownFindings = join(root, 'configs/known-findings.yaml')
 
 function entries(file: string): Finding[] {
   try {
@@ -26,8 +32,11 @@ function entries(file: string): Finding[] {
   }
 }
 
+/** Ids of the findings that show by chance, whatever the version. */
+export const chanceFindings = (): string[] => entries(knownFindings).flatMap(({ id, chance }) => (chance ? [id] : []))
+
 /** The findings that a vykar version has. Throws Error where the file is malformed. */
-export function findingsOf(version: string, file = join(root, 'configs/known-findings.yaml')): Finding[] {
+export function findingsOf(version: string, file = knownFindings): Finding[] {
   const findings = entries(file)
   for (const one of findings)
     if (!one?.id || !one.versions || !one.what || !one.shown_by)

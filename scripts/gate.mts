@@ -7,7 +7,7 @@
 // time, memory or space than the baseline with an interval beyond the threshold, or that only the baseline could do.
 // Writes report.md, junit.xml and results.tar.gz (at most 20 MiB) to ~/runtime/reports/gate/<run>/ and, where
 // $GITHUB_STEP_SUMMARY is set, the report there too. The last line is SHIP or DO NOT SHIP; exit 0 or 1.
-import { appendFileSync, mkdirSync } from 'node:fs'
+import { appendFileSync, existsSync, mkdirSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { seeded } from '#data-gen/random.mts'
@@ -21,7 +21,7 @@ import { allowLostOutput, duration, Terminal } from '#lib/terminal.mts'
 import { messageOf, UsageError } from '#lib/verdict.mts'
 import { readBenchmark } from '#scripts/benchmarks/compare.mts'
 import { shuffled } from '#scripts/benchmarks/stats.mts'
-import { rowName } from '#scripts/suite/collect.mts'
+import { measureOnly, rowName } from '#scripts/suite/collect.mts'
 import { type Judgement, judgeScenarios, judgeTimes, type Pair } from '#scripts/suite/judge.mts'
 import { pack } from '#scripts/suite/pack.mts'
 import { junitOfAll, reportOf } from '#scripts/suite/results.mts'
@@ -52,7 +52,8 @@ const terminal = new Terminal('normal')
  * @param place of the call among all, for who watches
  */
 async function runWith(dir: string, entry: Entry, build: string, path: string, place: string): Promise<Task> {
-  const output = join(dir, `${entry.scenario.replaceAll('/', '-')}.${build}.out`)
+  // A profile may have a scenario more than once.
+  const output = join(dir, `${place.split(' ')[0]}-${entry.scenario.replaceAll('/', '-')}.${build}.out`)
   const task: Task = { ...entry, args: [...entry.args, '--vykar', path], output }
   terminal.begin(place, `${entry.scenario} (${build})`)
   task.result = await runTask(
@@ -62,7 +63,8 @@ async function runWith(dir: string, entry: Entry, build: string, path: string, p
   )
   terminal.stop()
   if (!task.result) throw new Error(`interrupted by ${stopped}`)
-  const { verdict, seconds, reason } = task.result
+  const { verdict, seconds, reason, report } = task.result
+  if (build === 'baseline' && existsSync(report)) writeWhole(join(dirname(report), measureOnly), `${dir}\n`)
   console.log(
     `${verdict.padEnd(8)} ${build.padEnd(9)} ${entry.scenario.padEnd(26)} ${duration(seconds).padStart(12)}  ${reason}`.trimEnd(),
   )

@@ -35,13 +35,16 @@ import {
   reportBefore,
   withoutSecrets,
 } from '#lib/report.mts'
+import type { Run } from '#lib/run.mts'
 import { quote, Transcript } from '#lib/transcript.mts'
 import { Blocked, fold, Mismatch, Skipped, UsageError, verdictOf } from '#lib/verdict.mts'
 import { differentFlags, inWords, parseDiff, parseRsync } from '#lib/verify.mts'
 import { inRange } from '#lib/version.mts'
+import { stillShown } from '#scripts/faults/common.mts'
+import { findingsOf } from '#scripts/findings.mts'
 import { isOurRepository, rememberRepository } from '#scripts/guard.mts'
 import { checkLine, parseBackup, parseList, parseSize } from '#scripts/printed.mts'
-import { scratch } from './helpers.mts'
+import { root, scratch } from './helpers.mts'
 
 const dir = mkdtempSync(join(scratch, 'units-'))
 
@@ -521,6 +524,39 @@ describe('comparison', () => {
     const bad = join(dir, 'gaps.yaml')
     writeFileSync(bad, '- id: x\n  versions: "*"\n')
     assert.throws(() => gapsOf('1.0.0', bad), /gap x lacks one of/)
+  })
+})
+
+describe('known findings', () => {
+  const run = (ids: string[], options: object, common: object, notes: string[] = []) =>
+    ({
+      dry: false,
+      plan: { scenario: 'faults/cycle', options, vykar: { version: '0.19.1' } },
+      common: { repo: [], ...common },
+      report: { rows: [{ verdict: 'PASS', notes, findings: ids.map((id) => ({ id })) }], notes: [] },
+    }) as unknown as Run
+  const all = findingsOf('0.19.1').filter((one) => one.shows_in === 'faults/cycle').map(({ id }) => id) // biome-ignore format: one line
+
+  test('what a family always shows and has not shown is a note, and a FAIL under --strict-gaps', () => {
+    assert.ok(all.length > 1)
+    const whole = run(all, {}, { 'strict-gaps': true })
+    stillShown(whole)
+    assert.deepEqual(whole.report.notes, [])
+    const softly = run(all.slice(1), {}, {})
+    stillShown(softly)
+    assert.match(softly.report.notes[0]!, new RegExp(`no longer show, .*: ${all[0]}$`))
+    assert.throws(() => stillShown(run(all.slice(1), {}, { 'strict-gaps': true })), /no longer show/)
+    // Of one round, one repository, or where a round was not tried, nothing can be said.
+    stillShown(run([], { round: 'x' }, { 'strict-gaps': true }))
+    stillShown(run([], {}, { 'strict-gaps': true, repo: ['local'] }))
+    stillShown(run([], {}, { 'strict-gaps': true }, ['x was not tried: faketime is missing']))
+  })
+
+  test('each that says where it shows names a script, and no chance', () => {
+    const found = findingsOf('0.19.1').filter((one) => one.shows_in)
+    for (const { id, shows_in, chance } of found)
+      assert.ok(existsSync(join(root, `scripts/${shows_in}.mts`)) && !chance, id)
+    assert.ok(found.length > 30)
   })
 })
 

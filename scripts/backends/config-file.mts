@@ -88,6 +88,9 @@ async function wrong(): Promise<void> {
   }
   await $`cat at-*/made > made`
   await check('# no repository in a local directory', () => {
+    const codes = ['0', '1', '2', '3', '4'].map((n) => read(`at-${n}/init.code`))
+    const odd = codes.find((code) => !['0', '1', '2'].includes(code))
+    if (odd) throw new Mismatch(`init with a URL as other tools write it exits ${odd}`)
     const made = read('made').split('\n').filter(Boolean)[0]
     finding(
       'foreign-url-becomes-directory',

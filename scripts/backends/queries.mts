@@ -7,7 +7,7 @@ import { config, suiteHost } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, read, rowScope, step } from '#lib/sh.mts'
 import { Mismatch } from '#lib/verdict.mts'
-import { standardNeeds } from '#scripts/checks.mts'
+import { about, standardNeeds } from '#scripts/checks.mts'
 import { fresh, retire, serverWants } from '#scripts/common.mts'
 import { within } from '#scripts/faults/common.mts'
 import { lastOf } from '#scripts/faults/oracle.mts'
@@ -37,7 +37,7 @@ sources:
 `
       await fresh(repo)
       await $`vykar --config config.yaml backup -R ${repo} -S asked > asked.out && sed -n 's/^Snapshot created: //p' asked.out > asked.id`
-      await $`(cd source && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum) > asked.sha256 && (cd source && find . -mindepth 1 ! -type d -printf '%y%m %TY-%Tm-%Td %TH:%TM:%TS %P\n' | sed -E 's/\.[0-9]+ / /; s/^f/-/; s/^(.)([0-7]{3}) /\10\2 /' | sort) > asked.long`
+      await $`(cd source && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum) > asked.sha256 && (cd source && find . -type f -printf '%s %P\n') > asked.sizes && (cd source && find . -mindepth 1 ! -type d -printf '%y%m %TY-%Tm-%Td %TH:%TM:%TS %P\n' | sed -E 's/\.[0-9]+ / /; s/^f/-/; s/^(.)([0-7]{3}) /\10\2 /' | sort) > asked.long`
       for (const [name, ask] of Object.entries(questions))
         if (!question.length || question.includes(name)) await ask(repo)
       step('retire')
@@ -159,11 +159,23 @@ async function timeline(repo: string): Promise<void> {
     '# a symlink that points elsewhere has changed, a file that was away is new, another source is another file',
     () => {
       const words = (name: string) => read(`${name}.status`).split('\n').join(' ')
-      const blind = [
-        words('link') === 'added modified unchanged' ? '' : `a symlink that was changed: ${words('link')}`,
-        words('anew') === 'added added' ? '' : `a file that was deleted and made anew: ${words('anew')}`,
-        words('mixed') === 'added unchanged unchanged added' ? '' : `a file of another source: ${words('mixed')}`,
-      ].filter(Boolean)
+      // What is right, and what 0.19.1 says instead: any other words are no known finding.
+      const blind = (
+        [
+          ['link', 'added modified unchanged', 'added unchanged unchanged', 'a symlink that was changed'],
+          ['anew', 'added added', 'added unchanged', 'a file that was deleted and made anew'],
+          [
+            'mixed',
+            'added unchanged unchanged added',
+            'added unchanged unchanged modified',
+            'a file of another source',
+          ],
+        ] as const
+      ).flatMap(([name, right, known, what]) => {
+        if (words(name) !== right && words(name) !== known)
+          throw new Mismatch(`the timeline of ${what}: ${words(name) || 'nothing'}`)
+        return words(name) === right ? [] : [`${what}: ${words(name)}`]
+      })
       finding('find-timeline-blind', blind.length ? `the timeline of snapshot find: ${blind.join('; ')}` : undefined)
     },
   )
@@ -180,6 +192,13 @@ async function shown(repo: string): Promise<void> {
   await $`diff <(printf 'dir/sub/%s\n' 70000 1025 1024 1023) <(grep -E '/[0-9]+$' size.listing)`
   await list('long', ['--long'])
   await $`diff asked.long <(sed -nE 's/^([-l][0-7]{4}) +[0-9.]+ ([KMGT]i)?B (.*)$/\1 \3/p' long.listing | sort)`
+  await check('# sizes as they are rounded', () => {
+    const row = /^-[0-7]{4} +([\d.]+ (?:[KMGT]i)?B) \d{4}-\d\d-\d\d \d\d:\d\d:\d\d (.*)$/gm
+    const shown = new Map([...read('long.listing').matchAll(row)].map(([, size, path]) => [path, size!]))
+    for (const [, size, path] of read('asked.sizes').matchAll(/^(\d+) (.*)$/gm))
+      if (!about(shown.get(path) ?? '', Number(size)))
+        throw new Mismatch(`snapshot list --long shows ${shown.get(path) ?? 'nothing'} of ${path}, which has ${size} bytes`) // biome-ignore format: one line
+  })
   await $`vykar --config config.yaml snapshot list -R ${repo} ffffffff > none.listing 2>&1 && exit 1 || grep -qi 'not found' none.listing`
   await $`vykar --config config.yaml snapshot info -R ${repo} $(<asked.id) > asked.info`
   await check(
@@ -193,9 +212,21 @@ async function shown(repo: string): Promise<void> {
         ['Label', 'asked'],
         ['Files', files],
         ['Hostname', suiteHost],
+        ['Source paths', 'source'],
       ] as const)
         if (!value || info.get(name) !== value)
           throw new Mismatch(`snapshot info says ${name} ${info.get(name) ?? 'nothing'} instead of ${value}`)
+      // As backup has printed them itself.
+      for (const [name, word] of [
+        ['Original size', 'Original'],
+        ['Compressed', 'Compressed'],
+        ['Deduplicated', 'Deduplicated'],
+      ] as const) {
+        // biome-ignore format: one line
+        const [, said] = new RegExp(`\\b${word}: ([^,\\n]+)`).exec(read('asked.out')) ?? []
+        if (!said || info.get(name) !== said)
+          throw new Mismatch(`snapshot info says ${name} ${info.get(name) ?? 'nothing'} instead of ${said}`)
+      }
       const [from, to] = ['Start time', 'End time'].map((name) => Date.parse(`${info.get(name)?.replace(' ', 'T')}Z`))
       if (!(from! <= to! && to! < Date.now() + 60_000 && from! > Date.now() - 3_600_000))
         throw new Mismatch(

@@ -88,9 +88,14 @@ sources:
       await says('wrong-token.out', /HTTP 401/, 'list with a wrong token was not refused with 401')
 
       step('every kind of request')
-      // Without the right token each is refused, whether it reads, lists, writes or deletes: the header wrong, empty, malformed, missing.
+      // Without the right token each is refused, whether it reads, lists, writes or deletes: the header wrong, empty, malformed, missing, and
+      // of the token the last character missing, or one more. curl reads it from a file, where no process list has it.
+      await $`(umask 077; header() { printf 'header = "%s"\n' "$2" > $1.curl; }; header wrong 'Authorization: Bearer wrong'; header empty 'Authorization: Bearer '; header malformed 'Authorization: wrong'; header missing 'X-Nothing: at all'; header cut "Authorization: Bearer $(echo "$VYKAR_E2E_REST_TOKEN" | sed 's/.$//')"; header more "Authorization: Bearer $VYKAR_E2E_REST_TOKEN"x)`
       await $`cat > requests <<'EOF'
 GET /config
+PUT /config
+GET /index
+PUT /index
 GET /packs?list
 PUT /locks/00001795000000000000-0123456789abcdef0123456789abcdef.json
 DELETE /index
@@ -105,12 +110,12 @@ EOF`
       // Objects of each kind are read, and what is not there is written and deleted.
       await $`${{ raw: run.endpoint(repo).managed ? `(cd "$FILES_REST" && for kind in packs snapshots keys; do one=$(find $kind -type f -size +0 -print -quit) && printf '%s\\n' "GET /$one" "HEAD /$one" "PUT /$one.new" "DELETE /$one.new"; done)` : 'true' }} >> requests`
       await $`while read -r method path; do
-  for header in 'Authorization: Bearer wrong' 'Authorization: Bearer ' 'Authorization: wrong' 'X-Nothing: at all'; do
+  for header in wrong empty malformed missing cut more; do
     if [[ $method == HEAD ]]; then how=-I; else how="-X $method -d @/dev/null"; fi
-    code=$(curl -sS -o requests.out -w '%{http_code}' $how -H "$header" "$REPO_REST$path")
-    echo "$code $method $path, $header"
+    code=$(curl -sS -o requests.out -w '%{http_code}' $how -K $header.curl "$REPO_REST$path")
+    echo "$code $method $path, token $header"
   done
-done < requests > refused.out`
+done < requests > refused.out; rm *.curl`
       await check(`! grep -v '^401 ' refused.out || exit 1  # every one of them`, () => {
         const granted = read('refused.out')
           .split('\n')

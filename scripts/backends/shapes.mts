@@ -363,6 +363,6 @@ sources:
   }
   await $`sed -n 's/^Snapshot created: //p' cost-5.out | tail -n 1 > costs.id`
   await restore(repo, 'costs')
-  for (const path of ['tree/a', 'tree/b'])
+  for (const path of ['tree/a', 'tree/b', 'other'])
     await $`found=$(find restored-costs -type d -path ${`*/${path}`}) && diff -r --no-dereference ${path} "$found"`
 }

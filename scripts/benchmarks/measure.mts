@@ -1,7 +1,7 @@
 // One round of one tool: each operation timed alone, from the same state of source and caches, its result looked at
 // before anything is wiped.
 import { end, processesOf } from '#lib/process.mts'
-import { $, type CommandRecord, check, fact, look, read, rowScope, scope } from '#lib/sh.mts'
+import { $, type CommandRecord, check, fact, look, notFull, read, rowScope, scope } from '#lib/sh.mts'
 import { quote } from '#lib/transcript.mts'
 import { Interrupted, Mismatch, messageOf, Refused } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
@@ -102,7 +102,7 @@ const snapshotsAfter: Record<Operation, number> = {
 
 /**
  * An operation that has done nothing is fast: there are as many snapshots as there must be, the newest lists what the source holds, and
- * what reads all data has read them.
+ * what reads all data, of the source or of the repository, has read them.
  */
 async function didSomething(
   operation: Operation,
@@ -117,11 +117,16 @@ async function didSomething(
   if (proof) await $`${{ raw: proof }}  # what it has printed of itself`
   if (count)
     await $`test "$(${{ raw: count }})" = ${n} || { echo ${`${operation}: there are not ${n} snapshots`} >&2; exit 1; }`
-  const least = operation === 'check data' || operation === 'restore' ? Math.round(repositoryBytes / 3) : 0
+  const first = operation === 'first backup'
+  if (first)
+    await $({
+      limit: '30m',
+    })`find source -type f -printf '%b %i\n' | sort -u | awk '{s += $1 * 512} END {printf "%.0f\n", s}' > all.bytes`
+  const [all, of] = first ? [Number(read('all.bytes')), 'the source'] : [repositoryBytes, 'the repository']
+  const least = first || operation === 'check data' || operation === 'restore' ? Math.round(all / 3) : 0
   await check(`(($(grep -oE '[0-9]+' read.io) >= ${least}))  # bytes that ${operation} has read`, () => {
     const bytes = Number(/\d+/.exec(read('read.io'))?.[0])
-    if (!(bytes >= least))
-      throw new Mismatch(`${operation} has read ${bytes} bytes of a repository of ${repositoryBytes}`)
+    if (!(bytes >= least)) throw new Mismatch(`${operation} has read ${bytes} bytes of ${of}, which has ${all}`)
   })
 }
 
@@ -180,6 +185,8 @@ ${{ raw: vykarConfig(place, `REPO_${repo.toUpperCase()}`) }}EOF`
       await $({ limit: '10m', expect: [0, 3] })`rclone delete --rmdirs ${{ raw: remote }}/${name}`
   } catch (error) {
     if (error instanceof Interrupted || dry) throw error
+    // A disk that has run full says nothing of a tool.
+    notFull(run.runtime)
     samples.push({ repo, tool, round, operation, reason: messageOf(error), seconds: 0 })
     // What a tool that hangs has started goes with it.
     await end(() => processesOf(scope().run.id))

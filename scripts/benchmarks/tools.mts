@@ -292,15 +292,15 @@ const kopia: Tool = {
     const { program } = place
     const backup = `${program} snapshot create ${source}`
     return {
-      init: `mkdir -p ${local(place)} && ${program} repository create filesystem --path ${local(place)} && ${program} policy set --global --compression=${place.compression} --keep-latest 1 --keep-hourly 0 --keep-daily 0 --keep-weekly 0 --keep-monthly 0 --keep-annual 0`,
+      init: `mkdir -p ${local(place)} && ${program} repository create filesystem --path ${local(place)} && ${program} policy set --global --compression=${place.compression}`,
       'first backup': backup,
       'unchanged backup': backup,
       'changed backup': backup,
-      restore: `${program} snapshot restore "$(${program} snapshot list --json ${source} | grep -oE '"id":"[0-9a-f]+"' | tail -1 | cut -d'"' -f4)" ${into(place)}`,
+      restore: `${program} snapshot restore ${newestOfKopia(place)} ${into(place)}`,
       check: `${program} snapshot verify`,
       'check data': `${program} snapshot verify --verify-files-percent=100`,
-      // Without --safety=none it waits a day between marking and deleting: the others delete at once.
-      prune: `${program} snapshot expire --delete ${source} && ${program} maintenance run --full --safety=none`,
+      // Its backups obey the policy at once: it comes last. Without --safety=none it waits a day between marking and deleting.
+      prune: `${program} policy set --global --keep-latest 1 --keep-hourly 0 --keep-daily 0 --keep-weekly 0 --keep-monthly 0 --keep-annual 0 && ${program} snapshot expire --delete ${source} && ${program} maintenance run --full --safety=none`,
     }
   },
   knows: {
@@ -308,8 +308,12 @@ const kopia: Tool = {
     prune: ['maintenance run --help', '--safety'],
   },
   says: ({ program }) => `${program} content stats`,
+  count: ({ program }) => `${program} snapshot list --json ${source} | { grep -oE '[{]"id":' || true; } | wc -l`,
+  listed: (place) => [`${place.program} ls -l -r ${newestOfKopia(place)} | grep -c '^-'`, '-type f'],
   restored: into,
 }
+const newestOfKopia = ({ program }: Place) =>
+  `"$(${program} snapshot list --json ${source} | grep -oE '"id":"[0-9a-f]+"' | tail -1 | cut -d'"' -f4)"`
 
 /** The tools by name; `baseline` is another build of vykar. */
 export const tools: Record<string, Tool> = { vykar, baseline: vykar, restic, rustic, borg, kopia }

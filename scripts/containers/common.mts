@@ -71,8 +71,11 @@ export function downtimeOf(events: string, died: string, stopped: bigint, starti
   return Number(start.at - end.at) / 1e9
 }
 
-/** What `events.out` says of the downtime, with the times that the hooks left in `stopped` and `starting`. */
-export async function downtime(died: string): Promise<void> {
+/**
+ * What `events.out` says of the downtime, with the times that the hooks left in `stopped` and `starting`.
+ * @param of the backup, for the figure's name
+ */
+export async function downtime(died: string, of: string): Promise<void> {
   const hand = `test -e stopped && test -e starting && awk -v from=$(<stopped) -v to=$(<starting) '
   $2 == "${died}" {n++; d = $1} $2 == "start" {n++; s = $1} END {exit !(n == 2 && d <= from && s >= to)}' events.out`
   await check(hand, () => {
@@ -80,7 +83,7 @@ export async function downtime(died: string): Promise<void> {
     if (!existsSync(join(dir, 'stopped'))) throw new Mismatch('`before` was not run to its end')
     if (!existsSync(join(dir, 'starting'))) throw new Mismatch('`finally` was not run')
     const at = (name: string) => BigInt(read(name).trim() || 0)
-    fact('downtime', `${downtimeOf(read('events.out'), died, at('stopped'), at('starting')).toFixed(2)} s`)
+    fact(`downtime, ${of}`, `${downtimeOf(read('events.out'), died, at('stopped'), at('starting')).toFixed(2)} s`)
   })
 }
 

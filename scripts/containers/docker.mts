@@ -171,6 +171,12 @@ sources:
         const start = () => $`VYKAR_E2E_SERVICE=writer docker start $(<../writer.cid)`
         const ballast = () =>
           $({ limit: '10m' })`head -c ${o['ballast-mib']}M /dev/urandom > "$VYKAR_E2E_RECORDS"/ballast`
+        /** The hooks of a backup leave times behind, and the engine its events: once stopped before the copy, once started after it. */
+        const begun = () => $`rm -f stopped starting && date +%s.%N > from`
+        const judged = async (of: string) => {
+          await $`docker events --since $(<from) --until $(date +%s.%N) --filter container=$(<../writer.cid) --format '{{.TimeNano}} {{.Action}}' > events.out`
+          await downtime('die', of)
+        }
 
         step('init')
         await config`
@@ -198,12 +204,11 @@ EOF`
         await ballast()
 
         step('backup')
-        await $`date +%s.%N > from`
+        await begun()
         await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
         await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
         await runs('docker', '../writer.cid', 'the backup')
-        await $`docker events --since $(<from) --until $(date +%s.%N) --filter container=$(<../writer.cid) --format '{{.TimeNano}} {{.Action}}' > events.out`
-        await downtime('die')
+        await judged('that succeeded')
 
         step('list')
         await $`vykar --config config.yaml list -R ${repo} > list.out`
@@ -235,6 +240,7 @@ EOF`
         step('failing backup')
         // A dump in the same source that fails: after \`before\`, before any snapshot.
         await $`sed 's/^\( *\)label: records$/&\n\1command_dumps: [{name: late, command: exit 7}]/' config.yaml > failing-late.yaml`
+        await begun()
         await $({
           limit: '1h',
           expect: [1],
@@ -247,6 +253,7 @@ EOF`
         await $`vykar --config config.yaml list -R ${repo} > failing-late.list`
         await shows(1, 'failing-late.list', 'the dump failed')
         await runs('docker', '../writer.cid', 'a backup that failed')
+        await judged('that failed')
 
         step('failing finally')
         await finallyFails(repo, async (tree) => {
@@ -259,8 +266,10 @@ EOF`
         step('terminated backup')
         for (const signal of ['TERM', 'INT'] as const) {
           await ballast() // New bytes, so that there is something to copy.
+          await begun()
           const ended = await cutShort(repo, signal, 'stopped', 1)
           await runs('docker', '../writer.cid', `a backup that was ended by ${signal}`)
+          await judged(`ended by ${signal}`)
           fact(`after ${signal}`, `exit ${ended}, the container runs`)
         }
 

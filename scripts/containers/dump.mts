@@ -66,6 +66,7 @@ sources:
     }
 
     step('backup')
+    await $`rm -f dumped.sha256`
     await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
     await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
 

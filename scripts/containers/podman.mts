@@ -171,6 +171,13 @@ sources:
         const start = () => $`VYKAR_E2E_SERVICE=writer podman start $(<../writer.cid)`
         const ballast = () =>
           $({ limit: '10m' })`head -c ${o['ballast-mib']}M /dev/urandom > "$VYKAR_E2E_RECORDS"/ballast`
+        /** The hooks of a backup leave times behind, and the engine its events: once stopped before the copy, once started after it. */
+        const begun = () => $`rm -f stopped starting && date +%s.%N > from`
+        const judged = async (of: string) => {
+          // What --format knows differs between podman 4 and 5, what is printed without it does not.
+          await $`podman events --since $(<from) --stream=false --filter container=$(<../writer.cid) | while read -r day time zone _ _ what _; do echo "$(date -d "$day $time $zone" +%s%N) $what"; done > events.out`
+          await downtime('died', of)
+        }
 
         step('init')
         await config`
@@ -198,13 +205,11 @@ EOF`
         await ballast()
 
         step('backup')
-        await $`date +%s.%N > from`
+        await begun()
         await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > backup.out`
         await $`sed -n 's/^Snapshot created: //p' backup.out > snapshot.id`
         await runs('podman', '../writer.cid', 'the backup')
-        // What --format knows differs between podman 4 and 5, what is printed without it does not.
-        await $`podman events --since $(<from) --stream=false --filter container=$(<../writer.cid) | while read -r day time zone _ _ what _; do echo "$(date -d "$day $time $zone" +%s%N) $what"; done > events.out`
-        await downtime('died')
+        await judged('that succeeded')
 
         step('list')
         await $`vykar --config config.yaml list -R ${repo} > list.out`
@@ -236,6 +241,7 @@ EOF`
         step('failing backup')
         // A dump in the same source that fails: after \`before\`, before any snapshot.
         await $`sed 's/^\( *\)label: records$/&\n\1command_dumps: [{name: late, command: exit 7}]/' config.yaml > failing-late.yaml`
+        await begun()
         await $({
           limit: '1h',
           expect: [1],
@@ -248,6 +254,7 @@ EOF`
         await $`vykar --config config.yaml list -R ${repo} > failing-late.list`
         await shows(1, 'failing-late.list', 'the dump failed')
         await runs('podman', '../writer.cid', 'a backup that failed')
+        await judged('that failed')
 
         step('failing finally')
         await finallyFails(repo, async (tree) => {
@@ -260,8 +267,10 @@ EOF`
         step('terminated backup')
         for (const signal of ['TERM', 'INT'] as const) {
           await ballast() // New bytes, so that there is something to copy.
+          await begun()
           const ended = await cutShort(repo, signal, 'stopped', 1)
           await runs('podman', '../writer.cid', `a backup that was ended by ${signal}`)
+          await judged(`ended by ${signal}`)
           fact(`after ${signal}`, `exit ${ended}, the container runs`)
         }
 

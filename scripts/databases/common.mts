@@ -17,7 +17,7 @@ import { $, check, fact, note, type Output, read, scope, undo } from '#lib/sh.mt
 import { bytes, duration } from '#lib/terminal.mts'
 import { quote } from '#lib/transcript.mts'
 import { Blocked, Mismatch, UsageError } from '#lib/verdict.mts'
-import { listed, numbers } from '#scripts/checks.mts'
+import { listed, numbers, released, shows } from '#scripts/checks.mts'
 import { contents, unreadable } from '#scripts/common.mts'
 import { container, engineReady, engineRoot, image, wrapper } from '#scripts/engine.mts'
 import { needSpace } from '#scripts/space.mts'
@@ -148,12 +148,16 @@ export function takeAway(database: string, there: string, drop: string): void {
   undo({ keep: `database ${database}`, there })`${{ raw: drop }}`
 }
 
-/** Source and restored database on the server's disk; repository and dump where the run works: 2.2 times the size each. */
+/**
+ * Source and restored database on the server's disk; repository and dump where the run works: 2.2 times the size each; of a repository as S3
+ * keeps it there is a copy, too.
+ */
 export async function needDatabaseSpace(run: DatabaseRun): Promise<void> {
   const { uri, engine } = run.options
   const size = run.options['target-gib'] * 2 ** 30
   const local = localDir(run.plan.sample.repository(run.repos[0]!).url)
   const needs = [run.runtime, local ?? run.runtime].map((dir) => ({ dir, bytes: size * 1.1 }))
+  if (run.repos.includes('s3')) needs.push({ dir: run.runtime, bytes: size * 1.1 })
   const data = uri ? '' : await engineRoot(engine)
   if (data) needs.push({ dir: data, bytes: size * 2.2 + 2 * 2 ** 30 })
   needSpace(needs, `--target-gib ${run.options['target-gib']}`, 'take a smaller --target-gib')
@@ -282,10 +286,18 @@ export async function whileWritten(): Promise<void> {
  */
 export async function secondBackup(repo: string, label: string, path: string): Promise<void> {
   for (const name of ['second', 'renewed']) {
+    // What an earlier backup was given is not what this one is.
+    await $`rm -f dumped.sha256`
     await $({ limit: '1h' })`vykar --config second.yaml backup -R ${repo} > ${name}.out`
     await $`sed -n 's/^Snapshot created: //p' ${name}.out > ${name}.id`
+    await released('backup')
+    // `finally` has removed it each time.
+    if (!path.includes('/')) await $`test -z "$(ls dumps)"`
     await $`vykar --config config.yaml list -R ${repo} > ${name}.list`
     await listed(label, `${name}.out`, `${name}.list`)
+    await shows(2, `${name}.list`, 'there are two snapshots')
+    await $`vykar --config config.yaml snapshot list -R ${repo} $(<${{ raw: name }}.id) > ${name}.listing`
+    await onlyDump(`${name}.listing`, path)
     const tree = `restored-${name}`
     await $({
       limit: '1h',

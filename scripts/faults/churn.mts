@@ -18,6 +18,7 @@ import {
   held,
   roundsOf,
   rowsWith,
+  stillShown,
   within,
 } from '#scripts/faults/common.mts'
 import { at, clearOthers, inTheEnd, lastOf, others, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
@@ -250,6 +251,7 @@ await scenario(import.meta, spec, async (run) => {
           name,
           `exit ${met.code}, ${read('leaked') ? 'what the symlink names was read' : 'nothing outside was read'}`,
         )
+        await leftOut('swapped', what === 'directory' ? met.code : 3, met.code, what === 'file' ? 'dir/file' : 'plain')
         if (read('leaked'))
           violated(
             'nothing outside of the source is read',
@@ -272,6 +274,8 @@ await scenario(import.meta, spec, async (run) => {
         await $`timeout 5 bash -c ': > swap/plain' || true`
         const met = await going.done([0, 3])
         if (stopped) fired++
+        await $`rm -rf tree lost && mkdir tree lost && sed -n 's/^Snapshot created: //p' fifo.out > fifo.id && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<fifo.id) tree > restored.out 2>&1`
+        await leftOut('fifo', 3, met.code, 'file')
         fact(fifo, `exit ${met.code}${hangs ? ', once somebody had opened the other end of the FIFO' : ''}`)
         if (hangs)
           violated(
@@ -338,7 +342,21 @@ await scenario(import.meta, spec, async (run) => {
       await conclude(fired, tried.length)
     })
   }
+  stillShown(run)
 })
+
+/**
+ * What a backup could not take is in its exit code and named, and the file beside it is there.
+ * @param other a file that nobody has touched
+ */
+async function leftOut(name: string, right: number, code: number, other: string): Promise<void> {
+  await $`cmp swap/${other} tree/${other} > other.wrong 2>&1 || true; { grep -E 'WARN|rror' ${name}.out || true; } > named`
+  await check('test ! -s other.wrong', () => {
+    if (read('other.wrong')) violated('2: exit 3 means that what is announced is missing', `${other} is missing, or another: ${read('other.wrong')}`, 'vykar backup; vykar restore') // biome-ignore format: one line
+    if (code !== right) violated('2: exit 3 means that what is announced is missing', `exit ${code} instead of ${right}`, 'vykar backup') // biome-ignore format: one line
+    if (code === 3 && !/plain/.test(read('named'))) violated('2: exit 3 means that what is announced is missing', 'exit 3, and the file is not named', 'vykar backup') // biome-ignore format: one line
+  })
+}
 
 /** What the restored tree holds of the file that was changed, and of what was not. */
 function judge(what: string, { code }: Output): void {

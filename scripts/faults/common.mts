@@ -8,6 +8,7 @@ import { $, check, fact, note, type Output, rowScope, step } from '#lib/sh.mts'
 import { Blocked, Mismatch, Skipped, UsageError } from '#lib/verdict.mts'
 import { fresh } from '#scripts/common.mts'
 import { lastOf, violated, violations, witness } from '#scripts/faults/oracle.mts'
+import { findingsOf } from '#scripts/findings.mts'
 
 /** The option of families whose faults are drawn. */
 export const drawnOptions = { rounds: { kind: 'number', help: 'rounds for each kind of fault', default: 0 } } as const
@@ -75,7 +76,7 @@ export async function acknowledged(
   const { seed } = rowScope().run.common
   step('acknowledged')
   await $({ limit: '30m' })`e2e data-gen/corpus --out corpus --gib ${mib / 1024} --churn 0 --plain --seed ${seed}`
-  await $`cp -a corpus/snapshot-1 source`
+  await $`cp -a corpus/snapshot-1 source && echo kept | tee source/acl > source/xattr && setfattr -n user.binary -v 0x00ff10 source/xattr && setfacl -m u:12345:rw source/acl`
   await config`
 encryption:
   mode: ${mode}
@@ -156,4 +157,24 @@ export async function held(name: string, task: Background): Promise<boolean> {
     limit: '60s',
   })`until pid=$(pgrep -P $(<${{ raw: name }}.pid)) && grep -q '^State:.[tT]' /proc/$pid/status && test -s calls || ! kill -0 $(<${{ raw: name }}.pid) 2> /dev/null; do sleep 0.05; done; echo $pid > traced.pid; sleep 0.3`
   return task.running()
+}
+
+/**
+ * At the end of a family, where all rows and rounds were run: what it shows each time, by `shows_in` of known-findings.yaml, it has shown.
+ * @throws Mismatch under --strict-gaps where it has not; otherwise that is a note
+ */
+export function stillShown({ dry, plan, common, report }: Run): void {
+  const { round, rounds } = plan.options as { round?: string; rounds?: number }
+  const partly = report.rows.some(
+    ({ verdict, notes }) => verdict !== 'PASS' || notes.some((one) => /not tried/.test(one)),
+  )
+  if (dry || round || rounds || common.repo.length || partly) return
+  const seen = report.rows.flatMap(({ findings }) => findings.map(({ id }) => id))
+  const fixed = findingsOf(plan.vykar.version)
+    .filter((one) => one.shows_in === plan.scenario && !seen.includes(one.id))
+    .map(({ id }) => id)
+  if (!fixed.length) return
+  const said = `known findings that no longer show, remove them from configs/known-findings.yaml: ${fixed.join(', ')}`
+  if (common['strict-gaps']) throw new Mismatch(said)
+  report.notes.push(said)
 }

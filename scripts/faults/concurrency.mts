@@ -8,7 +8,16 @@ import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, type Output, read } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { contents, serverWants } from '#scripts/common.mts'
-import { acknowledged, conclude, faultOptions, more, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
+import {
+  acknowledged,
+  conclude,
+  faultOptions,
+  more,
+  roundsOf,
+  rowsWith,
+  stillShown,
+  within,
+} from '#scripts/faults/common.mts'
 import { afterwards, allThere, at, clearOthers, inTheEnd, lastOf, violated, witness } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { servers } from '#scripts/servers.mts'
@@ -264,4 +273,5 @@ await scenario(import.meta, spec, async (run) => {
       await conclude(fired, tried.length)
     })
   }
+  stillShown(run)
 })

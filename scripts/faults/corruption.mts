@@ -13,7 +13,15 @@ import { $, check, fact, read, step } from '#lib/sh.mts'
 import { Blocked } from '#lib/verdict.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { copyOf } from '#scripts/damage.mts'
-import { acknowledged, conclude, drawnOptions, faultOptions, rowsWith, within } from '#scripts/faults/common.mts'
+import {
+  acknowledged,
+  conclude,
+  drawnOptions,
+  faultOptions,
+  rowsWith,
+  stillShown,
+  within,
+} from '#scripts/faults/common.mts'
 import { allThere, at, lastOf, others, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
 
 /** What can be damaged: bash that prints the candidates below `damaged`, or below the cache. */
@@ -305,4 +313,5 @@ await scenario(import.meta, spec, async (run) => {
         ...rows,
       ]),
     )
+  stillShown(run)
 })

@@ -10,7 +10,7 @@ import { $, check, fact, read, step } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import { copyOf } from '#scripts/damage.mts'
-import { acknowledged, conclude, drawnOptions, faultOptions, rowsWith } from '#scripts/faults/common.mts'
+import { acknowledged, conclude, drawnOptions, faultOptions, rowsWith, stillShown } from '#scripts/faults/common.mts'
 import { afterwards, allThere, at, nothingForEver, violated, witness } from '#scripts/faults/oracle.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -148,14 +148,16 @@ await scenario(import.meta, spec, async (run) => {
                 warns: /invalid ID \.tmp/,
               })`${there} vykar --config config.yaml ${{ raw: finish }} -R ${repo} > finish.out 2>&1`
             // A new pack that a killed compact has left is taken away as garbage by the next one, which has just written it again.
-            const destroys = died && command === 'compact' && mode === 'none' ? 'killed-compact-destroys' : ''
+            const destroys = died && command === 'compact' ? 'killed-compact-destroys' : ''
             const known = [...new Set([...all, ...kept])]
             await afterwards(repo, kept, undefined, there, known, '', false, destroys)
             await nothingForEver(repo, there, `kill -9 vykar ${command}`, 'killed-write-left')
             await allThere(repo, kept, there, destroys)
             if (command !== 'backup' || state !== 'index') continue
             // What the index names and no snapshot has is given back once it was repaired.
-            await $`${there} vykar --config config.yaml list -R ${repo} | grep -oE '^ *[0-9a-f]{8} ' | ${there} xargs vykar --config config.yaml snapshot delete -R ${repo} && ${there} vykar --config config.yaml check -R ${repo} --repair --yes > repair.out 2>&1 && ${there} vykar --config config.yaml compact -R ${repo} > last.out && find damaged/packs -type f -size +0 > orphans`
+            await $({
+              warns: /invalid ID \.tmp/,
+            })`${there} vykar --config config.yaml list -R ${repo} | grep -oE '^ *[0-9a-f]{8} ' | ${there} xargs vykar --config config.yaml snapshot delete -R ${repo} && ${there} vykar --config config.yaml check -R ${repo} --repair --yes > repair.out 2>&1 && ${there} vykar --config config.yaml compact -R ${repo} > last.out && find damaged/packs -type f -size +0 > orphans`
             await check('test ! -s orphans', () => {
               const [orphan] = read('orphans').split('\n')
               if (orphan)
@@ -172,4 +174,5 @@ await scenario(import.meta, spec, async (run) => {
           )
         })
       }
+  stillShown(run)
 })

@@ -6,11 +6,19 @@
 import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, note, read } from '#lib/sh.mts'
-import { standardNeeds } from '#scripts/checks.mts'
+import { shows, standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import { copyOf } from '#scripts/damage.mts'
-import { acknowledged, conclude, faultOptions, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
-import { allThere, at, inTheEnd, lastOf, violated } from '#scripts/faults/oracle.mts'
+import {
+  acknowledged,
+  conclude,
+  faultOptions,
+  roundsOf,
+  rowsWith,
+  stillShown,
+  within,
+} from '#scripts/faults/common.mts'
+import { allThere, at, inTheEnd, lastOf, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
 import { servers } from '#scripts/servers.mts'
 
 const wants = [...serverWants, 'strace', 'faketime'] as const
@@ -51,6 +59,10 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         const code = await cycle('all is well')
         if (code || !(await kept()))
           violated('a cycle makes a snapshot', `exit ${code}, and list does not show it`, 'vykar')
+        await witness('source', 'met')
+        const how = await restoredAs(repo, 'met', there)
+        if (how !== 'right') violated('2: exit 0 means complete', `its snapshot is ${how} when restored`, 'vykar')
+        await shows(2, 'met.list', 'keep_last is 2')
         await $`for n in backup prune compact check; do grep -qE "^ +$n +ok" met.out || exit 1; done`
       }
 
@@ -133,4 +145,5 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
       await $`rm -rf damaged copy source corpus tree`
       await conclude(tried.length - missed.length, tried.length)
     })
+  stillShown(run)
 })

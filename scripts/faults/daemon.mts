@@ -8,8 +8,18 @@ import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, note, read } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
-import { acknowledged, conclude, faultOptions, roundsOf, rowsWith } from '#scripts/faults/common.mts'
-import { afterwards, at, clearOthers, inTheEnd, lastOf, nothingForEver, violated } from '#scripts/faults/oracle.mts'
+import { acknowledged, conclude, faultOptions, roundsOf, rowsWith, stillShown } from '#scripts/faults/common.mts'
+import {
+  afterwards,
+  at,
+  clearOthers,
+  inTheEnd,
+  lastOf,
+  nothingForEver,
+  restoredAs,
+  violated,
+  witness,
+} from '#scripts/faults/oracle.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
 
@@ -34,19 +44,21 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         background(
           name,
         )`HOME=$PWD/home XDG_CONFIG_HOME=$PWD/home vykar --config daemon.yaml daemon --http-listen 127.0.0.1:${port}`
-      /** Waits until so many cycles have ended, or the daemon has, or 40 s are over. */
-      const cycled = (name: string, count: string) => ({
-        raw: `for n in $(seq 200); do test "$(grep -c 'cycle finished' ${name}.out)" -ge ${count} && break; kill -0 $(<${name}.pid) 2> /dev/null || break; sleep 0.2; done`,
+      /** Waits until so many cycles have ended well, or as `how` says, or the daemon has, or 40 s are over. */
+      const cycled = (name: string, count: string, how = 'cycle finished successfully') => ({
+        raw: `for n in $(seq 200); do test "$(grep -c '${how}' ${name}.out)" -ge ${count} && break; kill -0 $(<${name}.pid) 2> /dev/null || break; sleep 0.2; done`,
       })
       /** Snapshots beside the acknowledged ones, as a file of the row counts them. */
       const counted = async () => {
         await $`vykar --config config.yaml list -R ${repo} > met.list && grep -cE '^ *[0-9a-f]{8} ' met.list > met.count`
         return Number(read('met.count')) - ids.length
       }
-      const ends = ({ by }: { by: string }) => {
+      const ends = ({ by, code }: { by: string; code: number }) => {
         if (by === 'KILL') violated('7: everything ends', 'TERM does not end the daemon within 20 s', 'vykar daemon')
+        else if (by === 'none' || ![0, 130, 143].includes(code))
+          violated('7: ends well', `the daemon ends ${by === 'none' ? 'by itself' : 'on TERM'} with exit ${code}`, 'vykar daemon') // biome-ignore format: one line
       }
-      const ended = async (end: { by: string }) => {
+      const ended = async (end: { by: string; code: number }) => {
         ends(end)
         await nothingForEver(repo, here, 'vykar daemon')
         await afterwards(repo, ids, undefined, here)
@@ -57,10 +69,19 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
       if (chosen(cycles)) {
         await scheduled('every: 1s, on_startup: true')
         const going = await daemon('cycles')
-        await $({ limit: '60s' })`${cycled('cycles', '3')}`
+        await $({ limit: '60s' })`${cycled('cycles', '1')}; head -c 100K /dev/urandom > source/fresh`
+        await witness('source', 'newest')
+        // The one under way may have come by before.
+        await $({
+          limit: '60s',
+        })`more=$(($(grep -c 'cycle finished' cycles.out) + 2)); ${cycled('cycles', '$more')}`
         await $`curl -fsS ${status} > status.json && curl -fsS ${page}/ > page.html && for method in POST PUT DELETE; do curl -s -o /dev/null -w '%{http_code}\n' -X $method ${page}/; done > methods`
         const end = await going.end('TERM', '20s')
         const made = await counted()
+        await $`grep -oE '^ *[0-9a-f]{8} ' met.list | tail -n 1 | tr -d ' ' > newest.id`
+        const how = await restoredAs(repo, 'newest', here)
+        if (how !== 'right')
+          violated('2: absent or complete', `the newest snapshot is ${how} when it is restored`, 'vykar daemon')
         await check('# three cycles, a snapshot each, and the status says so', () => {
           fact(cycles, `${made} snapshots`)
           if (made < 3) violated('what is due is backed up', `three cycles have made ${made} snapshots`, 'vykar daemon') // biome-ignore format: one line
@@ -69,6 +90,8 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
           if (/^2/m.test(read('methods')))
             violated('the status page only shows', 'a POST, PUT or DELETE is answered with 2xx', 'vykar daemon')
         })
+        // Those of before the change are no snapshots of the source as it is.
+        await clearOthers(repo, ids)
         await ended(end)
       }
 
@@ -79,7 +102,11 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         const going = await daemon('middle')
         await $({ limit: '60s' })`until test -e begun || ! kill -0 $(<middle.pid); do sleep 0.05; done`
         const end = await going.end('TERM', '20s')
-        fact(middle, `exit ${end.code} after ${end.seconds.toFixed(1)} s, ${await counted()} snapshots`)
+        const made = await counted()
+        fact(middle, `exit ${end.code} after ${end.seconds.toFixed(1)} s, ${made} snapshots`)
+        await $`test -e begun`
+        if (made > 0)
+          violated('2: absent or complete', 'a backup that TERM has ended in its dump has made a snapshot', 'vykar daemon') // biome-ignore format: one line
         await clearOthers(repo, ids)
         await ended(end)
       }
@@ -90,10 +117,10 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         const going = await daemon('broken')
         await $({
           limit: '60s',
-        })`${cycled('broken', '1')}; echo 'sources: {' > daemon.yaml; grep -c 'cycle finished' broken.out > before.count || true; kill -HUP $(<broken.pid)`
+        })`${cycled('broken', '1')}; echo 'sources: {' > daemon.yaml; grep -c 'cycle finished successfully' broken.out > before.count || true; kill -HUP $(<broken.pid)`
         await $({
           limit: '60s',
-        })`${cycled('broken', '$(($(<before.count) + 3))')}; grep -c 'cycle finished' broken.out > after.count || true`
+        })`${cycled('broken', '$(($(<before.count) + 3))')}; grep -c 'cycle finished successfully' broken.out > after.count || true`
         await check('# it goes on with the config that it had, and says so', () => {
           if (Number(read('after.count')) <= Number(read('before.count')) + 2)
             violated('what is due is backed up', 'after a HUP with a broken config it makes no more backups', 'kill -HUP') // biome-ignore format: one line
@@ -109,7 +136,7 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         const going = await daemon('reloaded')
         await $({
           limit: '60s',
-        })`${cycled('reloaded', '1')}; sed -i 's/label: faults$/label: reloaded/' daemon.yaml; grep -c 'cycle finished' reloaded.out > before.count || true; kill -HUP $(<reloaded.pid)`
+        })`${cycled('reloaded', '1')}; sed -i 's/label: faults$/label: reloaded/' daemon.yaml; grep -c 'cycle finished successfully' reloaded.out > before.count || true; kill -HUP $(<reloaded.pid)`
         await $({ limit: '60s' })`${cycled('reloaded', '$(($(<before.count) + 3))')}`
         await $`vykar --config config.yaml list -R ${repo} > reloaded.list`
         await check('grep -q " reloaded " reloaded.list', () => {
@@ -139,7 +166,7 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         const going = await daemon('missing')
         await $({
           limit: '60s',
-        })`${cycled('missing', '1')}; curl -sS ${status} > status.json 2> status.err || ! kill -0 $(<missing.pid) 2> /dev/null || exit 1`
+        })`${cycled('missing', '1', 'cycle finished')}; curl -sS ${status} > status.json 2> status.err || ! kill -0 $(<missing.pid) 2> /dev/null || exit 1`
         ends(await going.end('TERM', '20s'))
         await check('# a cycle that has backed up nothing is not ok', () => {
           if (/"outcome": *"ok"/.test(read('status.json')))
@@ -155,6 +182,8 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         })`rc=0; HOME=$PWD/home XDG_CONFIG_HOME=$PWD/home timeout -s TERM -k 10 3 vykar --config daemon.yaml daemon > never.out 2>&1 || rc=$?; exit $rc`
         await check('# of its only repository: refused', () => {
           fact(never, `exit ${met.code}: ${lastOf('never.out').slice(0, 100)}`)
+          if (met.code > 2 && met.code !== 124)
+            violated('7: ends well', `with \`every: 0s\` it ends with exit ${met.code}`, 'vykar daemon')
           if (met.code === 124 || met.code === 0)
             violated('what cannot work is refused', 'with `every: 0s` for its only repository it goes on, and will never back up', 'vykar daemon', 'daemon-schedules-nothing') // biome-ignore format: one line
         })
@@ -185,4 +214,5 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
       await $`rm -rf source corpus tree home`
       await conclude(tried.length - missed.length, tried.length)
     })
+  stillShown(run)
 })

@@ -8,7 +8,16 @@ import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, note, type Output, read } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
-import { acknowledged, conclude, faultOptions, judge, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
+import {
+  acknowledged,
+  conclude,
+  faultOptions,
+  judge,
+  roundsOf,
+  rowsWith,
+  stillShown,
+  within,
+} from '#scripts/faults/common.mts'
 import { afterwards, at, clearOthers, inTheEnd, type Place } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { addressOf, freePort, parseS3 } from '#scripts/provide.mts'
@@ -153,4 +162,5 @@ await scenario(import.meta, spec, async (run) => {
       await $`rm -rf source corpus tree`
       await conclude(fired, tried.length)
     })
+  stillShown(run)
 })

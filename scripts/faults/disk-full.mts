@@ -7,7 +7,7 @@ import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, read, step, undo } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { copyOf } from '#scripts/damage.mts'
-import { acknowledged, conclude, faultOptions, roundsOf, rowsWith } from '#scripts/faults/common.mts'
+import { acknowledged, conclude, faultOptions, roundsOf, rowsWith, stillShown } from '#scripts/faults/common.mts'
 import { afterwards, at, clearOthers, inTheEnd, lastOf, nothingForEver, violated } from '#scripts/faults/oracle.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 
@@ -130,4 +130,5 @@ await scenario(import.meta, spec, async (run) => {
       await conclude(tried.length, tried.length)
     })
   }
+  stillShown(run)
 })

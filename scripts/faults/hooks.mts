@@ -8,7 +8,7 @@ import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, type Output, read, step } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { contents, fresh, serverWants } from '#scripts/common.mts'
-import { conclude, faultOptions, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
+import { conclude, faultOptions, roundsOf, rowsWith, stillShown, within } from '#scripts/faults/common.mts'
 import { at, clearOthers, inTheEnd, lastOf, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
 import { parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
@@ -182,6 +182,21 @@ EOF
           violated('the exit code tells what failed', `exit ${met.code}: ${lastOf('met.out')}`, `vykar ${command}`) // biome-ignore format: one line
         await ran(command, [...of(inward, 'before', command), ...ends('after', command)])
       }
+      for (const command of hooked.slice(1)) {
+        const name = `the before of ${command} fails`
+        if (!chosen(name)) continue
+        await $`rm -f FAIL-* && : > hooks.log && touch FAIL-repo-before`
+        const met = await meet(`${command} -R ${repo}`)
+        fact(name, `exit ${met.code}: ${lastOf('met.out').slice(0, 100)}`)
+        if (!met.code && !run.dry)
+          violated('the exit code tells what failed', `exit 0: ${lastOf('met.out')}`, `vykar ${command}`)
+        await check('# it has not been done', () => {
+          if (/complete|^Pruned/m.test(read('met.out')))
+            violated('what `before` forbids is not done', lastOf('met.out'), `vykar ${command}`)
+        })
+        await ran(name, ['global-before', 'repo-before', ...ends('failed', command)])
+      }
+      await $`rm -f FAIL-*`
       if (chosen('two sources')) {
         await $`rm -f FAIL-* && : > hooks.log && { ${{ raw: withoutSources }} config.yaml; echo sources:; for name in one two; do printf '  - {path: source, label: %s, hooks: {before: bash hook.sh source-%s-before, after: bash hook.sh source-%s-after, finally: bash hook.sh source-%s-finally}}\n' $name $name $name $name; done; } > two.yaml && cp case.yaml case.kept && mv two.yaml case.yaml`
         await expects('two sources', await meet(`backup -R ${repo}`), 'work', ['one', 'two'])
@@ -371,4 +386,5 @@ EOF
     })
     tried.length = 0
   }
+  stillShown(run)
 })

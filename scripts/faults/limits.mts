@@ -6,10 +6,18 @@
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, type Output, read, step, undo } from '#lib/sh.mts'
 import { bytes } from '#lib/terminal.mts'
-import { Blocked } from '#lib/verdict.mts'
+import { Blocked, UsageError } from '#lib/verdict.mts'
 import { standardNeeds, torn } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
-import { acknowledged, conclude, faultOptions, roundsOf, rowsWith, within } from '#scripts/faults/common.mts'
+import {
+  acknowledged,
+  conclude,
+  faultOptions,
+  roundsOf,
+  rowsWith,
+  stillShown,
+  within,
+} from '#scripts/faults/common.mts'
 import { at, clearOthers, inTheEnd, lastOf, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
 import { memoryCgroup } from '#scripts/memory.mts'
 import { servers } from '#scripts/servers.mts'
@@ -34,6 +42,8 @@ await scenario(import.meta, spec, async (run) => {
   const row = await rowsWith(run)
   const { round: only, links, long, 'corpus-mib': mib } = run.options
   const files = long ? 1_000_000 : run.options.files
+  // ext4 takes 65,000 names of a file, and the copy of the first file is another one.
+  if (links > 125_000) throw new UsageError(`--links ${links}: at most 125000 can be made on every file system`)
   await servers()
   for (const repo of run.repos) {
     const variable = `REPO_${repo.toUpperCase()}`
@@ -54,7 +64,7 @@ await scenario(import.meta, spec, async (run) => {
         // A thousand in each directory; each has content of its own.
         await $({
           limit: '1h',
-        })`seq ${i ? all[i - 1]! + 1 : 1} ${n} | awk '{d = "source/" int($1 / 1000); if (d != last) {system("mkdir -p " d); last = d} f = d "/" $1; print "content of file " $1 > f; close(f)}'`
+        })`seq ${i && !only ? all[i - 1]! + 1 : 1} ${n} | awk '{d = "source/" int($1 / 1000); if (d != last) {system("mkdir -p " d); last = d} f = d "/" $1; print "content of file " $1 > f; close(f)}'`
         await witness('source', 'many')
         await $`rm -rf cache lost tree && mkdir lost tree`
         // The shell's own count of what it and its children have read, once they have ended.
@@ -65,6 +75,11 @@ await scenario(import.meta, spec, async (run) => {
           limit: '1h',
         })`bash -c 'vykar --config config.yaml backup -R ${repo} > unchanged.out && cat /proc/$$/io' | sed -n 's/^rchar: //p' > again.read`
         await $`sed -n 's/^Snapshot created: //p' many.out > many.id`
+        const counted = ['many', 'unchanged'].map((name) => `<(grep -oE 'Files: [^,]*, Original: [^,]*' ${name}.out)`)
+        await check(`diff ${counted.join(' ')}`, () => {
+          const [was, is] = ['many', 'unchanged'].map((name) => /Files: [^,]*, Original: [^,]*/.exec(read(`${name}.out`))?.[0]) // biome-ignore format: one line
+          if (was !== is) violated('2: exit 0 means complete', `a backup of an unchanged tree counts other files: ${is} instead of ${was}`, 'vykar backup') // biome-ignore format: one line
+        })
         const restored = await $({
           limit: '1h',
         })`bash -c 'HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<many.id) tree > many.restored && cat /proc/$$/io' | sed -n 's/^rchar: //p' > restored.read`
@@ -284,7 +299,8 @@ await scenario(import.meta, spec, async (run) => {
                 ? 'read-only-repository-refused'
                 : '',
             )
-          if (met.code === 124) violated('7: everything ends', `${words.split(' ')[0]} did not end`, `vykar ${words}`)
+          if (met.code === 124 || met.code === 137)
+            violated('7: everything ends', `${words.split(' ')[0]} did not end`, `vykar ${words}`)
           if (met.code === 0 && words.startsWith('restore')) {
             const same = await $({
               expect: 'any',
@@ -349,4 +365,5 @@ await scenario(import.meta, spec, async (run) => {
     })
     tried.length = 0
   }
+  stillShown(run)
 })

@@ -8,7 +8,7 @@ import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, step } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
-import { acknowledged, conclude, faultOptions, judge, rowsWith, within } from '#scripts/faults/common.mts'
+import { acknowledged, conclude, faultOptions, judge, rowsWith, stillShown, within } from '#scripts/faults/common.mts'
 import { afterwards, at, clearOthers, inTheEnd, lastOf, violated, witness } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { addressOf, freePort } from '#scripts/provide.mts'
@@ -222,4 +222,5 @@ await scenario(import.meta, spec, async (run) => {
       await conclude(fired, tried, missed)
     })
   }
+  stillShown(run)
 })

@@ -18,14 +18,14 @@ export const at = (repo: string, url: string, files = url.startsWith('$PWD/') ? 
 })
 
 /**
- * What a tree holds, for `restoredAs`: content in NAME.sha256; types, modes, owners, sizes, times and links in NAME.tree. Dumps, whose times
- * are those of the backup, have their content alone (`contents`).
+ * What a tree holds, for `restoredAs`: content in NAME.sha256; types, modes, owners, sizes, times, links and attributes, ACLs among them, in
+ * NAME.tree. Dumps, whose times are those of the backup, have their content alone (`contents`).
  */
 export async function witness(tree: string, name: string): Promise<void> {
   await contents(tree, name)
   await $`(cd ${tree} && ${{ raw: listing }}) > ${name}.tree`
 }
-const listing = `find . -mindepth 1 \\( -type d -printf '%y %m %U %G %T@ %p\\0' -o -printf '%y %m %U %G %n %s %T@ %p %l\\0' \\) | sort -z | tr '\\0' '\\n'`
+const listing = `{ find . -mindepth 1 \\( -type d -printf '%y %m %U %G %T@ %p\\0' -o -printf '%y %m %U %G %n %s %T@ %p %l\\0' \\) | sort -z | tr '\\0' '\\n'; find . -mindepth 1 -print0 | sort -z | xargs -0 -r getfattr -h -d -m - --; }`
 
 /** The last line of what a command has printed into a file of the row, for a message. */
 export const lastOf = (file: string): string =>

@@ -9,7 +9,7 @@ import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, step, undo } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
-import { acknowledged, conclude, drawnOptions, faultOptions, rowsWith } from '#scripts/faults/common.mts'
+import { acknowledged, conclude, drawnOptions, faultOptions, rowsWith, stillShown } from '#scripts/faults/common.mts'
 import { afterwards, at, nothingForEver, witness } from '#scripts/faults/oracle.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 import { freePort } from '#scripts/provide.mts'
@@ -135,4 +135,5 @@ await scenario(import.meta, spec, async (run) => {
         await conclude(fired, tried)
       })
     }
+  stillShown(run)
 })

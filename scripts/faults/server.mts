@@ -9,7 +9,7 @@ import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, note, read, undo } from '#lib/sh.mts'
 import { standardNeeds, torn } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
-import { acknowledged, conclude, faultOptions, judge, roundsOf, rowsWith } from '#scripts/faults/common.mts'
+import { acknowledged, conclude, faultOptions, judge, roundsOf, rowsWith, stillShown } from '#scripts/faults/common.mts'
 import {
   afterwards,
   allThere,
@@ -183,13 +183,14 @@ await scenario(import.meta, spec, async (run) => {
         await $`rm -rf cache lost && ${second} vykar --config lost.yaml init -R ${repo} > open.out && ${second} vykar --config lost.yaml backup -R ${repo} > open.out`
         await $`find data -type f -perm /044 -printf '%m %P\n' > open.list; find data -type f -printf x | wc -c > open.files`
         if (Number(read('open.files'))) fired++
-        const [first] = read('open.list').split('\n')
+        const open = read('open.list').split('\n').filter(Boolean)
+        const first = open.find((line) => !line.startsWith('644 ')) ?? open[0]
         if (first)
           violated(
             'what is private stays private',
             `vykar-server writes files that every user of its machine can read: ${first}`,
             'vykar-server --data-dir data',
-            'server-files-readable',
+            first.startsWith('644 ') ? 'server-files-readable' : '',
           )
         await server.end('TERM')
       }
@@ -252,16 +253,23 @@ await scenario(import.meta, spec, async (run) => {
         const server = await start('hostile-server', '--data-dir data --append-only')
         // What it can do to what is there: write over one object of each kind, and delete it. It is answered 403 for what must last.
         await $`printf 'header = "Authorization: Bearer %s"\n' "$VYKAR_E2E_REST_TOKEN" > token.curl && chmod 600 token.curl`
-        await $`(cd data && for kind in packs snapshots keys config; do find $kind -type f -size +0 -print -quit; done) > lasting`
+        await $`(cd data && for kind in packs snapshots keys config; do find $kind -type f -size +0 -print -quit; done) > lasting && (cd data && xargs sha256sum) < lasting > lasting.was`
         await $`while read -r path; do for method in PUT DELETE; do echo "$(curl -sS -o /dev/null -w '%{http_code}' -K token.curl -X $method --data-binary junk http://127.0.0.1:${port}/$path) $method $path"; done; done < lasting > answers`
         await $`echo "$(curl -sS -o /dev/null -w '%{http_code}' -K token.curl -X POST -H 'Content-Type: application/json' --data-binary "[\"$(head -n 1 lasting)\"]" http://127.0.0.1:${port}/?batch-delete) POST batch-delete" >> answers`
-        await $`echo "$(curl -sS -o /dev/null -w '%{http_code}' -K token.curl -X POST -H 'Content-Type: application/json' --data-binary "{\"operations\":[{\"source_pack\":\"$(head -n 1 lasting)\",\"keep_blobs\":[],\"delete_after\":true}]}" http://127.0.0.1:${port}/?repack) POST repack" >> answers; test -s data/"$(head -n 1 lasting)"`
+        await $`echo "$(curl -sS -o /dev/null -w '%{http_code}' -K token.curl -X POST -H 'Content-Type: application/json' --data-binary "{\"operations\":[{\"source_pack\":\"$(head -n 1 lasting)\",\"keep_blobs\":[],\"delete_after\":true}]}" http://127.0.0.1:${port}/?repack) POST repack" >> answers`
+        await $`(cd data && sha256sum --check --quiet ../lasting.was) > lasting.out 2>&1 || true`
         await $`echo "$(curl -sS -o /dev/null -w '%{http_code}' -K token.curl -X PUT --data-binary junk http://127.0.0.1:${port}/index) PUT index" > index.answer; rm token.curl`
         fired++
         fact(hostile, `overwrites and deletes of what must last: ${read('answers').split('\n').map((line) => line.slice(0, 3)).join(' ')}; index: ${read('index.answer').slice(0, 3)}`) // biome-ignore format: one line
         const granted = read('answers').split('\n').find((line) => !line.startsWith('403 ')) // biome-ignore format: one line
         if (granted && !run.dry)
           violated('append-only takes no delete', `answered with ${granted}`, 'vykar-server --append-only')
+        // Whatever the answer was.
+        await check('test ! -s lasting.out', () => {
+          const [other] = read('lasting.out').split('\n')
+          if (other)
+            violated('append-only takes no delete', `refused, and done: ${other}`, 'vykar-server --append-only')
+        })
         await server.end('TERM')
         // The owner's own server, without the flag: what can he still have?
         const owner = await start('owner-server', '--data-dir data')
@@ -278,4 +286,5 @@ await scenario(import.meta, spec, async (run) => {
       await $`rm -rf data source corpus tree`
       await conclude(fired, tried.length)
     })
+  stillShown(run)
 })

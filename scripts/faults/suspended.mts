@@ -18,6 +18,7 @@ import {
   more,
   roundsOf,
   rowsWith,
+  stillShown,
   within,
 } from '#scripts/faults/common.mts'
 import { afterwards, at, inTheEnd, lastOf, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
@@ -199,4 +200,5 @@ await scenario(import.meta, spec, async (run) => {
       await conclude(fired, tried.length)
     })
   }
+  stillShown(run)
 })

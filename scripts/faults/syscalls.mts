@@ -7,7 +7,7 @@ import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, step } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { copyOf } from '#scripts/damage.mts'
-import { acknowledged, conclude, faultOptions, judge, rowsWith, within } from '#scripts/faults/common.mts'
+import { acknowledged, conclude, faultOptions, judge, rowsWith, stillShown, within } from '#scripts/faults/common.mts'
 import { afterwards, at, lastOf, nothingForEver, violated, witness } from '#scripts/faults/oracle.mts'
 
 /** The packs alone, and no other file. */
@@ -122,4 +122,5 @@ await scenario(import.meta, spec, async (run) => {
       await $`rm -rf damaged copy source corpus met-tree`
       await conclude(fired, tried)
     })
+  stillShown(run)
 })

@@ -8,7 +8,7 @@ import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, fact, note, read, step, undo } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
-import { acknowledged, conclude, faultOptions, held, roundsOf, rowsWith } from '#scripts/faults/common.mts'
+import { acknowledged, conclude, faultOptions, held, roundsOf, rowsWith, stillShown } from '#scripts/faults/common.mts'
 import { at, clearOthers, inTheEnd, lastOf, violated } from '#scripts/faults/oracle.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 
@@ -113,9 +113,9 @@ await scenario(import.meta, spec, async (run) => {
       if (chosen('target is a symlink')) {
         await $`mkdir -p real && ln -s real through`
         const through = await restore('through', 'through')
-        await $`find real -type f -printf x | wc -c > count`
-        if (through === 0 && Number(read('count')) < 20)
-          violated('exit 0 means complete', `exit 0, and ${read('count')} files`, 'vykar restore')
+        const same = await $({ expect: 'any' })`diff -r --no-dereference source real > wrong.out 2>&1`
+        if (through === 0 && same.code)
+          violated('exit 0 means complete', `exit 0, and ${lastOf('wrong.out')}`, 'vykar restore')
       }
 
       if (chosen('path too long')) {
@@ -155,7 +155,7 @@ await scenario(import.meta, spec, async (run) => {
         }
         const theirs = await $({
           expect: 'any',
-        })`for n in $(seq 20); do cmp source/file-$n theirs/target/file-$n || exit 1; done > wrong.out 2>&1`
+        })`diff -r --no-dereference source theirs/target > wrong.out 2>&1`
         if (theirs.code && !reached.code)
         violated('everything else is there', `exit ${other.code}, and ${read('count')} of 20 files, or wrong ones: ${lastOf('wrong.out')}`, 'vykar restore') // biome-ignore format: one line
       }
@@ -191,6 +191,7 @@ await scenario(import.meta, spec, async (run) => {
         await $`mkdir acl && setfacl -m d:u:12345:rwx acl`
         const acl = await restore('default-acl', 'acl/target')
         await $`getfacl -cpR acl/target | grep -c '^user:12345' > acl.count || true`
+        if (acl) violated('what can be restored is restored', `exit ${acl} below a default ACL`, 'vykar restore')
         if (acl === 0 && read('acl.count') !== '0')
         violated('exit 0 means right', `${read('acl.count')} entries of the target's default ACL are on what was restored`, 'vykar restore', 'restore-keeps-inherited-acl') // biome-ignore format: one line
       }
@@ -200,6 +201,8 @@ await scenario(import.meta, spec, async (run) => {
         await $`mkdir shared && chmod 2755 shared`
         const setgid = await restore('setgid', 'shared/target')
         await $`(cd source && ${{ raw: plainModes }}) > modes.were; (cd shared/target && ${{ raw: plainModes }}) > modes.are; diff modes.were modes.are | grep -c '^>' > modes.count || true`
+        if (setgid)
+          violated('what can be restored is restored', `exit ${setgid} in a setgid directory`, 'vykar restore')
         if (setgid === 0 && read('modes.count') !== '0')
         violated('exit 0 means right', `${read('modes.count')} directories have the target's setgid bit, which their source has not`, 'vykar restore') // biome-ignore format: one line
       }
@@ -227,7 +230,10 @@ await scenario(import.meta, spec, async (run) => {
             'nothing of somebody is deleted',
             `delete (exit ${done.code}) removed ${read('alien.gone').split('\n').join(', ')} of a directory that no vykar command can open`,
             'vykar delete --yes-delete-this-repo',
-            'delete-takes-other-repositories',
+            // Names that its own repositories have, too.
+            /^alien\/(?!config$|(keys|snapshots|index)\/)/m.test(read('alien.gone'))
+              ? ''
+              : 'delete-takes-other-repositories',
           )
       }
 
@@ -235,4 +241,5 @@ await scenario(import.meta, spec, async (run) => {
       await inTheEnd(repo, ids)
       await conclude(tried.length - missed.length, tried.length, missed)
     })
+  stillShown(run)
 })

@@ -5,12 +5,13 @@ import { xml } from '#lib/report.mts'
 
 /** `refused`: the entry itself did not come back, and the tool said so; `not here`: this host cannot have it. */
 export type Word = 'kept' | 'lost, said' | 'lost in silence' | 'refused' | 'not here'
-/** What became of one class: how many of its bearers did not come back as they were, and the first of them. */
+/** What became of one class: how many of its bearers did not come back as they were, and what the first of them and each became. */
 export interface Fate {
   word: Word
   lost: number
   of: number
   example?: string
+  became?: string[]
 }
 
 /** The longest part of a name that no tool escapes in its messages. */
@@ -38,15 +39,12 @@ export function fateOf(
   const spoken = paths.every((path) => /[a-z]{3}/i.test(plain(path)) && said.includes(plain(path)))
   const gone = paths.every((path) => !there(path))
   const word = !spoken ? 'lost in silence' : gone ? 'refused' : 'lost, said'
-  const [first] = changed
-  const now = after.find((line) => line.startsWith(`${paths[0]}\t`))
   const value = (line: string | undefined) => line?.slice(line.lastIndexOf('\t') + 1).trim() || 'nothing'
-  return {
-    word,
-    lost: paths.length,
-    of,
-    example: `${paths[0]}: ${left.has(first!) ? value(first) : 'nothing'} became ${value(now)}`,
-  }
+  const became = paths.map((path) => {
+    const [was, is] = [before, after].map((lines) => value(lines.find((line) => line.startsWith(`${path}\t`))))
+    return `${path}: ${was} became ${is}`
+  })
+  return { word, lost: paths.length, of, example: became[0], became }
 }
 
 /** The result: classes by tools. */

@@ -12,7 +12,7 @@ import { $, fact, read, step } from '#lib/sh.mts'
 import { bytes, duration } from '#lib/terminal.mts'
 import { Skipped } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
-import { listed, numbers, packBytes, standardNeeds } from '#scripts/checks.mts'
+import { listed, numbers, packBytes, shows, standardNeeds } from '#scripts/checks.mts'
 import { fresh, retire, serverWants, storedChange, written } from '#scripts/common.mts'
 import { stillAs } from '#scripts/corpus.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
@@ -145,15 +145,25 @@ sources:
       const packs = packBytes()
       await $({ limit: '1h' })`vykar --config config.yaml backup -R ${repo} > same.out`
       await storedChange('same.out', undefined, packs)
-      await $`vykar --config config.yaml snapshot delete -R ${repo} $(sed -n 's/^Snapshot created: //p' same.out)`
+      await $`vykar --config config.yaml list -R ${repo} > same.list`
+      await listed('vm-image', 'same.out', 'same.list')
+      await shows(rounds.length + 2, 'same.list', 'one more backup was made')
+      await $({
+        limit: '1h',
+      })`sed -n 's/^Snapshot created: //p' same.out > same.id && mv vm away && rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<same.id) restored > restored-same.out && mv away vm`
+      await numbers('restored', 'same.out', 'same.list', 'restored-same.out')
+      await $({
+        limit: '1h',
+      })`(cd restored && sha256sum --check --quiet --strict ../${rounds.length}.sha256) && rm -r restored`
+      await $`vykar --config config.yaml snapshot delete -R ${repo} $(<same.id)`
       await $`touch -r as-it-was vm/disk.raw`
       for (const n of [0, ...rounds.keys()].map((_, i) => i)) {
         step(`restore ${n}`)
         // What is backed up is out of sight.
         await $({
           limit: '1h',
-        })`mv vm away && rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<${n}.id) restored > ${n}.restored.out && mv away vm`
-        await numbers('restored', `${n}.out`, `${n}.list`, `${n}.restored.out`)
+        })`mv vm away && rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<${n}.id) restored > restored-${n}.out && mv away vm`
+        await numbers('restored', `${n}.out`, `${n}.list`, `restored-${n}.out`)
         await $({ limit: '1h' })`(cd restored && sha256sum --check --quiet --strict ../${n}.sha256)`
         // The directory is as it was at the last backup.
         if (n === rounds.length) await sameTree('vm', 'restored')

@@ -8,9 +8,9 @@
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, step, undo } from '#lib/sh.mts'
-import { Skipped, UsageError } from '#lib/verdict.mts'
+import { Blocked, Skipped, UsageError } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
-import { listed, numbers, standardNeeds } from '#scripts/checks.mts'
+import { listed, numbers, sound, standardNeeds } from '#scripts/checks.mts'
 import { contents, cutShort, finallyFails, fresh, retire, serverWants, unreadable } from '#scripts/common.mts'
 import { churning, fill, fitsHost, refused, rightOrRefused, writesBetween } from '#scripts/filesystems/common.mts'
 import { deviceOptions, needRoot, usableDevice } from '#scripts/filesystems/device.mts'
@@ -172,8 +172,8 @@ EOF`
       await listed('moment', 'next.out', 'next.list')
       await $({
         limit: '1h',
-      })`HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<next.id) next > next-restored.out`
-      await numbers('next', 'next.out', 'next.list', 'next-restored.out')
+      })`HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<next.id) next > restored-next.out`
+      await numbers('next', 'next.out', 'next.list', 'restored-next.out')
       await sameTree(witness, 'next')
       await contents('next', 'next')
       await $`rm -r next`
@@ -182,7 +182,8 @@ EOF`
       undo`rm -f ${live}/filler && sync`
       await $({
         limit: '30m',
-      })`dd if=/dev/urandom of=${live}/filler bs=1M status=none || sync  # until the quota is reached`
+        otherwise: Blocked,
+      })`! dd if=/dev/urandom of=${live}/filler bs=1M status=none 2> filler.err && sync && grep -qE 'No space left|quota exceeded' filler.err  # the quota is reached`
       await rightOrRefused(repo, 'no-space', witness, 2, gone)
       await $`rm -f ${live}/filler && sync`
 
@@ -213,8 +214,13 @@ EOF`
       await $`vykar --config config.yaml list -R ${repo} > after-kill.list`
       await listed('moment', 'after-kill.out', 'after-kill.list')
       await $`sed -n 's/^Snapshot created: //p' after-kill.out > snapshot.id && mkdir restored-after-kill`
-      await $({ limit: '1h' })`vykar --config config.yaml restore -R ${repo} $(<snapshot.id) restored-after-kill`
+      await $({
+        limit: '1h',
+      })`rm -rf lost && mkdir lost && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) restored-after-kill > after-kill.restored.out`
+      await numbers('restored-after-kill', 'after-kill.out', 'after-kill.list', 'after-kill.restored.out')
       await sameTree(witness, 'restored-after-kill')
+      await $({ limit: '1h' })`vykar --config config.yaml check -R ${repo} --verify-data > after-kill.check 2>&1`
+      await sound('after-kill.check', { all: true })
       fact('after KILL', `exit ${code}, the snapshot stays; the next backup deletes it and takes its own`)
     })
 })

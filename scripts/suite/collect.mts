@@ -80,6 +80,16 @@ const ofRun = new RegExp(`^--(${namesOfHost}|${namesOfRun})(=|$)`)
 /** What a run has looked at, by which a later run of the same stands for it. */
 export const lookedAt = (report: RunReport): string => keyOf(report, ofRun)
 
+/** The file in a report which says that the build was another one's measure, as the gate runs it: it says nothing of the build under test. */
+export const measureOnly = 'baseline'
+
+/** Runs that say something of vykar: not those with one that lies, nor with the build that a gate compares with. */
+export const honest = (stored: readonly Stored[]): Stored[] =>
+  stored.filter(
+    ({ dir, report }) =>
+      !report.argv.some((word) => /^--sabotage(=|$)/.test(word)) && !existsSync(join(dir, measureOnly)),
+  )
+
 /** The file in a report that was taken over which says from which runtime directory: no run of another host stands for one of this. */
 const mergedFrom = 'merged-from'
 const fromOf = (dir: string) => {
@@ -89,32 +99,38 @@ const fromOf = (dir: string) => {
 
 /**
  * What stands, by call and host: its newest run, and of older ones the rows that no later run has looked at. A PASS of one repository takes
- * nothing back that was seen of another. Runs with a lying vykar say nothing of vykar, nor those of the stand-in where there is another.
+ * nothing back that was seen of another, nor one with another seed, or without --strict-gaps, a FAIL. The stand-in's say nothing where there
+ * is another.
  * @param stored the newest first
  */
 export function standing(stored: readonly Stored[]): Map<string, Stored[]> {
   const found = new Map<string, Stored[]>()
-  const honest = stored.filter(({ report }) => !report.argv.some((word) => /^--sabotage(=|$)/.test(word)))
+  const all = honest(stored)
   const whose = ({ dir, report }: Stored) => `${lookedAt(report)}\n${fromOf(dir)}`
-  for (const call of new Set(honest.map(whose))) {
-    const runs = honest.filter((one) => whose(one) === call)
+  for (const call of new Set(all.map(whose))) {
+    const runs = all.filter((one) => whose(one) === call)
     const real = runs.filter(({ report }) => !report.standin)
     const seen = new Set<string>()
     const blocked = new Set<string>()
     for (const { dir, report } of real.length ? real : runs) {
       const had = found.get(call)
+      const strict = report.argv.includes('--strict-gaps')
+      const same = (row: RowReport, how = strict) => `${rowName(row)}, seed ${report.seed}${how ? ', strict' : ''}`
       // A row that was SKIPPED has looked at nothing, and says nothing more where it is there already; one that was BLOCKED takes no FAIL back.
       const rows = report.rows.filter(
         (row) =>
-          !seen.has(rowName(row)) &&
+          !seen.has(row.verdict === 'FAIL' ? same(row) : rowName(row)) &&
           !(had && row.verdict === 'SKIPPED') &&
           !(blocked.has(rowName(row)) && row.verdict !== 'FAIL'),
       )
       for (const row of report.rows)
         if (row.verdict === 'BLOCKED') blocked.add(rowName(row))
-        else if (row.verdict !== 'SKIPPED') seen.add(rowName(row))
+        else if (row.verdict !== 'SKIPPED')
+          for (const name of [rowName(row), same(row), same(row, false)]) seen.add(name)
       const tried = had?.some((one) => one.report.verdict !== 'SKIPPED')
-      const own = report.leftBehind?.length ? (['FAIL'] as const) : []
+      // Of its own a run fails that left something behind, or came to its end with an error after its rows.
+      const failed = report.verdict === 'FAIL' && !report.rows.some(({ verdict }) => verdict === 'FAIL')
+      const own = report.leftBehind?.length || failed ? (['FAIL'] as const) : []
       if (!had) found.set(call, [{ dir, report }])
       else if (!report.rows.length && report.verdict === 'FAIL' && !tried) had.push({ dir, report })
       else if (rows.length) {
@@ -230,8 +246,8 @@ export function merge(runtimes: readonly string[], into: string): Stored[] {
 }
 
 /**
- * Removes the reports and logs of runs that began before a moment, except each scenario's newest. Only what this suite has
- * made there goes.
+ * Removes the reports and logs of runs that began before a moment, except what stands: of each call the newest, and what no later run has
+ * looked at. Only what this suite has made there goes.
  * @param before ISO 8601
  * @returns the run ids, and why some were left
  */
@@ -239,6 +255,7 @@ export async function pruneRuns(runtime: string, before: string): Promise<{ gone
   const torn: string[] = []
   const all = collect(runtime, torn)
   const stay = new Set([...newest(all).values()].map(({ now }) => now.dir))
+  for (const { dir } of [...standing(all).values()].flat()) stay.add(dir)
   const old = all.filter(({ dir, report }) => !stay.has(dir) && report.started < before)
   const done: { gone: string[]; left: string[] } = { gone: [], left: [] }
   // A torn report tells no time; the run's id does.

@@ -3,6 +3,7 @@
 import type { RunReport } from '#lib/report.mts'
 import { type Ratio, ratioOf } from '#scripts/benchmarks/stats.mts'
 import { type Benchmark, ratioText } from '#scripts/benchmarks/summary.mts'
+import { chanceFindings } from '#scripts/findings.mts'
 import { difference, rowName } from './collect.mts'
 import type { Result } from './runner.mts'
 
@@ -63,6 +64,7 @@ function judgeReads(scenario: string, before: RunReport, after: RunReport, found
  */
 export function judgeScenarios(pairs: readonly Pair[]): Judgement {
   const found: Judgement = { objections: [], notes: [] }
+  const chance = chanceFindings()
   for (const { scenario, baseline, fresh, reports } of pairs) {
     const [before, after] = reports
     const text = `${scenario}: ${baseline.verdict} with the baseline, ${fresh.verdict} with the new build${fresh.reason && `: ${fresh.reason}`}`
@@ -97,8 +99,9 @@ export function judgeScenarios(pairs: readonly Pair[]): Judgement {
     // By scenario: which of its rows shows what a moment decides is chance.
     const findings = (report: RunReport) => [...new Set(report.rows.flatMap((row) => row.findings.map(({ id }) => id)))]
     const [had, has] = [findings(before), findings(after)]
-    for (const id of has) if (!had.includes(id)) found.objections.push(`${scenario}: the known finding ${id} appeared`)
-    for (const id of had) if (!has.includes(id)) found.objections.push(`${scenario}: the known finding ${id} vanished`)
+    for (const [these, those, how] of [[has, had, 'appeared'], [had, has, 'vanished']] as const) // biome-ignore format: one line
+      for (const id of these.filter((one) => !those.includes(one)))
+        (chance.includes(id) ? found.notes : found.objections).push(`${scenario}: the known finding ${id} ${how}`)
   }
   if (!pairs.some(({ fresh }) => fresh.verdict === 'PASS'))
     found.objections.push('no scenario passed with the new build')

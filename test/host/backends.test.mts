@@ -252,6 +252,13 @@ describe('honest', { concurrency: 2 }, () => {
     ['backends/shapes', 'sources-dump-dropped', 1, /restore: exit [12]: .*dump b/, '--repo', 'local', '--shape', 'sources'], // biome-ignore format: one line
     ['backends/shapes', 'one-thread-skips', 1, /one thread, cold: exit 1: /, '--repo', 'local', '--shape', 'threads'],
     ['backends/shapes', 'exit-3-as-0', 1, /backup: vykar exited 0 but warned: .*Errors: 1/, '--repo', 'local', '--shape', 'growing'], // biome-ignore format: one line
+    ['backends/shapes', 'added-path-dropped', 1, /other.*: exit 1: found=/, '--repo', 'local', '--shape', 'costs'],
+    ['backends/queries', 'long-sizes', 1, /--long shows 7[.]77 GiB of /, '--repo', 'local', '--question', 'shown'],
+    ['backends/queries', 'info-other-source', 1, /Source paths other instead of source/, '--repo', 'local', '--question', 'shown'], // biome-ignore format: one line
+    ['backends/settings', 'prune-compact-drops', 1, /prune and compact at once: exit \d+: .*--verify-data/, '--repo', 'local', '--choice', 'dry-runs'], // biome-ignore format: one line
+    ['backends/settings', 'prune-takes-all', 1, /another host, the same label: exit 1: .*alpha/, '--repo', 'local', '--choice', 'hosts'], // biome-ignore format: one line
+    ['backends/selection', 'exclude-panics', 1, /exclude \S+digit\S+: backup exits 134/, '--repo', 'local', '--choice', 'excludes'], // biome-ignore format: one line
+    ['backends/sftp', 'host-key-forgotten', 1, /was neither refused nor written down/],
     ['backends/sftp', 'host-key-unchecked', 1, /a changed host key was not refused/],
     ['backends/sftp', 'host-key-silent', 1, /was accepted, and not a word said/],
     ['backends/local-none', 'damage-spreads', 1, /one bit: restore exited 0 with wrong data/],

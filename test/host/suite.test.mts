@@ -24,7 +24,7 @@ import type { RowReport, RunReport } from '#lib/report.mts'
 import type { Verdict } from '#lib/verdict.mts'
 import type { Sample } from '#scripts/benchmarks/measure.mts'
 import { type Benchmark, figuresOf } from '#scripts/benchmarks/summary.mts'
-import { collect, difference, merge, pruneRuns } from '#scripts/suite/collect.mts'
+import { collect, difference, measureOnly, merge, pruneRuns, standing } from '#scripts/suite/collect.mts'
 import { judgeScenarios, judgeTimes, type Pair } from '#scripts/suite/judge.mts'
 import { dockerDaemon, peerTools, s3Server, underConstruction, unknownUnits } from '#scripts/suite/machine.mts'
 import { pack } from '#scripts/suite/pack.mts'
@@ -547,6 +547,13 @@ describe('report.mts', () => {
       call('20260102T000000Z-bbbb', 'PASS', '--repo', 'local'),
     )
     assert.match(last(line, both), /^FAIL merged 2 reports; backends\/local --repo rest: FAIL$/)
+    for (const later of ['SKIPPED', 'BLOCKED'] as const) {
+      const unsure = runtimeWith(
+        call('20260101T000000Z-aaaa', 'FAIL', '--repo', 'local'),
+        call('20260102T000000Z-bbbb', later, '--repo', 'local'),
+      )
+      assert.match(last(line, unsure), /^FAIL merged 2 reports; backends\/local --repo local: FAIL$/)
+    }
     const longer = runtimeWith(call('20260101T000000Z-aaaa', 'PASS', '--repo', 'local', '--corpus-gib', '0.1'))
     assert.match(last(line, longer), /^FAIL merged 1 reports; 1 of 1 have no result$/)
     // A result that was torn on its way is none, and no older one stands for it; a newer one does.
@@ -573,6 +580,36 @@ describe('report.mts', () => {
     )
     assert.equal(none.code, 2)
     assert.match(none.out, /--expected .* is empty/)
+  })
+
+  test('what stands: no other seed, softer run, BLOCKED, SKIPPED or build to compare with takes a FAIL back', async () => {
+    let n = 0
+    const at = (verdict: Verdict, more: Partial<RunReport> = {}, row: object = {}) =>
+      report({ runId: `2026010${++n}T000000Z-aaaa`, started: `2026-01-0${n}T00:00:00Z`, verdict, ...more }, [
+        { verdict, ...row },
+      ])
+    const verdictOf = (...runs: RunReport[]) => {
+      const found = [...standing(collect(runtimeWith(...runs))).values()].flat().map((one) => one.report.verdict)
+      n = 0
+      return found.includes('FAIL') ? 'FAIL' : found[0]
+    }
+    assert.equal(verdictOf(at('FAIL', { seed: 7 }), at('PASS', { seed: 1 })), 'FAIL')
+    assert.equal(verdictOf(at('FAIL', { seed: 7 }), at('PASS', { seed: 7 })), 'PASS')
+    assert.equal(verdictOf(at('FAIL', { argv: ['--strict-gaps'] }), at('PASS')), 'FAIL')
+    assert.equal(verdictOf(at('FAIL'), at('PASS', { argv: ['--strict-gaps'] })), 'PASS')
+    assert.equal(verdictOf(at('FAIL'), at('BLOCKED')), 'FAIL')
+    // A run that failed after its rows did, whose row a later one has not looked at.
+    assert.equal(verdictOf(at('FAIL', {}, { verdict: 'PASS' }), at('PASS', {}, { repo: 'rest' })), 'FAIL')
+    const measured = [at('FAIL'), at('PASS', { argv: ['--vykar', '/old'] })]
+    const runtime = runtimeWith(...measured)
+    writeFileSync(join(runtime, 'reports/local', measured[1]!.runId, measureOnly), '')
+    assert.deepEqual(
+      [...standing(collect(runtime)).values()].flat().map((one) => one.report.verdict),
+      ['FAIL'],
+    )
+    const prune = runtimeWith(report({ runId: '20251231T000000Z-aaaa', verdict: 'FAIL', seed: 7 }, [{ verdict: 'FAIL' }]), before, report({ runId: '20260105T000000Z-aaaa' }, [{}])) // biome-ignore format: one line
+    for (const { dir } of collect(prune)) markOurs(prune, [dir])
+    assert.ok(!(await pruneRuns(prune, '2027-01-01T00:00:00Z')).gone.includes('20251231T000000Z-aaaa'))
   })
 
   test('prune keeps what is young, the newest of each scenario, and what is not marked', async () => {

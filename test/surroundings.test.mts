@@ -189,6 +189,7 @@ describe('nothing is taken for ours that is not', { skip, concurrency: 2 }, () =
       /^scripts\/faults\/(corruption|disk-full)\.mts:.*rm -rf (lost;|small\/filler small\/many && sync -f small`)/, // in the row's directory
       /^scripts\/faults\/churn\.mts:.*rm -rf (cache; |source && mv moved source|one\.img )/, // in the row's directory
       /^scripts\/suite\/machine\.mts:.*rmSync\(code\)/, // the exit code of a build, beside its log
+      /^scripts\/suite\/machine\.mts:.*tmp=\$\(mktemp -d\); trap 'chmod -R u\+w "\$tmp"; rm -rf "\$tmp"' EXIT/, // made on the same line
       /^scripts\/backends\/shapes\.mts:.*rm -rf? (cache|source|restored-way-\$)/, // in the row's directory
       /^data-gen\/awkward\.mts:.*fs\.rmdirSync\(made\)/, // made for the socket, and empty
       /^data-gen\/(corpus|change)\.mts:.*fs\.rm(Sync\(path|Sync\(join\(gone, name\)|dirSync\(gone)\)/, // a file of a tree that was made to be changed

@@ -83,7 +83,10 @@ export async function downtime(died: string, of: string): Promise<void> {
     if (!existsSync(join(dir, 'stopped'))) throw new Mismatch('`before` was not run to its end')
     if (!existsSync(join(dir, 'starting'))) throw new Mismatch('`finally` was not run')
     const at = (name: string) => BigInt(read(name).trim() || 0)
-    fact(`downtime, ${of}`, `${downtimeOf(read('events.out'), died, at('stopped'), at('starting')).toFixed(2)} s`)
+    fact(
+      `downtime of a backup ${of}`,
+      `${downtimeOf(read('events.out'), died, at('stopped'), at('starting')).toFixed(2)} s`,
+    )
   })
 }
 

@@ -113,7 +113,7 @@ await scenario(import.meta, spec, async (run) => {
       if (chosen('target is a symlink')) {
         await $`mkdir -p real && ln -s real through`
         const through = await restore('through', 'through')
-        const same = await $({ expect: 'any' })`diff -r --no-dereference source real > wrong.out 2>&1`
+        const same = await $({ expect: 'any' })`diff -rq --no-dereference source real > wrong.out 2>&1`
         if (through === 0 && same.code)
           violated('exit 0 means complete', `exit 0, and ${lastOf('wrong.out')}`, 'vykar restore')
       }
@@ -155,7 +155,7 @@ await scenario(import.meta, spec, async (run) => {
         }
         const theirs = await $({
           expect: 'any',
-        })`diff -r --no-dereference source theirs/target > wrong.out 2>&1`
+        })`diff -rq --no-dereference source theirs/target > wrong.out 2>&1`
         if (theirs.code && !reached.code)
         violated('everything else is there', `exit ${other.code}, and ${read('count')} of 20 files, or wrong ones: ${lastOf('wrong.out')}`, 'vykar restore') // biome-ignore format: one line
       }

@@ -252,7 +252,16 @@ describe('honest', { concurrency: 2 }, () => {
     ['backends/shapes', 'sources-dump-dropped', 1, /restore: exit [12]: .*dump b/, '--repo', 'local', '--shape', 'sources'], // biome-ignore format: one line
     ['backends/shapes', 'one-thread-skips', 1, /one thread, cold: exit 1: /, '--repo', 'local', '--shape', 'threads'],
     ['backends/shapes', 'exit-3-as-0', 1, /backup: vykar exited 0 but warned: .*Errors: 1/, '--repo', 'local', '--shape', 'growing'], // biome-ignore format: one line
-    ['backends/shapes', 'added-path-dropped', 1, /other.*: exit 1: found=/, '--repo', 'local', '--shape', 'costs'],
+    [
+      'backends/shapes',
+      'added-path-dropped',
+      1,
+      /added source: exit 2: found=.*other/,
+      '--repo',
+      'local',
+      '--shape',
+      'costs',
+    ],
     ['backends/queries', 'long-sizes', 1, /--long shows 7[.]77 GiB of /, '--repo', 'local', '--question', 'shown'],
     ['backends/queries', 'info-other-source', 1, /Source paths other instead of source/, '--repo', 'local', '--question', 'shown'], // biome-ignore format: one line
     ['backends/settings', 'prune-compact-drops', 1, /prune and compact at once: exit \d+: .*--verify-data/, '--repo', 'local', '--choice', 'dry-runs'], // biome-ignore format: one line

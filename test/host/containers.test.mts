@@ -84,7 +84,8 @@ for (const engine of ['docker', 'podman'] as const)
         rows.map((row) => row.variant),
         ['volume', 'downtime', 'dump'],
       )
-      assert.match(String(rows[1]!.facts.downtime), /^\d+\.\d\d s$/)
+      for (const of of ['that succeeded', 'that failed', 'ended by TERM', 'ended by INT'])
+        assert.match(String(rows[1]!.facts[`downtime of a backup ${of}`]), /^\d+\.\d\d s$/)
       assert.match(String(rows[1]!.facts['after TERM']), /^exit 130, the container runs$/)
       assert.match(String(rows[1]!.facts['after KILL']), /^exit 137, the container stays stopped/)
       assert.deepEqual([lines(engine, ...containers), lines(engine, ...volumes), lines(engine, 'images', '-q')], had)

@@ -928,7 +928,8 @@ async function withPrograms<T>(programs: Record<string, string>, fn: (dir: strin
   mkdirSync(bin)
   for (const [name, line] of Object.entries(programs))
     writeFileSync(join(bin, name), `#!/bin/bash\ncd ${dir}\n${line}\n`, { mode: 0o755 })
-  for (const name of ['bash', 'setsid', 'nohup', 'touch', 'timeout']) symlinkSync(which(name)!, join(bin, name))
+  for (const name of ['bash', 'setsid', 'nohup', 'touch', 'timeout', 'mktemp', 'chmod', 'rm'])
+    symlinkSync(which(name)!, join(bin, name))
   const before = process.env.PATH
   process.env.PATH = bin
   try {
@@ -1019,7 +1020,7 @@ describe('what setup does to the machine', () => {
     assert.deepEqual(await dry('1.22.1'), [0, 'would build versitygw v1.0.10'])
     assert.match((await dry('1.19.8'))[1], /^would copy versitygw out of .* by no engine$/)
     const none = await withPrograms(go('1.19.8'), () => s3Server(false))
-    assert.match(none.join(), /^77,no S3 server \(Go 1\.19 is too old, 1\.21 is needed\): put minio or versitygw into /)
+    assert.match(none.join(), /^77,no S3 server \(Go 1\.19 is too old, 1\.21 is needed; Go 1\.24\.0: .*\): put minio or versitygw into /) // biome-ignore format: one line
     const broken = { ...engines, go: '[[ $1 == version ]] && echo go1.24 || { echo no route >&2; exit 1; }' }
     assert.match(
       (await withPrograms(broken, () => s3Server(false))).join(),

@@ -29,7 +29,7 @@ export function readReport(path: string): Stored {
   if (!report) throw new UsageError(`${path}: no report, or a torn one`)
   if (report.schema !== 'vykar-e2e/report/1') throw new UsageError(`${file}: not a report of this version`)
   // Reports of the first versions do not have the command line.
-  return { dir: dirname(file), report: { ...report, argv: report.argv ?? [] } }
+  return { dir: dirname(file), report: { ...report, argv: report.argv ?? [], rows: report.rows ?? [] } }
 }
 
 /**

@@ -169,6 +169,8 @@ async function change(
     const drawn = pick(files.length > 1 ? kinds : ['add'], random)
     const kind = each ? (kindsOf[n] ?? drawn) : drawn
     const [file = { path: '', size: 0 }] = files.splice(Math.floor(random() * files.length), 1)
+    // In a small tree some kinds find no file that was not touched.
+    if (!file.path && !['add', 'directory'].includes(kind)) continue
     total -= file.size
     const name = `new-${createHash('sha256').update(`${seed} ${n}`).digest('hex').slice(0, 12)}`
     const fresh = join(pick(directories, random), name)

@@ -21,7 +21,7 @@ import { pointTo } from '#lib/report.mts'
 import { allowLostOutput, duration, Terminal } from '#lib/terminal.mts'
 import { exitCodes, messageOf, UsageError, type Verdict, verdictOf } from '#lib/verdict.mts'
 import { byHand, lastTimes, skippedRows, timeLeft, verdictOfAll, writeResults } from '#scripts/suite/results.mts'
-import { checksum, refuseFirst, runTask, type SuiteRun, save, type Task } from '#scripts/suite/runner.mts'
+import { checksums, refuseFirst, runTask, type SuiteRun, save, type Task } from '#scripts/suite/runner.mts'
 import { callOf, choose, describeAll, profiles } from '#scripts/suite/scenarios.mts'
 
 /** Options that are handed on to every scenario. */
@@ -70,10 +70,10 @@ function handedOn(argv: string[]): string[] {
   return words
 }
 
-/** What is `vykar` for this call, by path and checksum; undefined where there is none, which its scenarios will say. */
+/** What is `vykar` for this call, by path and checksums; undefined where there is none, which its scenarios will say. */
 function programOf(word: string | undefined): SuiteRun['vykar'] {
   const path = which(word?.includes('/') ? resolve(word) : (word ?? 'vykar'))
-  return path ? { path, sha256: checksum(path) } : undefined
+  return path ? { path, sha256: checksums(path) } : undefined
 }
 
 /** The run of an earlier call, by id, directory or `latest`. Throws UsageError where it cannot be the same run. */

@@ -24,6 +24,7 @@ import { stillAs, untouched } from '#scripts/corpus.mts'
 import { copyOf, damaged, reclaimed } from '#scripts/damage.mts'
 import { deleted, made, mayDelete } from '#scripts/guard.mts'
 import { parseBackup } from '#scripts/printed.mts'
+import { witnessed } from '#scripts/witnessed.mts'
 
 /** Needs of scripts whose repositories may be on servers, which scripts/servers.mts starts. */
 export const serverWants = ['vykar-server', 's3-server', 'curl', 'sshd', 'ssh-keygen', 'sftp', 'rclone'] as const
@@ -182,7 +183,7 @@ export async function again(repo: string, source: string, was: string, named: bo
   await numbers(was, 'backup.out', 'list.out', 'restored.out')
   await sameTree(source, 'restored-second')
   await numbers(source, 'second.out', 'second.list', 'restored-second.out')
-  await contents('restored', 'first')
+  await witnessed('restored', 'first')
   await $`chmod -R u+rwX restored-second && rm -r restored-second`
 
   step('newest deleted')
@@ -198,7 +199,7 @@ export async function again(repo: string, source: string, was: string, named: bo
   })`HOME=$PWD/lost ${hidden(source, named)} vykar --config lost.yaml restore -R ${repo} $(<third.id) restored-third > restored-third.out`
   await sameTree(source, 'restored-third')
   await numbers(source, 'third.out', 'third.list', 'restored-third.out')
-  await contents('restored-third', 'third')
+  await witnessed('restored-third', 'third')
   await $`chmod -R u+rwX restored-third && rm -r restored-third`
   if (!named) await stillAs(source, 'second.witness')
 
@@ -308,13 +309,6 @@ export async function written(source: string | { raw: string }, file: string): P
   })`find ${source} -mindepth 1 -printf '/%P /%y %m %U:%G %s %T@ %C@ %l\0' | LC_ALL=C sort -z > ${file}`
 }
 
-/** The sha256 of every file of a restored tree that was compared, into NAME.sha256: what later copies are held against. */
-export async function contents(tree: string | { raw: string }, name: string): Promise<void> {
-  await $({
-    limit: '2h',
-  })`(cd ${tree} && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum) > ${name}.sha256`
-}
-
 /** How much more than what changed a backup may store: the metadata of the whole tree, which it writes anew, and rounding. */
 const slack = (whole: number) => 2 * 2 ** 20 + whole / 100
 
@@ -375,14 +369,9 @@ export async function readLittle(now: string, first: string, backup: string, lik
 /**
  * `check` and `check --verify-data`; in copies of the repository: damage is seen, and reclaiming space harms no snapshot; then all
  * snapshots go, and with them all that they took; the sources are as they were.
- * @param ids files NAME.id of the snapshots that the repository holds; what each must restore to is in NAME.sha256
- * @param same compares a restored tree beyond its content
+ * @param ids files NAME.id of the snapshots that the repository holds; what each must restore to is in NAME.sha256 and NAME.tree
  */
-export async function retire(
-  repo: string,
-  ids: readonly string[] = ['snapshot'],
-  same: (id: string, tree: string) => Promise<void> = async () => {},
-): Promise<void> {
+export async function retire(repo: string, ids: readonly string[] = ['snapshot']): Promise<void> {
   // What interrupted backups have left goes first: then every pack that is there belongs to a snapshot.
   await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} > compacted.out`
   await $({ limit: '30m' })`vykar --config config.yaml check -R ${repo} > check.out 2>&1`
@@ -395,8 +384,8 @@ export async function retire(
   await says('counted.out', new RegExp(`^\\s*Snapshots\\s+${ids.length}\\s*$`, 'm'), 'info counts other snapshots')
   await stored('counted.out', 'check.out')
   if (await copyOf(repo)) {
-    await damaged(repo, ids[0]!, same)
-    await reclaimed(repo, ids, same)
+    await damaged(repo, ids[0]!)
+    await reclaimed(repo, ids)
     await $`rm -r copy`
   }
   step('retire')

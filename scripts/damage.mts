@@ -4,6 +4,7 @@ import { Mismatch } from '#lib/verdict.mts'
 import { sound } from '#scripts/checks.mts'
 import { finding } from '#scripts/findings.mts'
 import { checkLine } from '#scripts/printed.mts'
+import { alikeTo } from '#scripts/witnessed.mts'
 
 /**
  * A copy of the repository that vykar opens as a local one, in `copy`: hard links, since vykar never writes into a file that is there.
@@ -45,14 +46,9 @@ export const kinds: Record<string, { line: string; plain: boolean }> = {
 
 /**
  * In copies of the copy each kind of damage is made: `check --verify-data` must say so, `check` where it can, and `restore` must fail or be
- * right, as NAME.sha256 says.
- * @param same compares a restored tree beyond its content
+ * right, as NAME.sha256 and NAME.tree say.
  */
-export async function damaged(
-  repo: string,
-  id: string,
-  same: (id: string, tree: string) => Promise<void>,
-): Promise<void> {
+export async function damaged(repo: string, id: string): Promise<void> {
   const { run } = rowScope()
   step('damage')
   const there = { raw: `REPO_${repo.toUpperCase().replace(/\W/g, '_')}=damaged HOME=$PWD/lost` }
@@ -84,7 +80,7 @@ export async function damaged(
       limit: '1h',
       expect: [0, 1],
     })`${there} vykar --config lost.yaml restore -R ${repo} $(<${{ raw: id }}.id) damaged-tree > ${file}.restore 2>&1`
-    await when(restored, { 0: () => right(kind, id, same), 1: async () => {} })
+    await when(restored, { 0: () => right(kind, id), 1: async () => {} })
   }
   await $`rm -rf damaged damaged-tree lost && mkdir lost`
   if (!run.dry)
@@ -106,7 +102,7 @@ async function seen(file: string, { code }: Output, must: boolean, kind: string)
 }
 
 /** A restore out of a damaged copy that exits 0 must be right. */
-async function right(kind: string, id: string, same: (id: string, tree: string) => Promise<void>): Promise<void> {
+async function right(kind: string, id: string): Promise<void> {
   const { run } = rowScope()
   const compared: Output = await $({
     limit: '1h',
@@ -125,19 +121,14 @@ async function right(kind: string, id: string, same: (id: string, tree: string) 
     if (run.common['strict-gaps'] && !compared.code) note(`${kind}: restore was right`)
   })
   // What a finding is about is content: where there is none of it, all else is as it was, too.
-  await when(compared, { 0: () => same(id, 'damaged-tree'), 1: async () => {} })
+  await when(compared, { 0: () => alikeTo(id, 'damaged-tree'), 1: async () => {} })
 }
 
 /**
  * Damage often shows only when space is reclaimed: for each snapshot in turn a copy in which all others are deleted and the rest is
- * repacked, opened with an empty cache, must restore it as NAME.sha256 says.
- * @param same compares a restored tree beyond its content
+ * repacked, opened with an empty cache, must restore it as NAME.sha256 and NAME.tree say.
  */
-export async function reclaimed(
-  repo: string,
-  ids: readonly string[],
-  same: (id: string, tree: string) => Promise<void>,
-): Promise<void> {
+export async function reclaimed(repo: string, ids: readonly string[]): Promise<void> {
   step('reclaim')
   const there = { raw: `REPO_${repo.toUpperCase().replace(/\W/g, '_')}=reclaimed HOME=$PWD/lost` }
   for (const id of ids) {
@@ -155,7 +146,7 @@ export async function reclaimed(
     })`${there} vykar --config lost.yaml restore -R ${repo} $(<${{ raw: id }}.id) reclaimed-tree > reclaimed-tree.out`
     await $({ limit: '2h' })`(cd reclaimed-tree && sha256sum --check --quiet --strict ../${id}.sha256)`
     await $`test "$(find reclaimed-tree -type f -printf x | wc -c)" = "$(wc -l < ${id}.sha256)"`
-    await same(id, 'reclaimed-tree')
+    await alikeTo(id, 'reclaimed-tree')
   }
   await $`rm -r reclaimed reclaimed-tree`
 }

@@ -25,7 +25,7 @@ import { measureOnly, rowName } from '#scripts/suite/collect.mts'
 import { type Judgement, judgeScenarios, judgeTimes, type Pair } from '#scripts/suite/judge.mts'
 import { pack } from '#scripts/suite/pack.mts'
 import { junitOfAll, reportOf } from '#scripts/suite/results.mts'
-import { checksum, refuseFirst, runTask, type SuiteRun, type Task } from '#scripts/suite/runner.mts'
+import { checksums, refuseFirst, runTask, type SuiteRun, type Task } from '#scripts/suite/runner.mts'
 import { choose, describeAll, type Entry, profiles } from '#scripts/suite/scenarios.mts'
 
 const specs = {
@@ -152,7 +152,7 @@ async function gate(options: Options): Promise<number> {
     const [first] = entries as [Entry]
     await refuseFirst({ ...first, args: [...first.args, '--vykar', path] })
   }
-  const sums = Object.values(builds).map(checksum)
+  const sums = Object.values(builds).map(checksums)
   const runId = newRunId()
   const started = new Date().toISOString()
   const dir = join(runtime, 'reports/gate', runId)
@@ -166,7 +166,7 @@ async function gate(options: Options): Promise<number> {
   ]
   const twice = sums[0] === sums[1]
   const same = twice ? ['both builds are the same program: nothing new could be found'] : []
-  const replaced = Object.values(builds).filter((path, n) => checksum(path) !== sums[n])
+  const replaced = Object.values(builds).filter((path, n) => checksums(path) !== sums[n])
   const all: Judgement = {
     objections: [
       ...replaced.map((path) => `${path} was replaced meanwhile: more than two builds were run`),

@@ -20,7 +20,7 @@ import { copyOf, reclaimed } from '#scripts/damage.mts'
 import { parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
 import { needSpace } from '#scripts/space.mts'
-import { act, count, manifest, proven, source, type Walk } from '#scripts/stress/actions.mts'
+import { act, count, proven, source, type Walk } from '#scripts/stress/actions.mts'
 import { explained, liveKiB, noGrowth } from '#scripts/stress/growth.mts'
 import { disagreement } from '#scripts/stress/model.mts'
 import { figuresOf, Series } from '#scripts/stress/series.mts'
@@ -180,11 +180,6 @@ async function drain(walk: Walk): Promise<void> {
     await reclaimed(
       repo,
       model.map(({ serial }) => `model/${serial}`),
-      async (id, tree) => {
-        await manifest(tree, 'reclaimed-is')
-        for (const part of ['sha256', 'tree', 'xattr'])
-          await $({ limit: '1h' })`diff -a ${id}.${part} reclaimed-is.${part}`
-      },
     )
     await $`rm -r copy`
   }

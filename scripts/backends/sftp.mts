@@ -7,7 +7,6 @@ import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, read, step } from '#lib/sh.mts'
 import { Mismatch } from '#lib/verdict.mts'
-import { sameTree } from '#lib/verify.mts'
 import { listed, says, standardNeeds } from '#scripts/checks.mts'
 import { again, fresh, retire, unreadable, written } from '#scripts/common.mts'
 import { changing, corpus, fits, sourceOptions, witness } from '#scripts/corpus.mts'
@@ -98,6 +97,6 @@ sources:
       if (manifest) await $({ limit: '2h' })`(cd restored && sha256sum --check --quiet --strict ${manifest})`
 
       step('check')
-      await retire(repo, ['first', 'third'], (id, restored) => sameTree(id === 'first' ? was : source, restored))
+      await retire(repo, ['first', 'third'])
     })
 })

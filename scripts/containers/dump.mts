@@ -2,7 +2,7 @@
 import { config } from '#lib/config.mts'
 import { $, step } from '#lib/sh.mts'
 import { listed, numbers, says, shows } from '#scripts/checks.mts'
-import { contents, fresh, retire } from '#scripts/common.mts'
+import { fresh, retire } from '#scripts/common.mts'
 import type { ContainerRun } from '#scripts/containers/common.mts'
 import {
   endings,
@@ -16,6 +16,7 @@ import {
   wordHidden,
 } from '#scripts/databases/common.mts'
 import { container, image, up, wrapper } from '#scripts/engine.mts'
+import { witnessed } from '#scripts/witnessed.mts'
 
 /** The containers `db`, which is filled, and `fresh`; `in-db` and `in-fresh` run a command in them. */
 export async function databases(run: ContainerRun, engine: 'docker' | 'podman'): Promise<void> {
@@ -81,7 +82,7 @@ sources:
       limit: '1h',
     })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) restored > restored.out`
     await numbers('restored', 'backup.out', 'list.out', 'restored.out')
-    await contents('restored', 'snapshot')
+    await witnessed('restored', 'snapshot')
 
     step('load')
     await wholeDump('restored', 'vykar-dumps/shop.dump')

@@ -18,9 +18,10 @@ import { bytes, duration } from '#lib/terminal.mts'
 import { quote } from '#lib/transcript.mts'
 import { Blocked, Mismatch, UsageError } from '#lib/verdict.mts'
 import { listed, numbers, released, shows } from '#scripts/checks.mts'
-import { contents, unreadable } from '#scripts/common.mts'
+import { unreadable } from '#scripts/common.mts'
 import { container, engineReady, engineRoot, image, wrapper } from '#scripts/engine.mts'
 import { needSpace } from '#scripts/space.mts'
+import { witnessed } from '#scripts/witnessed.mts'
 
 export const variants = ['hooks', 'command_dumps'] as const
 export const needs = ['vykar', 'diff', 'timeout', 'flock'] as const
@@ -305,7 +306,7 @@ export async function secondBackup(repo: string, label: string, path: string): P
     })`rm -rf lost && mkdir lost ${tree} && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<${{ raw: name }}.id) ${tree} > ${tree}.out`
     await numbers(tree, `${name}.out`, `${name}.list`, `${tree}.out`)
     await $`test -s ${tree}/${path}`
-    await contents(tree, name)
+    await witnessed(tree, name)
     await sameDump(name)
     if (name === 'renewed') continue
     await $({

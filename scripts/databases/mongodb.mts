@@ -12,7 +12,7 @@ import { scenario } from '#lib/scenario.mts'
 import { $, note, read, step } from '#lib/sh.mts'
 import { UsageError } from '#lib/verdict.mts'
 import { listed, numbers, says, shows } from '#scripts/checks.mts'
-import { contents, fresh, retire, serverWants } from '#scripts/common.mts'
+import { fresh, retire, serverWants } from '#scripts/common.mts'
 import {
   chosen,
   databaseOptions,
@@ -37,6 +37,7 @@ import {
 } from '#scripts/databases/common.mts'
 import { container, engineReady, image, up, wrapper } from '#scripts/engine.mts'
 import { servers } from '#scripts/servers.mts'
+import { witnessed } from '#scripts/witnessed.mts'
 
 const wants = ['docker', 'mongodump', 'mongorestore', ...serverWants] as const
 const options = databaseOptions('mongo:7', 2.5)
@@ -181,7 +182,7 @@ sources:
           limit: '1h',
         })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) restored > restored.out`
         await numbers('restored', 'backup.out', 'list.out', 'restored.out')
-        await contents('restored', 'snapshot')
+        await witnessed('restored', 'snapshot')
 
         step('load')
         await wholeDump('restored', path)

@@ -9,7 +9,7 @@ import { scenario } from '#lib/scenario.mts'
 import { $, read, step, undo } from '#lib/sh.mts'
 import { Blocked, UsageError } from '#lib/verdict.mts'
 import { listed, numbers, says, shows } from '#scripts/checks.mts'
-import { contents, fresh, retire, serverWants } from '#scripts/common.mts'
+import { fresh, retire, serverWants } from '#scripts/common.mts'
 import {
   chosen,
   churnOption,
@@ -34,6 +34,7 @@ import {
 } from '#scripts/databases/common.mts'
 import { up } from '#scripts/engine.mts'
 import { servers } from '#scripts/servers.mts'
+import { witnessed } from '#scripts/witnessed.mts'
 
 const wants = ['docker', 'psql', 'pg_dump', ...serverWants] as const
 const options = { ...databaseOptions('postgres:16'), ...churnOption } as const
@@ -197,7 +198,7 @@ EOF`
           limit: '1h',
         })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) restored > restored.out`
         await numbers('restored', 'backup.out', 'list.out', 'restored.out')
-        await contents('restored', 'snapshot')
+        await witnessed('restored', 'snapshot')
 
         step('load')
         await wholeDump('restored', path)

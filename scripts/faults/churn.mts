@@ -1,8 +1,4 @@
 #!/usr/bin/env -S npx tsx
-// Churn: files that are appended to, cut, renamed, replaced, memory-mapped or deleted while a backup reads them, an edit that keeps size and
-// time, a directory that becomes a symlink during the walk, files that cannot be read (mode, EIO), and file caches that are cold or moved.
-// Passes when each file in the snapshot is one that the source held at some moment (old, new, or named as left out with exit 3), nothing
-// outside of the source has been read, the rest is complete, and every acknowledged snapshot is still restored to what it was.
 import { background } from '#lib/background.mts'
 import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
@@ -21,9 +17,14 @@ import {
   stillShown,
   within,
 } from '#scripts/faults/common.mts'
-import { at, clearOthers, inTheEnd, lastOf, others, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
+import { at, clearOthers, inTheEnd, lastOf, others, restoredAs, violated } from '#scripts/faults/oracle.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 import { servers } from '#scripts/servers.mts'
+// Churn: files that are appended to, cut, renamed, replaced, memory-mapped or deleted while a backup reads them, an edit that keeps size and
+// time, a directory that becomes a symlink during the walk, files that cannot be read (mode, EIO), and file caches that are cold or moved.
+// Passes when each file in the snapshot is one that the source held at some moment (old, new, or named as left out with exit 3), nothing
+// outside of the source has been read, the rest is complete, and every acknowledged snapshot is still restored to what it was.
+import { witnessed } from '#scripts/witnessed.mts'
 
 /**
  * What happens to a file while it is read, as bash that is run again and again: `$n` counts, each state of a file is one letter all
@@ -104,7 +105,7 @@ await scenario(import.meta, spec, async (run) => {
             judge(what, met)
           })
           // Now that nothing changes any more the next backup, with the cache of the last one, holds what is there.
-          await witness('churning', 'quiet')
+          await witnessed('churning', 'quiet')
           await $`vykar --config churn.yaml backup -R ${repo} > quiet.out && sed -n 's/^Snapshot created: //p' quiet.out > quiet.id`
           const how = await restoredAs(repo, 'quiet', here)
           if (how !== 'right')
@@ -145,7 +146,7 @@ await scenario(import.meta, spec, async (run) => {
         if (repo === 'local') {
           undo`chown -R "$(id -u)" "$REPO_LOCAL" || true`
           await $`chown -R 65534:65534 odd && chown 0:0 odd/two && rm -rf rest && cp -a odd rest && rm rest/two`
-          await witness('rest', 'odd')
+          await witnessed('rest', 'odd')
           await $`chown -R 65534:65534 "$REPO_LOCAL" && chmod a+rwx . && chmod a+r odd.yaml`
           const nobody = { raw: 'setpriv --reuid 65534 --regid 65534 --clear-groups' }
           const able = await $({ expect: 'any' })`${nobody} test -r "$PWD"/odd/one -a -w "$REPO_LOCAL"`
@@ -163,7 +164,7 @@ await scenario(import.meta, spec, async (run) => {
         if (made.code) note('EIO was not tried: btrfs-progs is missing')
         else {
           await $`for n in one three; do head -c 300K /dev/urandom > odd/$n; done; (printf 'vykar-e2e-marker'; head -c 300K /dev/urandom) > odd/two; cp -a odd rest && rm rest/two && sync && umount odd`
-          await witness('rest', 'odd')
+          await witnessed('rest', 'odd')
           await $`o=$(grep -obaF -m 1 vykar-e2e-marker eio.img | head -n 1 | cut -d: -f1) && printf X | dd of=eio.img bs=1 seek=$((o + 4)) conv=notrunc status=none && mount -o loop eio.img odd`
           const damaged = await $({ expect: 'any' })`cat odd/two > /dev/null 2>&1`
           if (damaged.code) await partly('a file whose read fails with EIO', '', 'odd/two')
@@ -210,7 +211,7 @@ await scenario(import.meta, spec, async (run) => {
         tried++
         step(name)
         await $`sleep 0.1; ${{ raw: line.replaceAll('\\\\0', '\\0') }}`
-        await witness('source', 'edit')
+        await witnessed('source', 'edit')
         await $`vykar --config config.yaml backup -R ${repo} > edit.out && sed -n 's/^Snapshot created: //p' edit.out > edit.id`
         const how = await restoredAs(repo, 'edit', here)
         if (how !== 'right')
@@ -307,7 +308,7 @@ await scenario(import.meta, spec, async (run) => {
         await $`cmp -s before after && echo yes > same || echo no > same`
         if (read('same') === 'yes') fired++
         await $`vykar --config coarse.yaml backup -R ${repo} > coarse.out && sleep 1.5 && vykar --config coarse.yaml backup -R ${repo} > coarse.out && sed -n 's/^Snapshot created: //p' coarse.out > edit.id`
-        await witness('coarse', 'edit')
+        await witnessed('coarse', 'edit')
         const how = await restoredAs(repo, 'edit', here)
         if (how !== 'right')
           violated(

@@ -1,8 +1,4 @@
 #!/usr/bin/env -S npx tsx
-// Clock: one client whose clock is seconds to years ahead or behind (libfaketime), a jump in the middle of a backup, and what every rule of
-// retention keeps of snapshots whose dates span years.
-// Passes when backups are whole whatever the clock says, other clients can work with the repository before and after, prune keeps exactly
-// what the documented rules keep, and every acknowledged snapshot is still restored to what it was.
 import { seeded } from '#data-gen/random.mts'
 import { background } from '#lib/background.mts'
 import { which } from '#lib/host.mts'
@@ -11,22 +7,18 @@ import { $, check, fact, read, step } from '#lib/sh.mts'
 import { quote } from '#lib/transcript.mts'
 import { Skipped } from '#lib/verdict.mts'
 import { standardNeeds } from '#scripts/checks.mts'
-import { contents, serverWants } from '#scripts/common.mts'
+import { serverWants } from '#scripts/common.mts'
 import { copyOf } from '#scripts/damage.mts'
 import { acknowledged, conclude, faultOptions, rowsWith, stillShown, within } from '#scripts/faults/common.mts'
-import {
-  afterwards,
-  at,
-  clearOthers,
-  inTheEnd,
-  lastOf,
-  restoredAs,
-  violated,
-  witness,
-} from '#scripts/faults/oracle.mts'
+import { afterwards, at, clearOthers, inTheEnd, lastOf, restoredAs, violated } from '#scripts/faults/oracle.mts'
 import { kept, type Rules } from '#scripts/faults/retention.mts'
 import { parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
+// Clock: one client whose clock is seconds to years ahead or behind (libfaketime), a jump in the middle of a backup, and what every rule of
+// retention keeps of snapshots whose dates span years.
+// Passes when backups are whole whatever the clock says, other clients can work with the repository before and after, prune keeps exactly
+// what the documented rules keep, and every acknowledged snapshot is still restored to what it was.
+import { contents, witnessed } from '#scripts/witnessed.mts'
 
 /** How far a client's clock is off. */
 const offsets = ['-400d', '-40d', '-1d', '-1h', '-30s', '+30s', '+1h', '+1d', '+40d', '+400d']
@@ -81,7 +73,7 @@ await scenario(import.meta, spec, async (run) => {
         tried++
         step(name)
         await $`head -c 1M /dev/urandom > source/fresh`
-        await witness('source', 'faked')
+        await witnessed('source', 'faked')
         const met = await $({
           limit: '5m',
           expect: 'any',

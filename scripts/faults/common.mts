@@ -1,4 +1,5 @@
 // What every family of faults shares: options, rounds, a repository with acknowledged snapshots, and how a row ends.
+
 import { ask, lastLine } from '#lib/ask.mts'
 import type { Background } from '#lib/background.mts'
 import { config } from '#lib/config.mts'
@@ -7,8 +8,9 @@ import type { Run } from '#lib/run.mts'
 import { $, check, fact, note, type Output, rowScope, step } from '#lib/sh.mts'
 import { Blocked, Mismatch, Skipped, UsageError } from '#lib/verdict.mts'
 import { fresh } from '#scripts/common.mts'
-import { lastOf, violated, violations, witness } from '#scripts/faults/oracle.mts'
+import { lastOf, violated, violations } from '#scripts/faults/oracle.mts'
 import { findingsOf } from '#scripts/findings.mts'
+import { witnessed } from '#scripts/witnessed.mts'
 
 /** The option of families whose faults are drawn. */
 export const drawnOptions = { rounds: { kind: 'number', help: 'rounds for each kind of fault', default: 0 } } as const
@@ -92,7 +94,7 @@ repositories:
   for (let n = 1; n <= count; n++) {
     const id = `ack-${n}`
     if (n > 1) await $`e2e data-gen/change --dir source --percent 10 --each --seed ${seed + n} > change.out`
-    await witness('source', id)
+    await witnessed('source', id)
     await $({ limit: '30m' })`vykar --config config.yaml backup -R ${repo} > ${id}.out`
     await $`sed -n 's/^Snapshot created: //p' ${id}.out > ${id}.id`
     ids.push(id)

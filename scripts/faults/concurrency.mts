@@ -1,13 +1,9 @@
 #!/usr/bin/env -S npx tsx
-// Concurrency: several clients on one repository, maintenance while a backup, a restore or a check goes on, and locks and sessions of
-// other hosts: live, stale, malformed, with clocks ahead and behind.
-// Passes when what must exclude each other does (proven by time stamps: the refused command began and ended while the other was at work), what
-// may go on together succeeds, whatever is stale is cleared, and every acknowledged snapshot is still restored to what it was.
 import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, type Output, read } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
-import { contents, serverWants } from '#scripts/common.mts'
+import { serverWants } from '#scripts/common.mts'
 import {
   acknowledged,
   conclude,
@@ -18,9 +14,14 @@ import {
   stillShown,
   within,
 } from '#scripts/faults/common.mts'
-import { afterwards, allThere, at, clearOthers, inTheEnd, lastOf, violated, witness } from '#scripts/faults/oracle.mts'
+import { afterwards, allThere, at, clearOthers, inTheEnd, lastOf, violated } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { servers } from '#scripts/servers.mts'
+// Concurrency: several clients on one repository, maintenance while a backup, a restore or a check goes on, and locks and sessions of
+// other hosts: live, stale, malformed, with clocks ahead and behind.
+// Passes when what must exclude each other does (proven by time stamps: the refused command began and ended while the other was at work), what
+// may go on together succeeds, whatever is stale is cleared, and every acknowledged snapshot is still restored to what it was.
+import { contents, witnessed } from '#scripts/witnessed.mts'
 
 const spec = {
   needs: standardNeeds,
@@ -56,7 +57,7 @@ await scenario(import.meta, spec, async (run) => {
         const what = `${other} during ${name}`
         if (!chosen(what)) continue
         await $`rm -rf tree slow-tree stop && mkdir tree slow-tree && ${{ raw: more(repo) }}`
-        await witness('source', 'extra')
+        await witnessed('source', 'extra')
         await $`{ sed '/^sources:/,/^[a-z]/{/^sources:/d; /^ /d}' config.yaml; printf 'retention:\n  keep_last: 1\nsources:\n  - label: slow\n    command_dumps:\n      - {name: slow, command: "touch started; until test -e stop; do sleep 0.05; done; echo end"}\n'; } > slow.yaml`
         await $`{ cat config.yaml; printf 'retention:\n  keep_last: 9\n'; } > other.yaml && rm -f started`
         const task = await background('slow')`vykar --config slow.yaml ${{ raw: long }}`
@@ -150,7 +151,7 @@ await scenario(import.meta, spec, async (run) => {
         })
         for (const n of ['1', '2', '3', '4']) {
           await $`sed -n 's/^Snapshot created: //p' client-${n}.out > client-${n}.id`
-          await witness(`client-${n}`, `client-${n}`)
+          await witnessed(`client-${n}`, `client-${n}`)
         }
         await allThere(repo, [...ids, 'client-1', 'client-2', 'client-3', 'client-4'], here)
         await clearOthers(repo, ['ack-1', 'ack-2'])

@@ -1,8 +1,4 @@
 #!/usr/bin/env -S npx tsx
-// Corruption: objects of a repository, the journal of an interrupted backup, and files of the local cache, get a flipped bit, a zeroed block, a cut end, are deleted, swapped or
-// put back from an earlier time; encrypted and not.
-// Passes when no restore out of a damaged copy exits 0 with wrong or missing data, check --verify-data says so wherever restore fails,
-// check --repair harms no snapshot that could be restored, and damage to the cache, which is no part of the repository, harms nothing.
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { stringify } from 'csv-stringify/sync'
@@ -22,7 +18,12 @@ import {
   stillShown,
   within,
 } from '#scripts/faults/common.mts'
-import { allThere, at, lastOf, others, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
+import { allThere, at, lastOf, others, restoredAs, violated } from '#scripts/faults/oracle.mts'
+// Corruption: objects of a repository, the journal of an interrupted backup, and files of the local cache, get a flipped bit, a zeroed block, a cut end, are deleted, swapped or
+// put back from an earlier time; encrypted and not.
+// Passes when no restore out of a damaged copy exits 0 with wrong or missing data, check --verify-data says so wherever restore fails,
+// check --repair harms no snapshot that could be restored, and damage to the cache, which is no part of the repository, harms nothing.
+import { witnessed } from '#scripts/witnessed.mts'
 
 /** What can be damaged: bash that prints the candidates below `damaged`, or below the cache. */
 const objects: Record<string, string> = {
@@ -64,7 +65,7 @@ await scenario(import.meta, spec, async (run) => {
         await copyOf(repo)
         // A backup that TERM ends leaves what it has uploaded to the next one, which reads of it in a journal.
         await $`cp -a source cut-source && head -c 96M /dev/urandom > cut-source/more && sed 's|path: source|path: cut-source|; s|^cache_dir: .*|cache_dir: cut-cache|' config.yaml > cut.yaml && cp -al copy interrupted`
-        await witness('cut-source', 'cut')
+        await witnessed('cut-source', 'cut')
         const cut = await background(
           'cut',
         )`env ${at(repo, '$PWD/interrupted')} vykar --config cut.yaml backup -R ${repo}`
@@ -265,7 +266,7 @@ await scenario(import.meta, spec, async (run) => {
       const name = 'a pack of one file'
       const ids = await acknowledged(repo, 1, Math.min(mib, 4))
       await $`find "$REPO_LOCAL"/packs -type f -size +0 | sort > packs.before && head -c 12M /dev/urandom > source/large`
-      await witness('source', 'large')
+      await witnessed('source', 'large')
       await $`vykar --config config.yaml backup -R ${repo} > large.out && sed -n 's/^Snapshot created: //p' large.out > large.id`
       await copyOf(repo)
       step(name)

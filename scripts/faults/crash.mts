@@ -1,8 +1,4 @@
 #!/usr/bin/env -S npx tsx
-// Crash: backup, restore, snapshot delete, prune, compact and check --repair are killed outright (KILL) at seeded moments of their work,
-// and as soon as the repository shows a state: a session, a lock, the first pack, the journal, the new index, the new snapshot.
-// Passes when after each every acknowledged snapshot is still restored to what it was, what was made meanwhile is absent or complete, the
-// next backup, check and restore succeed, and no file is left that nothing will ever remove.
 import { seeded } from '#data-gen/random.mts'
 import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
@@ -11,8 +7,13 @@ import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import { copyOf } from '#scripts/damage.mts'
 import { acknowledged, conclude, drawnOptions, faultOptions, rowsWith, stillShown } from '#scripts/faults/common.mts'
-import { afterwards, allThere, at, nothingForEver, violated, witness } from '#scripts/faults/oracle.mts'
+import { afterwards, allThere, at, nothingForEver, violated } from '#scripts/faults/oracle.mts'
 import { servers } from '#scripts/servers.mts'
+// Crash: backup, restore, snapshot delete, prune, compact and check --repair are killed outright (KILL) at seeded moments of their work,
+// and as soon as the repository shows a state: a session, a lock, the first pack, the journal, the new index, the new snapshot.
+// Passes when after each every acknowledged snapshot is still restored to what it was, what was made meanwhile is absent or complete, the
+// next backup, check and restore succeed, and no file is left that nothing will ever remove.
+import { witnessed } from '#scripts/witnessed.mts'
 
 const all = ['ack-1', 'ack-2', 'extra']
 /**
@@ -92,12 +93,12 @@ await scenario(import.meta, spec, async (run) => {
           await $`head -c 4M /dev/urandom > source/extra && find "$REPO_LOCAL"/packs -type f | sort > packs.before`
           if (command === 'compact')
             await $`mkdir source/mixed && for n in $(seq 200); do for part in keep drop; do head -c 40K /dev/urandom > source/mixed/$part-$n; done; done`
-          await witness('source', 'extra')
+          await witnessed('source', 'extra')
           await $`vykar --config config.yaml backup -R ${repo} > extra.out && sed -n 's/^Snapshot created: //p' extra.out > extra.id`
           await $`find "$REPO_LOCAL"/packs -type f -size +500k | sort | comm -13 packs.before - | sed 's|.*/packs/|damaged/packs/|' | head -n 1 > lone`
           if (command === 'compact') {
             await $`rm source/mixed/drop-*`
-            await witness('source', 'half')
+            await witnessed('source', 'half')
             await $`vykar --config config.yaml backup -R ${repo} > half.out && sed -n 's/^Snapshot created: //p' half.out > half.id`
           }
           await copyOf(repo)

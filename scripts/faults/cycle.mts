@@ -1,8 +1,4 @@
 #!/usr/bin/env -S npx tsx
-// Cycle: `vykar` without a command (backup, prune, compact, check, as a timer runs it) while a repository, a pack or the source is missing,
-// while the source cannot be read, and after snapshots that a wrong clock has put into the future.
-// Passes when exit 0 means that every repository of the config has got a snapshot which its retention keeps, a step that fails is in the
-// exit code, and no backup that could not read its source displaces an acknowledged snapshot.
 import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, note, read } from '#lib/sh.mts'
@@ -18,8 +14,13 @@ import {
   stillShown,
   within,
 } from '#scripts/faults/common.mts'
-import { allThere, at, inTheEnd, lastOf, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
+import { allThere, at, inTheEnd, lastOf, restoredAs, violated } from '#scripts/faults/oracle.mts'
 import { servers } from '#scripts/servers.mts'
+// Cycle: `vykar` without a command (backup, prune, compact, check, as a timer runs it) while a repository, a pack or the source is missing,
+// while the source cannot be read, and after snapshots that a wrong clock has put into the future.
+// Passes when exit 0 means that every repository of the config has got a snapshot which its retention keeps, a step that fails is in the
+// exit code, and no backup that could not read its source displaces an acknowledged snapshot.
+import { witnessed } from '#scripts/witnessed.mts'
 
 const wants = [...serverWants, 'strace', 'faketime'] as const
 
@@ -59,7 +60,7 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         const code = await cycle('all is well')
         if (code || !(await kept()))
           violated('a cycle makes a snapshot', `exit ${code}, and list does not show it`, 'vykar')
-        await witness('source', 'met')
+        await witnessed('source', 'met')
         const how = await restoredAs(repo, 'met', there)
         if (how !== 'right') violated('2: exit 0 means complete', `its snapshot is ${how} when restored`, 'vykar')
         await shows(2, 'met.list', 'keep_last is 2')

@@ -1,8 +1,4 @@
 #!/usr/bin/env -S npx tsx
-// Daemon: `vykar daemon`, as a service manager runs it: its cycles, its status page, ended in mid-backup, restarted again and again, told a config
-// that is new or broken, with repositories that are not there, a schedule that cannot be, and a clock that was ahead when it began.
-// Passes when what is due is backed up and restores, the status says what has happened, everything ends when it is told to, nothing is left
-// held, and every acknowledged snapshot is still restored to what it was.
 import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, note, read } from '#lib/sh.mts'
@@ -18,10 +14,14 @@ import {
   nothingForEver,
   restoredAs,
   violated,
-  witness,
 } from '#scripts/faults/oracle.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
+// Daemon: `vykar daemon`, as a service manager runs it: its cycles, its status page, ended in mid-backup, restarted again and again, told a config
+// that is new or broken, with repositories that are not there, a schedule that cannot be, and a clock that was ahead when it began.
+// Passes when what is due is backed up and restores, the status says what has happened, everything ends when it is told to, nothing is left
+// held, and every acknowledged snapshot is still restored to what it was.
+import { witnessed } from '#scripts/witnessed.mts'
 
 const wants = [...serverWants, 'curl', 'faketime'] as const
 
@@ -70,7 +70,7 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         await scheduled('every: 1s, on_startup: true')
         const going = await daemon('cycles')
         await $({ limit: '60s' })`${cycled('cycles', '1')}; head -c 100K /dev/urandom > source/fresh`
-        await witness('source', 'newest')
+        await witnessed('source', 'newest')
         // The one under way may have come by before.
         await $({
           limit: '60s',

@@ -1,8 +1,4 @@
 #!/usr/bin/env -S npx tsx
-// Limits: many small files at n, 2n and 4n, one file of 8 GiB, a dump of several GiB, many hard links, few file descriptors, little memory, a
-// repository or a cache that is read-only.
-// Passes when all of it is backed up and restored to what it was, processor time, memory and bytes read grow no faster than the number of
-// files, memory not with a dump, and what cannot be done is said; the smallest memory that still works is a figure.
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, type Output, read, step, undo } from '#lib/sh.mts'
 import { bytes } from '#lib/terminal.mts'
@@ -18,10 +14,15 @@ import {
   stillShown,
   within,
 } from '#scripts/faults/common.mts'
-import { at, clearOthers, inTheEnd, lastOf, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
+import { at, clearOthers, inTheEnd, lastOf, restoredAs, violated } from '#scripts/faults/oracle.mts'
 import { memoryCgroup } from '#scripts/memory.mts'
 import { servers } from '#scripts/servers.mts'
 import { needSpace } from '#scripts/space.mts'
+// Limits: many small files at n, 2n and 4n, one file of 8 GiB, a dump of several GiB, many hard links, few file descriptors, little memory, a
+// repository or a cache that is read-only.
+// Passes when all of it is backed up and restored to what it was, processor time, memory and bytes read grow no faster than the number of
+// files, memory not with a dump, and what cannot be done is said; the smallest memory that still works is a figure.
+import { witnessed } from '#scripts/witnessed.mts'
 
 /** Growth from n to 4n beyond which it is no longer linear: half way, as ratios go, from 4 times to the 16 times of what is quadratic. */
 const linear = 8
@@ -65,7 +66,7 @@ await scenario(import.meta, spec, async (run) => {
         await $({
           limit: '1h',
         })`seq ${i && !only ? all[i - 1]! + 1 : 1} ${n} | awk '{d = "source/" int($1 / 1000); if (d != last) {system("mkdir -p " d); last = d} f = d "/" $1; print "content of file " $1 > f; close(f)}'`
-        await witness('source', 'many')
+        await witnessed('source', 'many')
         await $`rm -rf cache lost tree && mkdir lost tree`
         // The shell's own count of what it and its children have read, once they have ended.
         const first = await $({
@@ -212,7 +213,7 @@ await scenario(import.meta, spec, async (run) => {
         await $({
           limit: '30m',
         })`rm -rf source && mkdir -p source/0 && echo linked > source/0/1 && echo other > source/0/2 && for n in $(seq 3 1000); do ln source/0/$((n % 2 + 1)) source/0/$n; done && for d in $(seq ${Math.round(links / 1000) - 1}); do cp -al source/0 source/$d; done`
-        await witness('source', 'linked')
+        await witnessed('source', 'linked')
         await $({
           limit: '1h',
         })`vykar --config config.yaml backup -R ${repo} > linked.out && sed -n 's/^Snapshot created: //p' linked.out > linked.id`
@@ -235,7 +236,7 @@ await scenario(import.meta, spec, async (run) => {
       const ids = await acknowledged(repo, 1, Math.max(mib, 20))
       await $`for n in $(seq 3000); do echo $n > source/small-$n; done`
       if (chosen('64 file descriptors')) {
-        await witness('source', 'few')
+        await witnessed('source', 'few')
         const met = await $({
           expect: 'any',
         })`(ulimit -n 64 && vykar --config config.yaml backup -R ${repo} > few.out 2>&1)`
@@ -310,7 +311,7 @@ await scenario(import.meta, spec, async (run) => {
           }
           if (met.code === 0 && words.startsWith('backup')) {
             await $`sed -n 's/^Snapshot created: //p' ro.out > ro.id`
-            await witness('source', 'ro')
+            await witnessed('source', 'ro')
             if (!cache || (await restoredAs(repo, 'ro', here)) !== 'right')
               violated('2: exit 0 means complete', `backup exits 0 with a ${name}`, 'vykar backup')
           }
@@ -339,7 +340,7 @@ await scenario(import.meta, spec, async (run) => {
         if (control.code === 0 && !run.dry) throw new Blocked('memory was not tried: the limit does not hold here')
         else {
           let least = 0
-          await witness('source', 'little')
+          await witnessed('source', 'little')
           for (const limit of limits) {
             const met = await limited(limit, `vykar --config config.yaml backup -R ${repo} > little.out 2>&1`)
             if (met.code) {

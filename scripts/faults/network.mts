@@ -1,18 +1,19 @@
 #!/usr/bin/env -S npx tsx
-// Network: a proxy on loopback (scripts/faults/proxy.mts) in front of REST, S3 and SFTP resets connections, answers 401 to 507, delays, loses,
-// doubles, shortens and withholds.
-// Passes when a fault that goes away costs nothing, one that stays is said with an exit code within the limit, every acknowledged snapshot
-// is still restored to what it was, and all works again.
 import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, step } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import { acknowledged, conclude, faultOptions, judge, rowsWith, stillShown, within } from '#scripts/faults/common.mts'
-import { afterwards, at, clearOthers, inTheEnd, lastOf, violated, witness } from '#scripts/faults/oracle.mts'
+import { afterwards, at, clearOthers, inTheEnd, lastOf, violated } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { addressOf, freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
+// Network: a proxy on loopback (scripts/faults/proxy.mts) in front of REST, S3 and SFTP resets connections, answers 401 to 507, delays, loses,
+// doubles, shortens and withholds.
+// Passes when a fault that goes away costs nothing, one that stays is said with an exit code within the limit, every acknowledged snapshot
+// is still restored to what it was, and all works again.
+import { witnessed } from '#scripts/witnessed.mts'
 
 /** A fault: what runs into it, the proxy's rules, and whether vykar must come through, must fail, or may do either. */
 type Fault = [
@@ -117,7 +118,7 @@ await scenario(import.meta, spec, async (run) => {
         await $`head -c 12M /dev/urandom > source/fresh && rm -rf hits met-tree && mkdir met-tree`
         if (verb === 'delete' || verb === 'compact') {
           await $`vykar --config config.yaml backup -R ${repo} > extra.out && sed -n 's/^Snapshot created: //p' extra.out > extra.id`
-          await witness('source', 'extra')
+          await witnessed('source', 'extra')
           if (verb === 'compact') await $`vykar --config config.yaml snapshot delete -R ${repo} $(<extra.id)`
         }
         const proxy = await background(
@@ -197,7 +198,7 @@ await scenario(import.meta, spec, async (run) => {
         )`e2e faults/proxy --listen ${port} --to ${host}:${up} --hits hits 'GET list 1+99999 stale'`
         await $({ limit: '30s' })`until grep -q → proxy.out; do sleep 0.05; done`
         await $`rm -rf lost && mkdir lost && HOME=$PWD/lost ${there} vykar --config proxied.yaml list -R ${repo} > stale.list && head -c 4M /dev/urandom > source/stale`
-        await witness('source', 'stale')
+        await witnessed('source', 'stale')
         await $`vykar --config config.yaml backup -R ${repo} > stale.out && sed -n 's/^Snapshot created: //p' stale.out > stale.id`
         const met = await $({
           limit: '5m',

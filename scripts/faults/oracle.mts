@@ -2,8 +2,8 @@
 import { appendFileSync, existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { $, check, note, notFull, type Output, read, rowScope, step, when } from '#lib/sh.mts'
-import { contents } from '#scripts/common.mts'
 import { findingsOf } from '#scripts/findings.mts'
+import { listing, witnessed } from '#scripts/witnessed.mts'
 
 /**
  * Where a repository is, as bash that goes before a command; `files` is bash that names its directory, and `remote` rclone's path, where
@@ -16,16 +16,6 @@ export const at = (repo: string, url: string, files = url.startsWith('$PWD/') ? 
   raw: `REPO_${repo.toUpperCase().replace(/\W/g, '_')}=${url}`,
   ...(files ? { files } : {}),
 })
-
-/**
- * What a tree holds, for `restoredAs`: content in NAME.sha256; types, modes, owners, sizes, times, links and attributes, ACLs among them, in
- * NAME.tree. Dumps, whose times are those of the backup, have their content alone (`contents`).
- */
-export async function witness(tree: string, name: string): Promise<void> {
-  await contents(tree, name)
-  await $`(cd ${tree} && ${{ raw: listing }}) > ${name}.tree`
-}
-const listing = `{ find . -mindepth 1 \\( -type d -printf '%y %m %U %G %T@ %p\\0' -o -printf '%y %m %U %G %n %s %T@ %p %l\\0' \\) | sort -z | tr '\\0' '\\n'; find . -mindepth 1 -print0 | sort -z | xargs -0 -r getfattr -h -d -m - --; }`
 
 /** The last line of what a command has printed into a file of the row, for a message. */
 export const lastOf = (file: string): string =>
@@ -238,7 +228,7 @@ export async function afterwards(
   if (read('under.ids')) {
     await $`head -n 1 under.ids > under.id`
     if (read('under.ids').includes('\n')) met.add('untried')
-    await witness('source', 'under')
+    await witnessed('source', 'under')
     const how = await restoredAs(repo, 'under', there)
     // With exit 3 files may be missing, but what is there is right.
     const rest = await $({
@@ -265,7 +255,7 @@ export async function afterwards(
     return false
   }
   await $`sed -n 's/^Snapshot created: //p' next.out > next.id`
-  await witness('source', 'next')
+  await witnessed('source', 'next')
   const how = await restoredAs(repo, 'next', there)
   met.add(how)
   if (how !== 'right')

@@ -1,8 +1,4 @@
 #!/usr/bin/env -S npx tsx
-// Power loss: the repository lies on a file system of its own (ext4, xfs, btrfs on a loop image). At seeded moments, and right after a command
-// that has succeeded, the image is copied as it is: what has not been written to it by then is lost, as when the power goes.
-// Passes when on the copy every snapshot that was acknowledged is restored to what it was, also the one that a backup has just printed, what
-// was under way is absent or complete, and the next backup, check and restore succeed.
 import { seeded } from '#data-gen/random.mts'
 import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
@@ -10,10 +6,15 @@ import { $, fact, read, step, undo } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import { acknowledged, conclude, drawnOptions, faultOptions, rowsWith, stillShown } from '#scripts/faults/common.mts'
-import { afterwards, at, nothingForEver, witness } from '#scripts/faults/oracle.mts'
+import { afterwards, at, nothingForEver } from '#scripts/faults/oracle.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
+// Power loss: the repository lies on a file system of its own (ext4, xfs, btrfs on a loop image). At seeded moments, and right after a command
+// that has succeeded, the image is copied as it is: what has not been written to it by then is lost, as when the power goes.
+// Passes when on the copy every snapshot that was acknowledged is restored to what it was, also the one that a backup has just printed, what
+// was under way is absent or complete, and the next backup, check and restore succeed.
+import { witnessed } from '#scripts/witnessed.mts'
 
 /** File systems by the program that makes them: the size of the image, which xfs does not want below 300 MiB, and how it is made. */
 const systems: Record<string, string> = {
@@ -60,7 +61,7 @@ await scenario(import.meta, spec, async (run) => {
       await row({ repo, variant: mode === 'none' ? `${system}-unencrypted` : system }, async () => {
         await acknowledged(repo, 2, Math.min(mib, 12), mode)
         await $`head -c 4M /dev/urandom > source/extra`
-        await witness('source', 'extra')
+        await witnessed('source', 'extra')
         await $`vykar --config config.yaml backup -R ${repo} > extra.out && sed -n 's/^Snapshot created: //p' extra.out > extra.id`
         const { seen = 'REPO_LOCAL' } = run.endpoint(repo)
         await $`mkdir disk`
@@ -91,7 +92,7 @@ await scenario(import.meta, spec, async (run) => {
             if (before === 'DELETE')
               await $`${there} vykar --config lossy.yaml snapshot delete -R ${repo} $(<extra.id) && sync -f disk`
             else await $`${{ raw: before }}`
-            if (command === 'backup') await witness('source', 'going')
+            if (command === 'backup') await witnessed('source', 'going')
             const line = words.replace(/^(snapshot delete|\S+)/, `$1 -R ${repo}`)
             const going = await background('going')`env ${there} vykar --config lossy.yaml ${{ raw: line }}`
             const writer = server ? 'server' : 'going'

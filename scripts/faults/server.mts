@@ -1,8 +1,4 @@
 #!/usr/bin/env -S npx tsx
-// The server: vykar-server is killed and restarted in the middle of an upload, its disk runs full, it has a quota, it takes no deletes for
-// a week, a client with its token wants to destroy, and it cannot read a directory of its own.
-// Passes when a restart costs nothing, a full server, a quota and what cannot be read are said with an exit code, what is deleted gives its room
-// back, append-only refuses deletes and overwriting alone, every acknowledged snapshot is still restored to what it was, and all works again.
 import { background } from '#lib/background.mts'
 import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
@@ -20,11 +16,15 @@ import {
   nothingForEver,
   restoredAs,
   violated,
-  witness,
 } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
+// The server: vykar-server is killed and restarted in the middle of an upload, its disk runs full, it has a quota, it takes no deletes for
+// a week, a client with its token wants to destroy, and it cannot read a directory of its own.
+// Passes when a restart costs nothing, a full server, a quota and what cannot be read are said with an exit code, what is deleted gives its room
+// back, append-only refuses deletes and overwriting alone, every acknowledged snapshot is still restored to what it was, and all works again.
+import { witnessed } from '#scripts/witnessed.mts'
 
 const spec = { needs: standardNeeds, wants: serverWants, repos: ['rest'], options: faultOptions } as const
 
@@ -50,7 +50,7 @@ await scenario(import.meta, spec, async (run) => {
 
       if (chosen('killed and restarted')) {
         await $`head -c 48M /dev/urandom > source/fresh`
-        await witness('source', 'going')
+        await witnessed('source', 'going')
         const first = await start('first-server', '--data-dir "$FILES_REST"')
         await $`sed 's|^\( *\)max_pack_size:.*|&\n\1retry: {max_retries: 5, retry_delay_ms: 500}|' config.yaml > retry.yaml`
         await $`find "$FILES_REST"/packs -type f | wc -l > packs.before`
@@ -153,7 +153,7 @@ await scenario(import.meta, spec, async (run) => {
         for (let day = 1; day <= 7; day++) {
           const id = `day-${day}`
           await $`head -c 300K /dev/urandom > source/${id}`
-          await witness('source', id)
+          await witnessed('source', id)
           await $`${second} vykar --config config.yaml backup -R ${repo} > ${id}.out && sed -n 's/^Snapshot created: //p' ${id}.out > ${id}.id`
           week.push(id)
         }

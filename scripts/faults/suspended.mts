@@ -1,8 +1,4 @@
 #!/usr/bin/env -S npx tsx
-// Suspended: a client that is stopped in the middle of its work, as a laptop that is shut, while another client works on the same repository, and
-// that goes on later: before it has the lock, while it uploads, repacks, commits, or writes the index, and while it inits.
-// Passes when whatever is stale by then is cleared for the others, the late one fails or does no harm, and every acknowledged snapshot is still
-// restored to what it was.
 import { background } from '#lib/background.mts'
 import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
@@ -21,9 +17,14 @@ import {
   stillShown,
   within,
 } from '#scripts/faults/common.mts'
-import { afterwards, at, inTheEnd, lastOf, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
+import { afterwards, at, inTheEnd, lastOf, restoredAs, violated } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { servers } from '#scripts/servers.mts'
+// Suspended: a client that is stopped in the middle of its work, as a laptop that is shut, while another client works on the same repository, and
+// that goes on later: before it has the lock, while it uploads, repacks, commits, or writes the index, and while it inits.
+// Passes when whatever is stale by then is cleared for the others, the late one fails or does no harm, and every acknowledged snapshot is still
+// restored to what it was.
+import { witnessed } from '#scripts/witnessed.mts'
 
 const spec = {
   needs: standardNeeds,
@@ -71,7 +72,7 @@ await scenario(import.meta, spec, async (run) => {
           )`env ${place} strace -f -qq -o calls -P "$PWD"/raced/config -e trace=statx -e inject=statx:signal=SIGSTOP:when=1 vykar --config raced.yaml init -R ${repo}`
           const stopped = await held('first', first)
           await $`${place} vykar --config second.yaml init -R ${repo} > init.out 2>&1 && ${place} vykar --config second.yaml backup -R ${repo} > raced.out && sed -n 's/^Snapshot created: //p' raced.out > raced.id; kill -CONT $(<traced.pid) 2> /dev/null || true`
-          await witness('source', 'raced')
+          await witnessed('source', 'raced')
           const ended = await first.done([0, 1])
           if (stopped) fired++
           fact(inits, `the late one: exit ${ended.code}: ${lastOf('first.out').slice(0, 100)}`)
@@ -94,13 +95,13 @@ await scenario(import.meta, spec, async (run) => {
           const name = `${verb} that is late to lock`
           if (!chosen(name)) continue
           await $`rm -rf cache-b meanwhile && cp -a source meanwhile && head -c 3M /dev/urandom > meanwhile/own && sed 's|path: source|path: meanwhile|; s|label: faults|label: meanwhile|; s|^cache_dir: .*|cache_dir: cache-b|' config.yaml > meanwhile.yaml && ${{ raw: more(repo) }}`
-          await witness('source', 'extra')
+          await witnessed('source', 'extra')
           await $`mkdir -p ${files}/locks && rm -f calls`
           const late = await background(
             'late',
           )`strace -f -qq -o calls -P ${files}/locks/ -e trace=openat -e inject=openat:signal=SIGSTOP:when=1 vykar --config config.yaml ${{ raw: words }}`
           await held('late', late)
-          await witness('meanwhile', 'meanwhile')
+          await witnessed('meanwhile', 'meanwhile')
           const made = await meanwhile(`backup -R ${repo}`)
           await $`sed -n 's/^Snapshot created: //p' met.out > meanwhile.id; kill -CONT $(<traced.pid) 2> /dev/null || true`
           const working = late.running()
@@ -156,7 +157,7 @@ await scenario(import.meta, spec, async (run) => {
         if (!chosen(name)) continue
         await $`rm -rf cache-b meanwhile source/fresh && cp -a source meanwhile && head -c 96M /dev/urandom > source/fresh && head -c 3M /dev/urandom > meanwhile/own && sed 's|path: source|path: meanwhile|; s|label: faults|label: meanwhile|; s|^cache_dir: .*|cache_dir: cache-b|' config.yaml > meanwhile.yaml`
         await $`${{ raw: before }}; sleep 0.01; find ${files}/packs -type f | wc -l > packs.before`
-        await witness('source', 'going')
+        await witnessed('source', 'going')
         const going = await background('going')`${{ raw: under }}vykar --config config.yaml ${{ raw: words }}`
         await $({
           limit: '60s',
@@ -179,7 +180,7 @@ await scenario(import.meta, spec, async (run) => {
         if (reclaimed.code)
           violated('whatever is stale is cleared', `compact meanwhile exits ${reclaimed.code}`, 'vykar compact')
         const there = [...ids]
-        await witness('meanwhile', 'meanwhile')
+        await witnessed('meanwhile', 'meanwhile')
         if (made.code === 0) there.push('meanwhile')
         if (ended.code === 0 && words.startsWith('backup')) {
           await $`sed -n 's/^Snapshot created: //p' going.out > going.id`

@@ -1,14 +1,15 @@
 #!/usr/bin/env -S npx tsx
-// System calls that fail, with encryption and without: strace(1) makes writes, syncs, renames, reads and attribute calls of vykar return EIO, ENOSPC, EPERM or EINTR, once
-// or from a moment on, or takes its time over them, as a slow disk does.
-// Passes when what could not be done is said (an exit code, or the path of what is missing), a slow disk and an interrupted call cost
-// nothing, every acknowledged snapshot is still restored to what it was, and the next backup, check and restore succeed.
 import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, step } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { copyOf } from '#scripts/damage.mts'
 import { acknowledged, conclude, faultOptions, judge, rowsWith, stillShown, within } from '#scripts/faults/common.mts'
-import { afterwards, at, lastOf, nothingForEver, violated, witness } from '#scripts/faults/oracle.mts'
+import { afterwards, at, lastOf, nothingForEver, violated } from '#scripts/faults/oracle.mts'
+// System calls that fail, with encryption and without: strace(1) makes writes, syncs, renames, reads and attribute calls of vykar return EIO, ENOSPC, EPERM or EINTR, once
+// or from a moment on, or takes its time over them, as a slow disk does.
+// Passes when what could not be done is said (an exit code, or the path of what is missing), a slow disk and an interrupted call cost
+// nothing, every acknowledged snapshot is still restored to what it was, and the next backup, check and restore succeed.
+import { witnessed } from '#scripts/witnessed.mts'
 
 /** The packs alone, and no other file. */
 const packs = "$(find $PWD/damaged/packs -type f -printf '-P %p ')"
@@ -74,7 +75,7 @@ await scenario(import.meta, spec, async (run) => {
     await row({ repo, variant: mode === 'none' ? 'unencrypted' : 'encrypted' }, async () => {
       const ids = await acknowledged(repo, 1, Math.min(mib, 8), mode)
       await $`mkdir source/sub && head -c 6M /dev/urandom > source/sub/extra && ln source/sub/extra source/linked && ln -s extra source/sub/symlink && setfattr -n user.word -v value source/sub/extra && chmod 640 source/sub/extra && touch -d 2001-02-03 source/sub/extra source/sub`
-      await witness('source', 'extra')
+      await witnessed('source', 'extra')
       await $`vykar --config config.yaml backup -R ${repo} > extra.out && sed -n 's/^Snapshot created: //p' extra.out > extra.id`
       await copyOf(repo)
       const there = at(repo, '$PWD/damaged')

@@ -1,8 +1,4 @@
 #!/usr/bin/env -S npx tsx
-// Versions: two builds of vykar take turns on one repository, --vykar NEW and --baseline OLD, and, where they lie beside the programs, the
-// old and the new vykar-server are paired with the other's client.
-// Passes when no snapshot is lost: what one build has written the other lists, checks and restores to what it was, or refuses with an exit
-// code and leaves alone.
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { background } from '#lib/background.mts'
@@ -13,10 +9,15 @@ import { Skipped } from '#lib/verdict.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import { acknowledged, conclude, faultOptions, stillShown } from '#scripts/faults/common.mts'
-import { allThere, at, inTheEnd, lastOf, restoredAs, violated, witness } from '#scripts/faults/oracle.mts'
+import { allThere, at, inTheEnd, lastOf, restoredAs, violated } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
+// Versions: two builds of vykar take turns on one repository, --vykar NEW and --baseline OLD, and, where they lie beside the programs, the
+// old and the new vykar-server are paired with the other's client.
+// Passes when no snapshot is lost: what one build has written the other lists, checks and restores to what it was, or refuses with an exit
+// code and leaves alone.
+import { witnessed } from '#scripts/witnessed.mts'
 
 const options = {
   baseline: { kind: 'path', help: 'the other build of vykar' },
@@ -52,7 +53,7 @@ await scenario(import.meta, spec, async (run) => {
         step(`turn ${turn}: ${build}`)
         const id = `turn-${turn}`
         await $`e2e data-gen/change --dir source --percent 10 --each --seed ${run.common.seed + turn} > change.out`
-        await witness('source', id)
+        await witnessed('source', id)
         const made = await $(any)`${as(build)} vykar --config ${build}.yaml backup -R ${repo} > met.out 2>&1`
         must(build, `backup ${turn}`, made)
         if (made.code) continue

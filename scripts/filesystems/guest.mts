@@ -55,7 +55,11 @@ export function adopt(row: RowReport, seen: RunReport | undefined, code: number)
   if (!seen) throw new Blocked(`the guest came to no report (exit ${code}): guest.out says why`)
   const there = seen.rows[0]
   if (there) Object.assign(row, { gaps: there.gaps, findings: there.findings, facts: there.facts })
-  row.notes.push(...seen.notes, ...(there?.notes ?? []))
+  row.notes.push(
+    ...seen.notes,
+    ...(there?.notes ?? []),
+    ...(seen.reason && seen.verdict === 'PASS' ? [seen.reason] : []),
+  )
   const said = `in the guest: ${seen.reason || `${seen.verdict}, exit ${code}`}`
   if (seen.verdict === 'SKIPPED') throw new Skipped(said)
   if (seen.verdict === 'BLOCKED') throw new Blocked(said)

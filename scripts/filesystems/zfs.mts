@@ -11,11 +11,12 @@ import { $, fact, read, step, undo } from '#lib/sh.mts'
 import { Blocked, Skipped, UsageError } from '#lib/verdict.mts'
 import { sameTree } from '#lib/verify.mts'
 import { listed, numbers, sound, standardNeeds } from '#scripts/checks.mts'
-import { contents, cutShort, finallyFails, fresh, retire, serverWants, unreadable } from '#scripts/common.mts'
+import { cutShort, finallyFails, fresh, retire, serverWants, unreadable } from '#scripts/common.mts'
 import { churning, fill, fitsHost, refused, rightOrRefused, writesBetween } from '#scripts/filesystems/common.mts'
 import { deviceOptions, needRoot, usableDevice } from '#scripts/filesystems/device.mts'
 import { inGuest } from '#scripts/filesystems/guest.mts'
 import { servers } from '#scripts/servers.mts'
+import { witnessed } from '#scripts/witnessed.mts'
 
 const options = {
   ...deviceOptions,
@@ -135,7 +136,7 @@ EOF`
         limit: '1h',
       })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) restored > restored.out`
       await numbers('restored', 'backup.out', 'list.out', 'restored.out')
-      await contents('restored', 'snapshot')
+      await witnessed('restored', 'snapshot')
 
       step('compare')
       await sameTree(witness, 'restored')
@@ -175,7 +176,7 @@ EOF`
       })`HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<next.id) next > restored-next.out`
       await numbers('next', 'next.out', 'next.list', 'restored-next.out')
       await sameTree(witness, 'next')
-      await contents('next', 'next')
+      await witnessed('next', 'next')
       await $`rm -r next`
 
       step('no space')

@@ -5,6 +5,7 @@ import { $, check, inside, read } from '#lib/sh.mts'
 import { Mismatch } from '#lib/verdict.mts'
 import { says, sound } from '#scripts/checks.mts'
 import { parseBackup, parseList, resumes } from '#scripts/printed.mts'
+import { listing, witnessed } from '#scripts/witnessed.mts'
 import { type Kept, survivors } from './model.mts'
 import type { Series, Spent } from './series.mts'
 import { type Action, isExclusive, isMaintenance, overlap, type WalkOptions } from './walk.mts'
@@ -37,19 +38,6 @@ export function count({ counts }: Walk, what: string): void {
 
 export const source = 'corpus/snapshot-1'
 
-/** bash that prints the metadata of everything in a tree. */
-const treeOf = `find . -mindepth 1 \\( -type d -printf '%y %m %U %G %T@ %p\\0' -o -printf '%y %m %U %G %n %s %T@ %p %l\\0' \\) | sort -z | tr '\\0' '\\n'`
-
-/** Writes down what a tree holds: content, metadata, extended attributes; `stem` is the path of the files without endings. */
-export async function manifest(tree: string, stem: string): Promise<void> {
-  const limit = '1h'
-  await $({ limit })`(cd ${tree} && find . -type f -print0 | sort -z | xargs -0 -r sha256sum) > ${stem}.sha256`
-  await $({ limit })`(cd ${tree} && ${{ raw: treeOf }}) > ${stem}.tree`
-  await $({
-    limit,
-  })`(cd ${tree} && find . -mindepth 1 ! -type l -print0 | sort -z | xargs -0 -r getfattr -d -m - -e hex) > ${stem}.xattr`
-}
-
 /** A snapshot that a backup made is remembered under the step's serial, with the manifest of its source. */
 async function remember(walk: Walk, client: number, serial: string, out: string): Promise<void> {
   await $`sed -n 's/^Snapshot created: //p' ${out} | grep . > ../model/${serial}.id`
@@ -61,7 +49,7 @@ async function remember(walk: Walk, client: number, serial: string, out: string)
     if (created.errors) throw new Mismatch(`backup exited 0 but counted ${created.errors} errors`)
     made.files = created.files
   })
-  await manifest(source, `../model/${serial}`)
+  await witnessed(source, `../model/${serial}`)
   // Checksum and size of every file: what a repository without compression may at most hold.
   await $`paste -d ' ' <(sed -E 's/^.?([0-9a-f]{64}) .*/\1/' ../model/${serial}.sha256) <(cd ${source} && find . -type f -print0 | sort -z | xargs -0 -r stat -c %s) > ../model/${serial}.content`
   walk.model.push({ serial, ...made, label: `client-${client}`, hour: '' })
@@ -103,8 +91,8 @@ function deed(walk: Walk, action: Action, serial: string): Deed {
         await $`mkdir restored`
       },
       after: async () => {
-        await manifest('restored', 'restored')
-        for (const part of ['sha256', 'tree', 'xattr'])
+        await witnessed('restored', 'restored')
+        for (const part of ['sha256', 'tree'])
           await $({ limit: '1h' })`diff -a ../model/${target!}.${part} restored.${part}`
         await $({ limit: '1h' })`chmod -R u+rwX restored && rm -rf restored/`
         walk.restored.add(target!)
@@ -190,7 +178,7 @@ async function resume(walk: Walk, { client }: Action, serial: string, { code, by
   })
   await $({
     limit: '1h',
-  })`while read -r id; do mkdir late && vykar --config config.yaml restore -R ${repo} $id late && diff -r --no-dereference ${source} late && diff <(cd ${source} && ${{ raw: treeOf }}) <(cd late && ${{ raw: treeOf }}) && rm -r late && vykar --config config.yaml snapshot delete -R ${repo} $id; done < late.ids`
+  })`while read -r id; do mkdir late && vykar --config config.yaml restore -R ${repo} $id late && diff -r --no-dereference ${source} late && diff -a <(cd ${source} && ${{ raw: listing }}) <(cd late && ${{ raw: listing }}) && rm -r late && vykar --config config.yaml snapshot delete -R ${repo} $id || exit 1; done < late.ids`
   const again = deed(walk, { kind: 'backup', client }, serial)
   await $({ limit: '1h', warns: resumes })`${again.line} > backup.out`
   await again.after?.()

@@ -4,7 +4,7 @@
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { closeSync, existsSync, openSync, readFileSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { sleep } from 'zx'
 import { ask } from '#lib/ask.mts'
 import { readJson, writeWhole } from '#lib/files.mts'
@@ -48,7 +48,13 @@ export interface SuiteRun {
 }
 
 /** The checksum of a program: two of the same are the same build. */
-export const checksum = (file: string): string => createHash('sha256').update(readFileSync(file)).digest('hex')
+const checksum = (file: string): string => createHash('sha256').update(readFileSync(file)).digest('hex')
+/** The sha256 of a vykar, and of the vykar-server beside it, where there is one: both are what is tested. */
+export const checksums = (path: string): string =>
+  [path, join(dirname(path), 'vykar-server')]
+    .filter((file) => existsSync(file))
+    .map(checksum)
+    .join(' ')
 
 /** Writes run.json in one step: a reader, and a run that is taken up again, see it whole. */
 export const save = (dir: string, run: SuiteRun): void =>

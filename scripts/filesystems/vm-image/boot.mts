@@ -8,8 +8,9 @@ import { $, check, fact, read, step } from '#lib/sh.mts'
 import { duration } from '#lib/terminal.mts'
 import { Blocked, Mismatch, Skipped } from '#lib/verdict.mts'
 import { listed, numbers, says } from '#scripts/checks.mts'
-import { contents, cutShort, fresh, retire } from '#scripts/common.mts'
+import { cutShort, fresh, retire } from '#scripts/common.mts'
 import { freePort } from '#scripts/provide.mts'
+import { witnessed } from '#scripts/witnessed.mts'
 import { loop, unloop } from './image.mts'
 
 /** What an image needs to boot, to be reached over SSH and to be frozen. */
@@ -146,7 +147,7 @@ EOF`
     limit: '1h',
   })`rm -rf lost && mkdir lost restored && HOME=$PWD/lost vykar --config lost.yaml restore -R ${repo} $(<snapshot.id) restored > restored.out`
   await numbers('restored', 'backup.out', 'list.out', 'restored.out')
-  await contents('restored', 'snapshot')
+  await witnessed('restored', 'snapshot')
 
   step('compare')
   await $({ limit: '1h' })`sha256sum < restored/disk.raw | diff - backup.sha256`

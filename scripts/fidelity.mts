@@ -7,7 +7,7 @@ import { lstatSync } from 'node:fs'
 import { join } from 'node:path'
 import { ask, lastLine } from '#lib/ask.mts'
 import { config } from '#lib/config.mts'
-import { gapsOf } from '#lib/gaps.mts'
+import { gapsOf, unexplainedWarnings } from '#lib/gaps.mts'
 import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, note, read, rowScope, step } from '#lib/sh.mts'
@@ -70,7 +70,16 @@ sources:
           expect: [0, 3],
         })`vykar --config config.yaml backup -R local > backup.out 2>&1`
         await $`sed -n 's/^Snapshot created: //p' backup.out | grep . > snapshot.id`
+        await $`find source -name 'latin-*' -type f | wc -l > latin.count`
         code = backup.code
+        await check('# with exit 3 it warns of names that are not UTF-8 alone, and counts them', () => {
+          const own = /latin-|^\d+ file\(s\) could not be read|\bErrors: [1-9]/
+          const said = unexplainedWarnings(read('backup.out'), run.plan.vykar.version, read('config.yaml'))
+          const other = said.find((line) => !own.test(line))
+          if (other) throw new Mismatch(`vykar exited ${code} and warned: ${other}`)
+          const errors = /\bErrors: (\d+)/.exec(read('backup.out'))?.[1] ?? '0'
+          if (errors !== (code === 3 ? read('latin.count') : '0')) throw new Mismatch(`${errors} errors, exit ${code}, of ${read('latin.count')} names that are not UTF-8`) // biome-ignore format: one line
+        })
         step('restore')
         await $({
           limit: '1h',

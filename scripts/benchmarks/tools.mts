@@ -309,7 +309,8 @@ const kopia: Tool = {
   },
   says: ({ program }) => `${program} content stats`,
   count: ({ program }) => `${program} snapshot list --json ${source} | { grep -oE '[{]"id":' || true; } | wc -l`,
-  listed: (place) => [`${place.program} ls -l -r ${newestOfKopia(place)} | grep -c '^-'`, '-type f'],
+  // Its first letters say setuid, setgid and sticky of a file.
+  listed: (place) => [`${place.program} ls -l -r ${newestOfKopia(place)} | grep -c '^[-ugt]'`, '-type f'],
   restored: into,
 }
 const newestOfKopia = ({ program }: Place) =>

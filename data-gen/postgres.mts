@@ -1,5 +1,4 @@
 #!/usr/bin/env -S npx tsx
-import { UsageError } from '#lib/verdict.mts'
 // A PostgreSQL database to back up: a shop's customers, products, orders and order events with random payloads, seeded
 // and repeatable. COPY in binary format by parallel writers, indexes and foreign keys last, then CHECKPOINT.
 //
@@ -7,6 +6,7 @@ import { UsageError } from '#lib/verdict.mts'
 //   npx tsx data-gen/postgres.mts --uri postgresql://postgres@127.0.0.1:5432 --target-gib 2 --append
 //
 // Makes the database vykar_pg_test, which must not be there (unless --append). The last lines are key=value.
+import { UsageError } from '#lib/verdict.mts'
 import { ask, clientOf } from './client.mts'
 import { generatorMain, type Loader } from './generator.mts'
 import { type Cell, type Column, references, type Storage, type Table, tableNames, tables } from './shop.mts'

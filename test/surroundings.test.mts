@@ -166,6 +166,12 @@ describe('nothing is taken for ours that is not', { skip, concurrency: 2 }, () =
     assert.match(ended.last, /holds letter and is no repository/)
   })
 
+  test('every file says first what it is', () => {
+    const files = execFileSync('git', ['ls-files', 'lib', 'scripts', 'data-gen'], { cwd: root, encoding: 'utf8' })
+    for (const file of files.split('\n').filter((name) => name.endsWith('.mts')))
+      assert.match(readFileSync(join(root, file), 'utf8'), /^(#!.*\n)?\/\/ /, file)
+  })
+
   test('every place that deletes asks removeOurs, or deletes by a name that it made itself', () => {
     const words = '\\b(rmSync|rmdirSync|unlinkSync|rm|rmdir)\\(|(^|[^-])\\brm -[a-z]*r|find .* -delete'
     const where = ['lib', 'scripts', 'data-gen', '--include=*.mts']

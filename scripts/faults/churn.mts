@@ -1,4 +1,8 @@
 #!/usr/bin/env -S npx tsx
+// Churn: files that are appended to, cut, renamed, replaced, memory-mapped or deleted while a backup reads them, an edit that keeps size and
+// time, a directory that becomes a symlink during the walk, files that cannot be read (mode, EIO), and file caches that are cold or moved.
+// Passes when each file in the snapshot is one that the source held at some moment (old, new, or named as left out with exit 3), nothing
+// outside of the source has been read, the rest is complete, and every acknowledged snapshot is still restored to what it was.
 import { background } from '#lib/background.mts'
 import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
@@ -20,10 +24,6 @@ import {
 import { at, clearOthers, inTheEnd, lastOf, others, restoredAs, violated } from '#scripts/faults/oracle.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 import { servers } from '#scripts/servers.mts'
-// Churn: files that are appended to, cut, renamed, replaced, memory-mapped or deleted while a backup reads them, an edit that keeps size and
-// time, a directory that becomes a symlink during the walk, files that cannot be read (mode, EIO), and file caches that are cold or moved.
-// Passes when each file in the snapshot is one that the source held at some moment (old, new, or named as left out with exit 3), nothing
-// outside of the source has been read, the rest is complete, and every acknowledged snapshot is still restored to what it was.
 import { witnessed } from '#scripts/witnessed.mts'
 
 /**

@@ -1,4 +1,8 @@
 #!/usr/bin/env -S npx tsx
+// Clock: one client whose clock is seconds to years ahead or behind (libfaketime), a jump in the middle of a backup, and what every rule of
+// retention keeps of snapshots whose dates span years.
+// Passes when backups are whole whatever the clock says, other clients can work with the repository before and after, prune keeps exactly
+// what the documented rules keep, and every acknowledged snapshot is still restored to what it was.
 import { seeded } from '#data-gen/random.mts'
 import { background } from '#lib/background.mts'
 import { which } from '#lib/host.mts'
@@ -14,10 +18,6 @@ import { afterwards, at, clearOthers, inTheEnd, lastOf, restoredAs, violated } f
 import { kept, type Rules } from '#scripts/faults/retention.mts'
 import { parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
-// Clock: one client whose clock is seconds to years ahead or behind (libfaketime), a jump in the middle of a backup, and what every rule of
-// retention keeps of snapshots whose dates span years.
-// Passes when backups are whole whatever the clock says, other clients can work with the repository before and after, prune keeps exactly
-// what the documented rules keep, and every acknowledged snapshot is still restored to what it was.
 import { contents, witnessed } from '#scripts/witnessed.mts'
 
 /** How far a client's clock is off. */

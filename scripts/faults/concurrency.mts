@@ -1,4 +1,8 @@
 #!/usr/bin/env -S npx tsx
+// Concurrency: several clients on one repository, maintenance while a backup, a restore or a check goes on, and locks and sessions of
+// other hosts: live, stale, malformed, with clocks ahead and behind.
+// Passes when what must exclude each other does (proven by time stamps: the refused command began and ended while the other was at work), what
+// may go on together succeeds, whatever is stale is cleared, and every acknowledged snapshot is still restored to what it was.
 import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, type Output, read } from '#lib/sh.mts'
@@ -17,10 +21,6 @@ import {
 import { afterwards, allThere, at, clearOthers, inTheEnd, lastOf, violated } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { servers } from '#scripts/servers.mts'
-// Concurrency: several clients on one repository, maintenance while a backup, a restore or a check goes on, and locks and sessions of
-// other hosts: live, stale, malformed, with clocks ahead and behind.
-// Passes when what must exclude each other does (proven by time stamps: the refused command began and ended while the other was at work), what
-// may go on together succeeds, whatever is stale is cleared, and every acknowledged snapshot is still restored to what it was.
 import { contents, witnessed } from '#scripts/witnessed.mts'
 
 const spec = {

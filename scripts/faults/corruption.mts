@@ -1,4 +1,8 @@
 #!/usr/bin/env -S npx tsx
+// Corruption: objects of a repository, the journal of an interrupted backup, and files of the local cache, get a flipped bit, a zeroed block, a cut end, are deleted, swapped or
+// put back from an earlier time; encrypted and not.
+// Passes when no restore out of a damaged copy exits 0 with wrong or missing data, check --verify-data says so wherever restore fails,
+// check --repair harms no snapshot that could be restored, and damage to the cache, which is no part of the repository, harms nothing.
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { stringify } from 'csv-stringify/sync'
@@ -19,10 +23,6 @@ import {
   within,
 } from '#scripts/faults/common.mts'
 import { allThere, at, lastOf, others, restoredAs, violated } from '#scripts/faults/oracle.mts'
-// Corruption: objects of a repository, the journal of an interrupted backup, and files of the local cache, get a flipped bit, a zeroed block, a cut end, are deleted, swapped or
-// put back from an earlier time; encrypted and not.
-// Passes when no restore out of a damaged copy exits 0 with wrong or missing data, check --verify-data says so wherever restore fails,
-// check --repair harms no snapshot that could be restored, and damage to the cache, which is no part of the repository, harms nothing.
 import { witnessed } from '#scripts/witnessed.mts'
 
 /** What can be damaged: bash that prints the candidates below `damaged`, or below the cache. */

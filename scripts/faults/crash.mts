@@ -1,4 +1,8 @@
 #!/usr/bin/env -S npx tsx
+// Crash: backup, restore, snapshot delete, prune, compact and check --repair are killed outright (KILL) at seeded moments of their work,
+// and as soon as the repository shows a state: a session, a lock, the first pack, the journal, the new index, the new snapshot.
+// Passes when after each every acknowledged snapshot is still restored to what it was, what was made meanwhile is absent or complete, the
+// next backup, check and restore succeed, and no file is left that nothing will ever remove.
 import { seeded } from '#data-gen/random.mts'
 import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
@@ -9,10 +13,6 @@ import { copyOf } from '#scripts/damage.mts'
 import { acknowledged, conclude, drawnOptions, faultOptions, rowsWith, stillShown } from '#scripts/faults/common.mts'
 import { afterwards, allThere, at, nothingForEver, violated } from '#scripts/faults/oracle.mts'
 import { servers } from '#scripts/servers.mts'
-// Crash: backup, restore, snapshot delete, prune, compact and check --repair are killed outright (KILL) at seeded moments of their work,
-// and as soon as the repository shows a state: a session, a lock, the first pack, the journal, the new index, the new snapshot.
-// Passes when after each every acknowledged snapshot is still restored to what it was, what was made meanwhile is absent or complete, the
-// next backup, check and restore succeed, and no file is left that nothing will ever remove.
 import { witnessed } from '#scripts/witnessed.mts'
 
 const all = ['ack-1', 'ack-2', 'extra']

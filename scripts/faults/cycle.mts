@@ -1,4 +1,8 @@
 #!/usr/bin/env -S npx tsx
+// Cycle: `vykar` without a command (backup, prune, compact, check, as a timer runs it) while a repository, a pack or the source is missing,
+// while the source cannot be read, and after snapshots that a wrong clock has put into the future.
+// Passes when exit 0 means that every repository of the config has got a snapshot which its retention keeps, a step that fails is in the
+// exit code, and no backup that could not read its source displaces an acknowledged snapshot.
 import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, note, read } from '#lib/sh.mts'
@@ -16,10 +20,6 @@ import {
 } from '#scripts/faults/common.mts'
 import { allThere, at, inTheEnd, lastOf, restoredAs, violated } from '#scripts/faults/oracle.mts'
 import { servers } from '#scripts/servers.mts'
-// Cycle: `vykar` without a command (backup, prune, compact, check, as a timer runs it) while a repository, a pack or the source is missing,
-// while the source cannot be read, and after snapshots that a wrong clock has put into the future.
-// Passes when exit 0 means that every repository of the config has got a snapshot which its retention keeps, a step that fails is in the
-// exit code, and no backup that could not read its source displaces an acknowledged snapshot.
 import { witnessed } from '#scripts/witnessed.mts'
 
 const wants = [...serverWants, 'strace', 'faketime'] as const

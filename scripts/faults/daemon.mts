@@ -1,4 +1,8 @@
 #!/usr/bin/env -S npx tsx
+// Daemon: `vykar daemon`, as a service manager runs it: its cycles, its status page, ended in mid-backup, restarted again and again, told a config
+// that is new or broken, with repositories that are not there, a schedule that cannot be, and a clock that was ahead when it began.
+// Passes when what is due is backed up and restores, the status says what has happened, everything ends when it is told to, nothing is left
+// held, and every acknowledged snapshot is still restored to what it was.
 import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, note, read } from '#lib/sh.mts'
@@ -17,10 +21,6 @@ import {
 } from '#scripts/faults/oracle.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
-// Daemon: `vykar daemon`, as a service manager runs it: its cycles, its status page, ended in mid-backup, restarted again and again, told a config
-// that is new or broken, with repositories that are not there, a schedule that cannot be, and a clock that was ahead when it began.
-// Passes when what is due is backed up and restores, the status says what has happened, everything ends when it is told to, nothing is left
-// held, and every acknowledged snapshot is still restored to what it was.
 import { witnessed } from '#scripts/witnessed.mts'
 
 const wants = [...serverWants, 'curl', 'faketime'] as const

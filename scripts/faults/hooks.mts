@@ -1,4 +1,8 @@
 #!/usr/bin/env -S npx tsx
+// Hooks: `before`, `after`, `failed`, `finally` and command_dumps in the documented order, and those that fail, die by a signal, fail late,
+// print much or nothing, or leave a child behind.
+// Passes when each runs when the documentation says so and the exit code tells what failed; no dump that failed becomes a snapshot; a
+// source whose own dumps are well is complete; everything ends; and every acknowledged snapshot is still restored to what it was.
 import { config } from '#lib/config.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, type Output, read, step } from '#lib/sh.mts'
@@ -8,10 +12,6 @@ import { conclude, faultOptions, roundsOf, rowsWith, stillShown, within } from '
 import { at, clearOthers, inTheEnd, lastOf, restoredAs, violated } from '#scripts/faults/oracle.mts'
 import { parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
-// Hooks: `before`, `after`, `failed`, `finally` and command_dumps in the documented order, and those that fail, die by a signal, fail late,
-// print much or nothing, or leave a child behind.
-// Passes when each runs when the documentation says so and the exit code tells what failed; no dump that failed becomes a snapshot; a
-// source whose own dumps are well is complete; everything ends; and every acknowledged snapshot is still restored to what it was.
 import { contents, witnessed } from '#scripts/witnessed.mts'
 
 /** Commands that have hooks of their own. */

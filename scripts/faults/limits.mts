@@ -1,4 +1,8 @@
 #!/usr/bin/env -S npx tsx
+// Limits: many small files at n, 2n and 4n, one file of 8 GiB, a dump of several GiB, many hard links, few file descriptors, little memory, a
+// repository or a cache that is read-only.
+// Passes when all of it is backed up and restored to what it was, processor time, memory and bytes read grow no faster than the number of
+// files, memory not with a dump, and what cannot be done is said; the smallest memory that still works is a figure.
 import { scenario } from '#lib/scenario.mts'
 import { $, check, fact, type Output, read, step, undo } from '#lib/sh.mts'
 import { bytes } from '#lib/terminal.mts'
@@ -18,10 +22,6 @@ import { at, clearOthers, inTheEnd, lastOf, restoredAs, violated } from '#script
 import { memoryCgroup } from '#scripts/memory.mts'
 import { servers } from '#scripts/servers.mts'
 import { needSpace } from '#scripts/space.mts'
-// Limits: many small files at n, 2n and 4n, one file of 8 GiB, a dump of several GiB, many hard links, few file descriptors, little memory, a
-// repository or a cache that is read-only.
-// Passes when all of it is backed up and restored to what it was, processor time, memory and bytes read grow no faster than the number of
-// files, memory not with a dump, and what cannot be done is said; the smallest memory that still works is a figure.
 import { witnessed } from '#scripts/witnessed.mts'
 
 /** Growth from n to 4n beyond which it is no longer linear: half way, as ratios go, from 4 times to the 16 times of what is quadratic. */

@@ -1,4 +1,8 @@
 #!/usr/bin/env -S npx tsx
+// Network: a proxy on loopback (scripts/faults/proxy.mts) in front of REST, S3 and SFTP resets connections, answers 401 to 507, delays, loses,
+// doubles, shortens and withholds.
+// Passes when a fault that goes away costs nothing, one that stays is said with an exit code within the limit, every acknowledged snapshot
+// is still restored to what it was, and all works again.
 import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, step } from '#lib/sh.mts'
@@ -9,10 +13,6 @@ import { afterwards, at, clearOthers, inTheEnd, lastOf, violated } from '#script
 import { ownServer } from '#scripts/guard.mts'
 import { addressOf, freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
-// Network: a proxy on loopback (scripts/faults/proxy.mts) in front of REST, S3 and SFTP resets connections, answers 401 to 507, delays, loses,
-// doubles, shortens and withholds.
-// Passes when a fault that goes away costs nothing, one that stays is said with an exit code within the limit, every acknowledged snapshot
-// is still restored to what it was, and all works again.
 import { witnessed } from '#scripts/witnessed.mts'
 
 /** A fault: what runs into it, the proxy's rules, and whether vykar must come through, must fail, or may do either. */

@@ -1,4 +1,8 @@
 #!/usr/bin/env -S npx tsx
+// Power loss: the repository lies on a file system of its own (ext4, xfs, btrfs on a loop image). At seeded moments, and right after a command
+// that has succeeded, the image is copied as it is: what has not been written to it by then is lost, as when the power goes.
+// Passes when on the copy every snapshot that was acknowledged is restored to what it was, also the one that a backup has just printed, what
+// was under way is absent or complete, and the next backup, check and restore succeed.
 import { seeded } from '#data-gen/random.mts'
 import { background } from '#lib/background.mts'
 import { scenario } from '#lib/scenario.mts'
@@ -10,10 +14,6 @@ import { afterwards, at, nothingForEver } from '#scripts/faults/oracle.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
-// Power loss: the repository lies on a file system of its own (ext4, xfs, btrfs on a loop image). At seeded moments, and right after a command
-// that has succeeded, the image is copied as it is: what has not been written to it by then is lost, as when the power goes.
-// Passes when on the copy every snapshot that was acknowledged is restored to what it was, also the one that a backup has just printed, what
-// was under way is absent or complete, and the next backup, check and restore succeed.
 import { witnessed } from '#scripts/witnessed.mts'
 
 /** File systems by the program that makes them: the size of the image, which xfs does not want below 300 MiB, and how it is made. */

@@ -1,4 +1,8 @@
 #!/usr/bin/env -S npx tsx
+// The server: vykar-server is killed and restarted in the middle of an upload, its disk runs full, it has a quota, it takes no deletes for
+// a week, a client with its token wants to destroy, and it cannot read a directory of its own.
+// Passes when a restart costs nothing, a full server, a quota and what cannot be read are said with an exit code, what is deleted gives its room
+// back, append-only refuses deletes and overwriting alone, every acknowledged snapshot is still restored to what it was, and all works again.
 import { background } from '#lib/background.mts'
 import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
@@ -20,10 +24,6 @@ import {
 import { ownServer } from '#scripts/guard.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
-// The server: vykar-server is killed and restarted in the middle of an upload, its disk runs full, it has a quota, it takes no deletes for
-// a week, a client with its token wants to destroy, and it cannot read a directory of its own.
-// Passes when a restart costs nothing, a full server, a quota and what cannot be read are said with an exit code, what is deleted gives its room
-// back, append-only refuses deletes and overwriting alone, every acknowledged snapshot is still restored to what it was, and all works again.
 import { witnessed } from '#scripts/witnessed.mts'
 
 const spec = { needs: standardNeeds, wants: serverWants, repos: ['rest'], options: faultOptions } as const

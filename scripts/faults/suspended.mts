@@ -1,4 +1,8 @@
 #!/usr/bin/env -S npx tsx
+// Suspended: a client that is stopped in the middle of its work, as a laptop that is shut, while another client works on the same repository, and
+// that goes on later: before it has the lock, while it uploads, repacks, commits, or writes the index, and while it inits.
+// Passes when whatever is stale by then is cleared for the others, the late one fails or does no harm, and every acknowledged snapshot is still
+// restored to what it was.
 import { background } from '#lib/background.mts'
 import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
@@ -20,10 +24,6 @@ import {
 import { afterwards, at, inTheEnd, lastOf, restoredAs, violated } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { servers } from '#scripts/servers.mts'
-// Suspended: a client that is stopped in the middle of its work, as a laptop that is shut, while another client works on the same repository, and
-// that goes on later: before it has the lock, while it uploads, repacks, commits, or writes the index, and while it inits.
-// Passes when whatever is stale by then is cleared for the others, the late one fails or does no harm, and every acknowledged snapshot is still
-// restored to what it was.
 import { witnessed } from '#scripts/witnessed.mts'
 
 const spec = {

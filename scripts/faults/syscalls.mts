@@ -1,14 +1,14 @@
 #!/usr/bin/env -S npx tsx
+// System calls that fail, with encryption and without: strace(1) makes writes, syncs, renames, reads and attribute calls of vykar return EIO, ENOSPC, EPERM or EINTR, once
+// or from a moment on, or takes its time over them, as a slow disk does.
+// Passes when what could not be done is said (an exit code, or the path of what is missing), a slow disk and an interrupted call cost
+// nothing, every acknowledged snapshot is still restored to what it was, and the next backup, check and restore succeed.
 import { scenario } from '#lib/scenario.mts'
 import { $, fact, read, step } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { copyOf } from '#scripts/damage.mts'
 import { acknowledged, conclude, faultOptions, judge, rowsWith, stillShown, within } from '#scripts/faults/common.mts'
 import { afterwards, at, lastOf, nothingForEver, violated } from '#scripts/faults/oracle.mts'
-// System calls that fail, with encryption and without: strace(1) makes writes, syncs, renames, reads and attribute calls of vykar return EIO, ENOSPC, EPERM or EINTR, once
-// or from a moment on, or takes its time over them, as a slow disk does.
-// Passes when what could not be done is said (an exit code, or the path of what is missing), a slow disk and an interrupted call cost
-// nothing, every acknowledged snapshot is still restored to what it was, and the next backup, check and restore succeed.
 import { witnessed } from '#scripts/witnessed.mts'
 
 /** The packs alone, and no other file. */

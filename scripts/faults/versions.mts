@@ -1,4 +1,8 @@
 #!/usr/bin/env -S npx tsx
+// Versions: two builds of vykar take turns on one repository, --vykar NEW and --baseline OLD, and, where they lie beside the programs, the
+// old and the new vykar-server are paired with the other's client.
+// Passes when no snapshot is lost: what one build has written the other lists, checks and restores to what it was, or refuses with an exit
+// code and leaves alone.
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { background } from '#lib/background.mts'
@@ -13,10 +17,6 @@ import { allThere, at, inTheEnd, lastOf, restoredAs, violated } from '#scripts/f
 import { ownServer } from '#scripts/guard.mts'
 import { freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
-// Versions: two builds of vykar take turns on one repository, --vykar NEW and --baseline OLD, and, where they lie beside the programs, the
-// old and the new vykar-server are paired with the other's client.
-// Passes when no snapshot is lost: what one build has written the other lists, checks and restores to what it was, or refuses with an exit
-// code and leaves alone.
 import { witnessed } from '#scripts/witnessed.mts'
 
 const options = {

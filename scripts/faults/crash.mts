@@ -149,6 +149,7 @@ await scenario(import.meta, spec, async (run) => {
                 warns: /invalid ID \.tmp/,
               })`${there} vykar --config config.yaml ${{ raw: finish }} -R ${repo} > finish.out 2>&1`
             // A new pack that a killed compact has left is taken away as garbage by the next one, which has just written it again.
+            if (command === 'compact') await $`find damaged/packs -type f -cnewer stamp -printf '%f\n' > left.packs`
             const destroys = died && command === 'compact' ? 'killed-compact-destroys' : ''
             const known = [...new Set([...all, ...kept])]
             await afterwards(repo, kept, undefined, there, known, '', false, destroys)

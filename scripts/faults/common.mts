@@ -5,7 +5,7 @@ import type { Background } from '#lib/background.mts'
 import { config } from '#lib/config.mts'
 import { meant } from '#lib/options.mts'
 import type { Run } from '#lib/run.mts'
-import { $, check, fact, note, type Output, rowScope, step } from '#lib/sh.mts'
+import { $, check, fact, note, rowScope, step } from '#lib/sh.mts'
 import { Blocked, Mismatch, Skipped, UsageError } from '#lib/verdict.mts'
 import { fresh } from '#scripts/common.mts'
 import { lastOf, violated, violations } from '#scripts/faults/oracle.mts'
@@ -113,7 +113,7 @@ export const more = (repo: string): string =>
  * @param must whether it must come through, must fail, or may do either
  * @param hangs of its entry in known-findings.yaml, where it is known not to end
  */
-export function judge(verb: string, { code }: Output, must: 'work' | 'fail' | 'any', hangs = ''): void {
+export function judge(verb: string, { code }: { code: number }, must: 'work' | 'fail' | 'any', hangs = ''): void {
   if (code === 124 || code === 137)
     return violated('7: everything ends', `${verb} did not end within its limit`, `vykar ${verb}`, hangs)
   if (code > 3) violated('7: ends well', `${verb} ends with exit ${code}: ${lastOf('met.out')}`, `vykar ${verb}`)

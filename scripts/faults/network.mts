@@ -11,7 +11,7 @@ import { serverWants } from '#scripts/common.mts'
 import { acknowledged, conclude, faultOptions, judge, rowsWith, stillShown, within } from '#scripts/faults/common.mts'
 import { afterwards, at, clearOthers, inTheEnd, lastOf, violated } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
-import { addressOf, freePort } from '#scripts/provide.mts'
+import { addressOf, answering, freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
 import { witnessed } from '#scripts/witnessed.mts'
 
@@ -79,6 +79,19 @@ const long: Fault[] = [
   ['no answer', 'backup', 'PUT /packs/ 2+1 hole 600', 'any'],
   ['no answer', 'restore', 'GET /packs/ 1+1 hole 600', 'any'],
 ]
+
+/** A second server on the files of the row's, and bash that kills what it has begun for its clients. */
+const again: Record<string, { start: string; sessions: string }> = {
+  s3: {
+    start:
+      'env ROOT_ACCESS_KEY=$VYKAR_E2E_S3_KEY ROOT_SECRET_KEY=$VYKAR_E2E_S3_SECRET versitygw --port 127.0.0.1:PORT posix --versioning-dir "$PWD"/../server-s3.versions "$PWD"/../server-s3',
+    sessions: 'true',
+  },
+  sftp: {
+    start: '/usr/sbin/sshd -D -e -p PORT -f "$PWD"/../server-sftp/sshd_config',
+    sessions: 'kill -KILL $(pgrep -P $(<first-server.pid)) || true',
+  },
+}
 
 const options = {
   ...faultOptions,
@@ -213,6 +226,43 @@ await scenario(import.meta, spec, async (run) => {
         )
         judge('compact', met, 'any')
         await afterwards(repo, [...ids, 'stale'], undefined, here)
+        await clearOthers(repo, ids)
+      }
+      const restart = 'backup: server killed and restarted'
+      const line = again[repo]
+      if (line && mode === 'auto' && (!only || only === restart)) {
+        tried++
+        step(restart)
+        // A server of its own on the same files, so that the row's goes on; versitygw prints its key.
+        const start = async (name: string) => {
+          const server = await background(name)`${{ raw: line.start.replaceAll('PORT', String(port)) }}`
+          await $({
+            limit: '30s',
+          })`until ${{ raw: answering(repo as 's3' | 'sftp', run.endpoint(repo).url.replace(`:${up}`, `:${port}`)) }}; do sleep 0.05; done; rm ${name}.out`
+          return server
+        }
+        const files = { raw: `"$${run.endpoint(repo).seen}"` }
+        const first = await start('first-server')
+        await $`head -c 48M /dev/urandom > source/fresh && find ${files} -type f -path '*/packs/*' | wc -l > packs.before`
+        await witnessed('source', 'going')
+        const going = await background(
+          'going',
+        )`env ${there} timeout -k 5 ${within(repo === 'sftp' ? 60 : 180)} vykar --config proxied.yaml backup -R ${repo}`
+        await $`until (($(find ${files} -type f -path '*/packs/*' | wc -l) > $(<packs.before) + 2)) || ! kill -0 $(<going.pid) 2> /dev/null; do sleep 0.01; done`
+        if (going.running()) fired++
+        else missed.push(restart)
+        await $`${{ raw: line.sessions }}`
+        await first.end('KILL')
+        await $`sleep 0.5`
+        const second = await start('again-server')
+        const ended = await going.done([0, 1, 124, 137])
+        await second.end('TERM')
+        fact(restart, `exit ${ended.code}${ended.code ? `: ${lastOf('going.out').slice(0, 100)}` : ''}`)
+        await $`cp going.out met.out && sed -n 's/^Snapshot created: //p' going.out > going.id`
+        judge('backup', ended, 'any', repo === 'sftp' ? 'sftp-reset-hangs' : '')
+        if (ended.code === 1)
+          violated('a fault that goes away costs nothing', `the server was away for a second, the backup exits 1: ${lastOf('going.out')}`, 'vykar backup', /Connection refused/.test(read('going.out')) ? 'refused-not-retried' : '') // biome-ignore format: one line
+        await afterwards(repo, ended.code ? ids : [...ids, 'going'], undefined, here)
         await clearOthers(repo, ids)
       }
       await inTheEnd(repo, ids)

@@ -4,8 +4,9 @@
 // Passes when what must exclude each other does (proven by time stamps: the refused command began and ended while the other was at work), what
 // may go on together succeeds, whatever is stale is cleared, and every acknowledged snapshot is still restored to what it was.
 import { background } from '#lib/background.mts'
+import { which } from '#lib/host.mts'
 import { scenario } from '#lib/scenario.mts'
-import { $, check, fact, type Output, read } from '#lib/sh.mts'
+import { $, check, fact, note, type Output, read } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { serverWants } from '#scripts/common.mts'
 import {
@@ -25,7 +26,7 @@ import { contents, witnessed } from '#scripts/witnessed.mts'
 
 const spec = {
   needs: standardNeeds,
-  wants: serverWants,
+  wants: [...serverWants, 'faketime'],
   repos: ['local', 'rest'],
   options: faultOptions,
 } as const
@@ -42,11 +43,11 @@ await scenario(import.meta, spec, async (run) => {
     const files = { raw: `"$${seen}"` }
     let fired = 0
     const { chosen, tried } = roundsOf(only)
-    const vykar = (words: string, client = 'config.yaml'): Promise<Output> =>
+    const vykar = (words: string, client = 'config.yaml', clock = ''): Promise<Output> =>
       $({
         limit: '5m',
         expect: 'any',
-      })`date +%s%N > met.begun; rc=0; timeout -k 5 ${within(120)} vykar --config ${client} ${{ raw: words }} > met.out 2>&1 || rc=$?; date +%s%N > met.ended; exit $rc`
+      })`date +%s%N > met.begun; rc=0; timeout -k 5 ${within(120)} ${{ raw: clock }} vykar --config ${client} ${{ raw: words }} > met.out 2>&1 || rc=$?; date +%s%N > met.ended; exit $rc`
     /** Commands that need the repository for themselves, and those that do not. */
     const excluded = { prune: `prune -R ${repo}`, compact: `compact -R ${repo}`, 'snapshot delete': `snapshot delete -R ${repo} $(<extra.id)`, 'check --repair': `check --repair --yes -R ${repo}` } // biome-ignore format: one line
     const shared = { list: `list -R ${repo}`, check: `check -R ${repo}`, restore: `restore -R ${repo} $(<ack-1.id) tree`, backup: `backup -R ${repo}` } // biome-ignore format: one line
@@ -192,12 +193,20 @@ await scenario(import.meta, spec, async (run) => {
         `t=$(date -d '${ago}' +%s) && printf '{"hostname":"${host}","pid":4711,"time":"%s","boot_id":"other"}' "$(date -u -d @$t +%Y-%m-%dT%H:%M:%S.000000000+00:00)" > ${files.raw}/locks/$(printf %014d $t)000000-0123456789abcdef0123456789abcdef.json`
       const session = (ago: string, host = 'elsewhere') =>
         `t=$(date -u -d '${ago}' +%Y-%m-%dT%H:%M:%S.000000000+00:00) && printf '{"hostname":"${host}","pid":4711,"registered_at":"%s","last_refresh":"%s"}' "$t" "$t" > ${files.raw}/sessions/0123456789abcdef0123456789abcdef.json`
-      const planted: [name: string, line: string, right: 'refused' | 'work' | 'any'][] = [
+      const planted: [name: string, line: string, right: 'refused' | 'work' | 'any', clock?: string][] = [
         ['live lock', lock('1 minute ago'), 'refused'],
         ['lock of 5 hours', lock('5 hours ago'), 'refused'],
         ['stale lock', lock('7 hours ago'), 'work'],
         ['lock of a clock that is 30 s ahead', lock('30 seconds'), 'refused'],
         ['lock from tomorrow', lock('1 day'), 'refused'],
+        ['live lock, and a clock of ours that is 7 hours ahead', lock('1 minute ago'), 'refused', 'faketime -f +7h'],
+        ['live lock, and a clock of ours that is 7 hours behind', lock('1 minute ago'), 'refused', 'faketime -f -7h'],
+        [
+          'live session, and a clock of ours that is 50 minutes ahead',
+          session('1 minute ago'),
+          'refused',
+          'faketime -f +50m',
+        ],
         [
           'malformed lock',
           `echo '{"hostname"' > ${files.raw}/locks/00001795000000000000-0123456789abcdef0123456789abcdef.json`,
@@ -217,10 +226,14 @@ await scenario(import.meta, spec, async (run) => {
           'any',
         ],
       ]
-      for (const [name, line, right] of planted) {
+      for (const [name, line, right, clock] of planted) {
+        if (!run.dry && clock && !which('faketime')) {
+          note(`${name}: not tried, faketime is missing`)
+          continue
+        }
         if (!chosen(name)) continue
         await $`mkdir -p ${files}/locks ${files}/sessions && ${{ raw: line }}`
-        const met = await vykar(`compact -R ${repo}`)
+        const met = await vykar(`compact -R ${repo}`, 'config.yaml', clock)
         await $`find ${files}/locks ${files}/sessions -type f > still.list`
         fired++
         fact(
@@ -233,11 +246,13 @@ await scenario(import.meta, spec, async (run) => {
             'mutual exclusion',
             `compact was let in beside a ${name}`,
             'vykar compact',
-            /ahead|tomorrow/.test(name)
-              ? 'lock-clock-ahead'
-              : /this name/.test(name)
-                ? 'same-hostname-taken-for-dead'
-                : '',
+            clock?.includes('+')
+              ? 'fast-clock-clears-live'
+              : clock || /ahead|tomorrow/.test(name)
+                ? 'lock-clock-ahead'
+                : /this name/.test(name)
+                  ? 'same-hostname-taken-for-dead'
+                  : '',
           )
         if (right === 'refused' && met.code && !/active session|locked by/.test(read('met.out')))
           violated('what excludes is said', `compact: ${lastOf('met.out')}`, 'vykar compact')

@@ -81,7 +81,7 @@ export function explain(
 
 /** A line of what vykar prints that is more than information: a warning, or an error of whatever form. */
 const warned =
-  /^(?:(?:\d{4}-\d\d-\d\dT\S+\s+WARN\s+|Warning: )(?<warning>.*)|\d{4}-\d\d-\d\dT\S+\s+ERROR\s+(.*)|(Error: .*|.*\bErrors: [1-9].*))$/gm
+  /^(?:(?:\d{4}-\d\d-\d\dT\S+\s+WARN\s+|Warning: )(?<warning>.*)|\d{4}-\d\d-\d\dT\S+\s+ERROR\s+(.*)|(Error: .*|thread '.*' .*panicked at .*|.*\bErrors: [1-9].*))$/gm
 /** What 0.19.1 says in every command of a repository whose config asks for it, word for word. */
 const asked = {
   'allow_insecure_http: true':

@@ -57,7 +57,7 @@ export const slurp = (file: string) =>
 
 /** What may be a warning in a file: its text, or of a large one the lines that have such a word. */
 export const warningsIn = (file: string) =>
-  (statSync(file, { throwIfNoEntry: false })?.size ?? 0) > large ? zx.sync({ nothrow: true, quiet: true })`grep -aE 'WARN|ERROR|Error|Warning' ${file}`.stdout : slurp(file) // biome-ignore format: one line
+  (statSync(file, { throwIfNoEntry: false })?.size ?? 0) > large ? zx.sync({ nothrow: true, quiet: true })`grep -aE 'WARN|ERROR|Error|Warning|panicked' ${file}`.stdout : slurp(file) // biome-ignore format: one line
 /** The line as bash: words that are put in are quoted, lists word by word, everything else stands as it is typed. */
 function render(pieces: TemplateStringsArray, args: Arg[]): string {
   const word = (arg: Arg) => {

@@ -31,8 +31,14 @@ function pathsOf(label: string): string[] {
   return mine?.paths ?? (mine?.path ? [mine.path] : [])
 }
 
+/** What `list` has shown of each snapshot of a row, by the row's directory and the id. */
+const rows = new Map<string, string>()
+
 /** The moment of a time as `list` prints it: to the minute, in the time zone that commands run in. */
 const minute = (date: string) => new Date(`${date.replace(' ', 'T')}Z`).getTime()
+/** Whether such a time lies in the row's. */
+const justNow = (date: string) =>
+  minute(date) > statSync(join(scope().dir, 'config.yaml')).birthtimeMs - 120_000 && minute(date) < Date.now() + 120_000
 
 /**
  * The backup's own words and `list` must agree: one new snapshot, under this label, of this host, of now, of this source, with these
@@ -45,7 +51,7 @@ export async function listed(label: string, backup = 'backup.out', list = 'list.
     const created = parseBackup(read(backup))
     if (created.length !== 1)
       throw new Mismatch(`backup exited 0 but printed ${created.length} created snapshots instead of one`)
-    const { id, errors, files, original, compressed, deduplicated, after } = created[0]!
+    const { id, errors, files, original, compressed, deduplicated, after, sources } = created[0]!
     if (after) throw new Mismatch(`backup printed something after its result: ${after}`)
     if (errors) throw new Mismatch(`backup exited 0 but counted ${errors} errors`)
     // Each chunk has a head of its own, and the tree's own metadata are stored too.
@@ -58,12 +64,19 @@ export async function listed(label: string, backup = 'backup.out', list = 'list.
       throw new Mismatch(`backup said ${id}, but list shows ${found.map((s) => s.id).join(', ') || 'no snapshot'}`)
     if (mine.label !== label) throw new Mismatch(`list shows ${id} under the label ${mine.label} instead of ${label}`)
     if (mine.host !== suiteHost) throw new Mismatch(`list shows ${id} of host ${mine.host} instead of ${suiteHost}`)
-    const [from, at] = [statSync(join(scope().dir, 'config.yaml')).birthtimeMs, minute(mine.date)]
-    if (!(at > from - 120_000 && at < Date.now() + 120_000))
-      throw new Mismatch(`list shows ${id} of ${mine.date}, but it was made just now`)
+    if (!justNow(mine.date)) throw new Mismatch(`list shows ${id} of ${mine.date}, but it was made just now`)
     const paths = pathsOf(label)
     if (paths.length && paths.join() !== mine.sources.join())
       throw new Mismatch(`list shows the source ${mine.sources.join(', ')} instead of ${paths.join(', ')}`)
+    if (paths.length && paths.join(', ') !== sources)
+      throw new Mismatch(`backup said that its source is ${sources} instead of ${paths.join(', ')}`)
+    // What it showed of another snapshot before is what it shows now.
+    for (const one of found) {
+      const [key, now] = [join(scope().dir, one.id), JSON.stringify(one)]
+      const before = rows.get(key) ?? now
+      if (before !== now) throw new Mismatch(`list shows ${now} where it showed ${before}`)
+      rows.set(key, now)
+    }
     if (mine.files !== files) throw new Mismatch(`list shows ${mine.files} files of ${id}, backup said ${files}`)
     for (const [name, shown, said] of [
       ['size', mine.size, created[0]!.original],
@@ -155,8 +168,9 @@ export async function sound(file: string, { snapshots: had, all, asIn, counts }:
   await says(file, /, 0 errors$/m, 'check exited 0 but counted errors')
   await check(`! grep -iE '^ *(error|corrupt|missing)' ${file} || exit 1`, () => {
     const text = read(file)
-    const [, snapshots, items, packs, chunks, verified] = checkLine.exec(text) ?? []
+    const [, snapshots, items, packs, chunks, verified, errors] = checkLine.exec(text) ?? []
     if (snapshots === undefined) throw new Mismatch(`check printed no result; ${lastLine(text)}`)
+    if (errors !== '0') throw new Mismatch(`check exited 0 but counted ${errors} errors`)
     const complaint = /^\s*(?:error|corrupt|missing)\b.*$/im.exec(text)?.[0]
     if (complaint) throw new Mismatch(`check exited 0 but complained: ${complaint}`)
     // What it says of its progress, on stderr, may come late.
@@ -228,11 +242,26 @@ export function packBytes(): number {
 }
 
 /**
- * What `info` says that the repository stores is what its packs hold, where they can be seen and hold nothing else; and as many chunks as
- * `check` has counted.
- * @param checked a file with what `check` printed
+ * The first backup of a repository has stored what it says, where its packs can be seen.
+ * @param own whether the tree is one of the suite's, a good part of which can be compressed
  */
-export async function stored(info: string, checked: string): Promise<void> {
+export async function storedFirst(backup: string, own: boolean): Promise<void> {
+  await check(`# ${backup}: the packs hold what it says`, () => {
+    const { original, compressed, deduplicated } = parseBackup(read(backup))[0]!
+    const held = packBytes()
+    if (held && Math.abs(held - deduplicated) > 2 ** 21 + original / 100)
+      throw new Mismatch(`the first backup said that it stored ${deduplicated} bytes, but the packs hold ${held}`)
+    if (own && compressed > original * 0.95)
+      throw new Mismatch(`of ${original} bytes ${compressed} are left: nothing was compressed`)
+  })
+}
+
+/**
+ * What `info` says that the repository stores is what its packs hold, where they can be seen and hold nothing else; as many chunks as
+ * `check` has counted; its size that of what `list` shows; its times of now.
+ * @param checked, list files with what `check` and `list` printed
+ */
+export async function stored(info: string, checked: string, list: string): Promise<void> {
   const chunks = `s/.*existence-checked (\\([0-9]*\\) chunks).*/\\1/p`
   await check(
     `grep -q 'Unique stored' ${info} && grep -q "Unique chunks  *$(sed -n '${chunks}' ${checked}) *$" ${info}`,
@@ -245,6 +274,15 @@ export async function stored(info: string, checked: string): Promise<void> {
       const held = packBytes()
       if (held && !about(said, held, 2 ** 20 + held / 50))
         throw new Mismatch(`info says that ${said} are stored, but the packs hold ${held} bytes`)
+      const sizes = parseList(read(list)).map(({ size }) => parseSize(size))
+      const [, raw] = /^ *Raw size +(\S+ [KMGT]?i?B) *$/m.exec(read(info)) ?? []
+      const sum = sizes.reduce((whole, size) => whole + size, 0)
+      if (!raw || !about(raw, sum, (sizes.length * sum) / 2 ** 10))
+        throw new Mismatch(`info says that ${raw ?? 'nothing'} was backed up, list ${sum} bytes`)
+      for (const name of ['Created', 'Last snapshot']) {
+        const [, said = ''] = new RegExp(`^ *${name} +(\\S+ \\S+) *$`, 'm').exec(read(info)) ?? []
+        if (!justNow(said)) throw new Mismatch(`info says ${name} ${said || 'nothing'}, but it was just now`)
+      }
     },
   )
 }

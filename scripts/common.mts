@@ -18,6 +18,7 @@ import {
   shows,
   sound,
   stored,
+  storedFirst,
   torn,
 } from '#scripts/checks.mts'
 import { stillAs, untouched } from '#scripts/corpus.mts'
@@ -133,7 +134,7 @@ export async function claims(repo: string): Promise<void> {
  */
 export async function unreadable(repo: string, words: string | { raw: string }): Promise<void> {
   const { seen } = rowScope().run.endpoint(repo)
-  const where = seen ? `"$${seen}" cache` : 'cache'
+  const where = `${seen ? `"$${seen}" ` : ''}cache $(ls -d lost 2> /dev/null || true)`
   if (encrypted(repo))
     await $({
       expect: [1],
@@ -154,13 +155,14 @@ export function hidden(source: string | { raw: string }, named: boolean): { raw:
 /**
  * The first backup is in backup.out, its id in first.id, and `source` has been changed by a stated amount, or not at all where it is the
  * user's own: a second backup; both snapshots restored with the source out of sight and an empty cache, and compared; the newest
- * deleted and its space given back; backed up once more, restored and compared. Leaves first.id and third.id.
+ * deleted and its space given back; backed up once more, restored and compared. Leaves first.id and fourth.id.
  * @param was the tree as it was at the first backup
  * @param named whether the source is the user's own, which is not changed
  */
 export async function again(repo: string, source: string, was: string, named: boolean): Promise<void> {
   const { seed } = rowScope().run.common
   await released('backup')
+  await storedFirst('backup.out', !named)
   await $`test -z "$(find cache \( -name filecache -o -name snapshot_list \) -perm /077)"  # nobody else reads what there is`
   step('second backup')
   const packs = packBytes()
@@ -185,6 +187,7 @@ export async function again(repo: string, source: string, was: string, named: bo
   await numbers(source, 'second.out', 'second.list', 'restored-second.out')
   await witnessed('restored', 'first')
   await $`chmod -R u+rwX restored-second && rm -r restored-second`
+  await released('restore')
 
   step('newest deleted')
   await $`vykar --config config.yaml snapshot delete -R ${repo} $(<second.id)`
@@ -215,7 +218,8 @@ export async function again(repo: string, source: string, was: string, named: bo
   await $`vykar --config config.yaml snapshot list -R ${repo} $(<fourth.id) > fourth.listing`
   await $`diff <(find ${source} -mindepth 1 \( -type f -o -type d -o -type l \) -printf '%P\n' | sort) <(sort fourth.listing)`
   if (!named) await unreadable(repo, `${source}/awkward/planted`)
-  await $`vykar --config config.yaml snapshot delete -R ${repo} $(<fourth.id)`
+  // What it has stored is held against the third's witness.
+  await $`vykar --config config.yaml snapshot delete -R ${repo} $(<third.id) && mv third.sha256 fourth.sha256 && mv third.tree fourth.tree && mv restored-third.count restored-fourth.count`
 }
 
 /**
@@ -380,9 +384,10 @@ export async function retire(repo: string, ids: readonly string[] = ['snapshot']
   await sound('check.out', { snapshots: ids.length, counts })
   await $({ limit: '1h' })`vykar --config config.yaml check -R ${repo} --verify-data > verify.out 2>&1`
   await sound('verify.out', { snapshots: ids.length, all: true, asIn: 'check.out' })
-  await $`vykar --config config.yaml info -R ${repo} > counted.out`
+  await released('check')
+  await $`vykar --config config.yaml info -R ${repo} > counted.out && vykar --config config.yaml list -R ${repo} > counted.list`
   await says('counted.out', new RegExp(`^\\s*Snapshots\\s+${ids.length}\\s*$`, 'm'), 'info counts other snapshots')
-  await stored('counted.out', 'check.out')
+  await stored('counted.out', 'check.out', 'counted.list')
   if (await copyOf(repo)) {
     await damaged(repo, ids[0]!)
     await reclaimed(repo, ids)

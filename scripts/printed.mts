@@ -68,6 +68,8 @@ export function parseSize(text: string): number {
 export interface Created {
   id: string
   label: string
+  /** Its paths, as one text. */
+  sources: string
   files: number
   errors: number
   original: number
@@ -80,7 +82,7 @@ export interface Created {
 /** Parses the blocks that `vykar backup` prints, one for each snapshot; hook output around them is passed over. */
 export function parseBackup(text: string): Created[] {
   const block =
-    /^Snapshot created: ([0-9a-f]{8,})\n {2}Source: .*\(label: (.*)\)\n {2}Files: (\d[\d,]*?)(?:, Errors: (\d[\d,]*?))?, Original: ([^,]+), Compressed: ([^,]+), Deduplicated: (.+)$/gm
+    /^Snapshot created: ([0-9a-f]{8,})\n {2}Source: (.*) \(label: (.*)\)\n {2}Files: (\d[\d,]*?)(?:, Errors: (\d[\d,]*?))?, Original: ([^,]+), Compressed: ([^,]+), Deduplicated: (.+)$/gm
   const blocks = [...text.matchAll(block)]
   const end = blocks.at(-1)
   const rest = end ? text.slice(end.index + end[0].length).split('\n') : []
@@ -88,12 +90,13 @@ export function parseBackup(text: string): Created[] {
   return blocks.map((m) => ({
     after,
     id: m[1]!,
-    label: m[2]!,
-    files: count(m[3]!),
-    errors: count(m[4] ?? '0'),
-    original: parseSize(m[5]!),
-    compressed: parseSize(m[6]!),
-    deduplicated: parseSize(m[7]!),
+    sources: m[2]!,
+    label: m[3]!,
+    files: count(m[4]!),
+    errors: count(m[5] ?? '0'),
+    original: parseSize(m[6]!),
+    compressed: parseSize(m[7]!),
+    deduplicated: parseSize(m[8]!),
   }))
 }
 

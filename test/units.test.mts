@@ -135,7 +135,7 @@ Snapshot created: 246d2337
   Files: 1, Errors: 2, Original: 50.00 MiB, Compressed: 50.20 MiB, Deduplicated: 40 B
 `
     assert.deepEqual(parseBackup(text), [
-      { id: '246d2337', label: 'corpus', files: 1, errors: 2, original: 50 * 2 ** 20, compressed: 50.2 * 2 ** 20, deduplicated: 40, after: '' }, // biome-ignore format: one line
+      { id: '246d2337', sources: '/tmp/p/src', label: 'corpus', files: 1, errors: 2, original: 50 * 2 ** 20, compressed: 50.2 * 2 ** 20, deduplicated: 40, after: '' }, // biome-ignore format: one line
     ])
     assert.deepEqual(parseBackup('Snapshot created: 246d2337\n'), [])
   })

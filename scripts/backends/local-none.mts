@@ -61,6 +61,6 @@ sources:
       if (manifest) await $({ limit: '2h' })`(cd restored && sha256sum --check --quiet --strict ${manifest})`
 
       step('check')
-      await retire(repo, ['first', 'third'])
+      await retire(repo, ['first', 'fourth'])
     })
 })

@@ -21,6 +21,7 @@ import {
   sound,
   standardNeeds,
   stored,
+  storedFirst,
 } from '#scripts/checks.mts'
 import { hidden, readLittle, storedChange, unreadable, written, wrongRestore } from '#scripts/common.mts'
 import { changing, corpus, fits, sourceOptions, stillAs, untouched, witness } from '#scripts/corpus.mts'
@@ -92,6 +93,7 @@ sources:
       step('list')
       await $`vykar --config config.yaml list -R ${repo} > list.out`
       await listed('corpus')
+      await storedFirst('backup.out', own)
 
       step('snapshot list')
       await $`vykar --config config.yaml snapshot list -R ${repo} $(<first.id) > snapshot.list`
@@ -133,6 +135,7 @@ sources:
       await sameTree(source, 'restored-second')
       await numbers(source, 'second.out', 'second.list', 'restored-second.out')
       await $`chmod -R u+rwX restored-second && rm -r restored-second`
+      await released('restore')
 
       step('newest deleted')
       // A cache that remembers what has been deleted would now store files that point to nothing.
@@ -164,7 +167,8 @@ sources:
       await $`vykar --config config.yaml snapshot list -R ${repo} $(<fourth.id) > fourth.listing`
       await $`diff <(find ${source} -mindepth 1 \( -type f -o -type d -o -type l \) -printf '%P\n' | sort) <(sort fourth.listing)`
       if (own) await unreadable(repo, `${source}/awkward/planted`)
-      await $`vykar --config config.yaml snapshot delete -R ${repo} $(<fourth.id)`
+      // What it has stored is held against the third's witness.
+      await $`vykar --config config.yaml snapshot delete -R ${repo} $(<third.id) && mv third.sha256 fourth.sha256 && mv third.tree fourth.tree`
 
       step('check')
       // Then every pack that is there belongs to a snapshot.
@@ -173,20 +177,21 @@ sources:
       await sound('check.out', { snapshots: 2, counts: ['restored.count', 'restored-second.count'] })
       await $({ limit: '1h' })`vykar --config config.yaml check -R ${repo} --verify-data > verify.out 2>&1`
       await sound('verify.out', { snapshots: 2, all: true, asIn: 'check.out' })
+      await released('check')
 
-      await $`vykar --config config.yaml info -R ${repo} > counted.out`
+      await $`vykar --config config.yaml info -R ${repo} > counted.out && vykar --config config.yaml list -R ${repo} > counted.list`
       await says('counted.out', /^\s*Snapshots\s+2\s*$/m, 'info counts other snapshots')
-      await stored('counted.out', 'check.out')
+      await stored('counted.out', 'check.out', 'counted.list')
 
       await copyOf(repo)
       await damaged(repo, 'first')
-      await reclaimed(repo, ['first', 'third'])
+      await reclaimed(repo, ['first', 'fourth'])
       await $`rm -r copy`
 
       step('retire')
       const packs = packBytes()
       await $`vykar --config config.yaml snapshot delete -R ${repo} $(<first.id)`
-      await $`vykar --config config.yaml snapshot delete -R ${repo} $(<third.id)`
+      await $`vykar --config config.yaml snapshot delete -R ${repo} $(<fourth.id)`
       await $({ limit: '30m' })`vykar --config config.yaml compact -R ${repo} > compact.out`
       await freed('compact.out', packs)
       await emptied()

@@ -59,6 +59,7 @@ async function found(repo: string): Promise<void> {
     [['--name', 'star-\\*.txt'], "-name 'star-\\*.txt'"],
     [['--name', '\\[ab\\].txt'], "-name '\\[ab\\].txt'"],
     [['--name', '[ab].txt'], "-name '[ab].txt'"],
+    [['--name', '?.txt'], "-name '?.txt'"],
     [['--name', 'nosuch'], '-name nosuch'],
     [['--type', 'f'], '-type f'],
     [['--type', 'd'], '-type d'],

@@ -174,6 +174,6 @@ done < requests > refused.out; rm *.curl`
       }
 
       step('check')
-      await retire(repo, ['first', 'third'])
+      await retire(repo, ['first', 'fourth'])
     })
 })

@@ -87,6 +87,6 @@ sources:
       await $`vykar --config config.yaml snapshot delete -R ${repo} $(<big.id)`
 
       step('check')
-      await retire(repo, ['first', 'third'])
+      await retire(repo, ['first', 'fourth'])
     })
 })

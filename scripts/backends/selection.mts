@@ -171,6 +171,8 @@ sources:
 /** Some of a snapshot: files by pattern, what has changed since another one, and where a name is. */
 async function partly(repo: string): Promise<void> {
   await twice(repo)
+  step('latest')
+  await $`mkdir newest && vykar --config config.yaml restore -R ${repo} latest newest > newest.out && diff -r --no-dereference source newest`
   step('by pattern')
   for (const [n, [pattern, words]] of Object.entries([
     ['*.txt', "-name '*.txt'"],

@@ -16,6 +16,7 @@ import { fresh, serverWants } from '#scripts/common.mts'
 import { finding } from '#scripts/findings.mts'
 import { parseBackup, parseList } from '#scripts/printed.mts'
 import { servers } from '#scripts/servers.mts'
+import { listing } from '#scripts/witnessed.mts'
 
 const shapes = [
   'large-file',
@@ -206,8 +207,10 @@ sources:
   step('restore')
   await restore(repo, 'paths')
   // Each path comes back below the full path that it had.
-  for (const path of ['a/data', 'b/data', 'c'])
+  for (const path of ['a/data', 'b/data', 'c']) {
     await $`found=$(find restored-paths -path ${`*/${path}/file`}) && test -n "$found" && cmp ${path}/file "$found"`
+    await $`diff <(cd ${path} && ${{ raw: listing }}) <(cd restored-paths"$PWD"/${path} && ${{ raw: listing }})`
+  }
   step('another order')
   await $`sed -i '/- a\/data/d; s|^\( *\)- c$|&\n\1- a/data|' config.yaml`
   await backup(repo, 'order')
@@ -246,7 +249,7 @@ sources:
     })
     await $`sed -n 's/^Snapshot created: //p' ${name}.out > ${name}.id`
     await restore(repo, name)
-    await $`found=$(find restored-${{ raw: name }} -type f) && test -n "$found" && cmp tree/file "$found"`
+    await $`found=$(find restored-${{ raw: name }} -type f) && test -n "$found" && cmp tree/file "$found" && test "$(stat -c '%a %u:%g %.9Y' tree/file)" = "$(stat -c '%a %u:%g %.9Y' "$found")"`
   }
 }
 

@@ -479,7 +479,13 @@ function compact(repo: Repository): void {
 function info(repo: Repository): void {
   const encryption = repo.encrypted ? 'aes256gcm' : 'none'
   say(` Repository  ${args.repo} \n URL         ${repo.url} \n Encryption  ${encryption} `)
+  const times = repo.snapshots.map(({ date }) => date).sort()
+  const made = fs.statSync(join(repo.dir, 'config')).birthtime.toISOString()
+  const shown = (date: string) => date.slice(0, 19).replace('T', ' ')
+  say(` Created     ${shown(made)} `)
   say(`\n Snapshots      ${repo.snapshots.length} `)
+  say(` Last snapshot  ${shown(times.at(-1) ?? made)} `)
+  say(` Raw size       ${size(repo.snapshots.reduce((sum, snapshot) => sum + snapshot.size, 0))} `)
   say(` Unique chunks  ${usedChunks(repo).length} `)
   say(` Unique stored  ${size(repo.packs.reduce((sum, pack) => sum + fs.statSync(repo.packFile(pack)).size, 0))} `)
 }

@@ -136,7 +136,10 @@ export async function conclude(fired: number, rounds: number, missed: readonly s
     const found = violations.get(report) ?? []
     fact('violations', found.length)
     const [first] = found
-    if (!first && !fired) throw new Blocked(`none of ${rounds} faults fired`)
+    if (!first && fired * 2 < rounds)
+      throw new Blocked(
+        `${fired || 'none'} of ${rounds} faults fired${missed.length ? `: not ${missed.join(', ')}` : ''}`,
+      )
     if (first)
       throw new Mismatch(
         `${found.length} violation${found.length > 1 ? 's' : ''} of the oracle, findings.md has them: ${first.round}: ${first.seen}`,

@@ -22,7 +22,7 @@ import {
 import { afterwards, allThere, at, clearOthers, inTheEnd, lastOf, violated } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { servers } from '#scripts/servers.mts'
-import { contents, witnessed } from '#scripts/witnessed.mts'
+import { contents, listing, witnessed } from '#scripts/witnessed.mts'
 
 const spec = {
   needs: standardNeeds,
@@ -90,6 +90,8 @@ await scenario(import.meta, spec, async (run) => {
               `vykar ${name}`,
             )
           if (met.code === 124) violated('7: everything ends', `${other} did not end within 120 s`, `vykar ${other}`)
+          if (met.code === 0 && words.startsWith('list') && !read('met.out').includes(read('ack-1.id')))
+            violated('1: acknowledged snapshots restore', `list during ${name} does not show ack-1`, 'vykar list')
           if (overlapped && right === 'refused' && met.code === 0)
             violated('mutual exclusion', `${other} was let in while ${name} was at work`, `vykar ${other}`)
           if (overlapped && right === 'refused' && met.code && !/active session|locked by/.test(read('met.out')))
@@ -108,13 +110,20 @@ await scenario(import.meta, spec, async (run) => {
         for (const [tree, id] of trees) {
           const same = await $({
             expect: 'any',
-          })`(cd ${tree!} && sha256sum --check --quiet --strict ../${id!}.sha256 > ../wrong.out 2>&1) && test "$(find ${tree!} -type f -printf x | wc -c)" = "$(wc -l < ${id!}.sha256)"`
+          })`(cd ${tree!} && sha256sum --check --quiet --strict ../${id!}.sha256 > ../wrong.out 2>&1) && test "$(find ${tree!} -type f -printf x | wc -c)" = "$(wc -l < ${id!}.sha256)" && (cd ${tree!} && ${{ raw: listing }}) | diff -a ${id!}.tree - > wrong.out`
           if (same.code)
             violated('3: exit 0 means right', `restore exits 0 with wrong data: ${lastOf('wrong.out')}`, 'vykar restore') // biome-ignore format: one line
         }
         await contents('slow-is', 'slow')
         const there = ended.code === 0 && long.startsWith('backup') ? ['ack-1', 'ack-2', 'slow'] : ['ack-1', 'ack-2']
-        await afterwards(repo, there, undefined, here, ['ack-1', 'ack-2', 'extra', 'slow'])
+        // What was refused has done nothing.
+        if (right === 'refused' && met.code) there.push('extra')
+        await afterwards(repo, there, words.startsWith('backup') ? met : undefined, here, [
+          'ack-1',
+          'ack-2',
+          'extra',
+          'slow',
+        ])
         await clearOthers(repo, ['ack-1', 'ack-2'])
       }
     }

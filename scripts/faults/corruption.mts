@@ -147,6 +147,8 @@ await scenario(import.meta, spec, async (run) => {
                 )
             }
             const verified = await restoredAs(repo, ids.at(-1)!, there, '--verify', cache ? 'with.yaml' : 'lost.yaml')
+            if (verified === 'wrong')
+              violated('3: no wrong data with exit 0', `restore --verify exits 0 with wrong data: ${read('wrong.out').split('\n')[0]}`, 'vykar restore --verify') // biome-ignore format: one line
             const failed = [...how.values()].some((word) => word !== 'right')
             // Of a snapshot that is gone, or is another one, nothing tells that it was there; config and key, check itself needs.
             const untold = ['config', 'key'].includes(object) || /snapshot (deleted|swapped|older)/.test(name)
@@ -174,7 +176,7 @@ await scenario(import.meta, spec, async (run) => {
               check: seen.check + Number(results.check !== 0),
               verify: seen.verify + Number(results.verify !== 0),
               restore: seen.restore + Number(failed),
-              'restore --verify': seen['restore --verify'] + Number(verified !== 'right'),
+              'restore --verify': seen['restore --verify'] + Number(verified === 'refused'),
               next: seen.next + Number(next.code !== 0),
               of: seen.of + 1,
             })
@@ -193,6 +195,12 @@ await scenario(import.meta, spec, async (run) => {
                 'vykar backup',
                 dedup ? 'damaged-dedup-cache-hangs' : '',
               )
+            else if (next.code > 3)
+              violated(
+                '7: ends well',
+                `with a damaged ${object} the next backup ends with exit ${next.code}`,
+                'vykar backup',
+              )
             else if ((cache || journal) && next.code)
               violated(
                 '4: works again',
@@ -203,6 +211,7 @@ await scenario(import.meta, spec, async (run) => {
             if (next.code === 0) {
               await $`sed -n 's/^Snapshot created: //p' next.out > next.id && cp ${journal ? 'cut' : ids.at(-1)!}.sha256 next.sha256 && cp ${journal ? 'cut' : ids.at(-1)!}.tree next.tree`
               const became = await restoredAs(repo, 'next', there)
+              how.set('next', became)
               // An unencrypted chunk that is another one is so in every snapshot that has it.
               const bit = mode === 'none' && object === 'pack' && ['bit', 'zeroed'].includes(kind) && others(kind === 'bit' ? 3 : 40) === '' // biome-ignore format: one line
               const known = failed && object === 'pack' ? 'backup-builds-on-damage' : unverified
@@ -229,6 +238,8 @@ await scenario(import.meta, spec, async (run) => {
               })`rm -rf lost; ${there} vykar --config with.yaml ${{ raw: words }} -R ${repo} > repair.out 2>&1`
               if (done.code === 124 || done.code === 137)
                 violated('7: everything ends', `${verb} does not end`, `vykar ${words}`)
+              else if (done.code > 3)
+                violated('7: ends well', `${verb} ends with exit ${done.code}: ${lastOf('repair.out')}`, `vykar ${words}`) // biome-ignore format: one line
               // What says that it has repaired leaves a repository that check finds nothing wrong with.
               if (verb !== 'compact' && done.code === 0 && !['config', 'key'].includes(object)) {
                 const sound = await $({
@@ -237,8 +248,18 @@ await scenario(import.meta, spec, async (run) => {
                 })`rm -rf lost; ${there} vykar --config with.yaml check -R ${repo} > repaired.out 2>&1`
                 if (sound.code)
                   violated('5: repair repairs', `${verb} exits 0, and check complains: ${lastOf('repaired.out')}`, `vykar ${words}`) // biome-ignore format: one line
+                // Then the next backup is whole, but for chunks that only check --verify-data could have seen.
+                const after = await $({
+                  limit: '5m',
+                  expect: 'any',
+                })`rm -rf lost; ${there} vykar --config config.yaml backup -R ${repo} > after.out 2>&1 && sed -n 's/^Snapshot created: //p' after.out > after.id`
+                await $`cp ${journal ? 'cut' : ids.at(-1)!}.sha256 after.sha256 && cp ${journal ? 'cut' : ids.at(-1)!}.tree after.tree`
+                if (after.code)
+                  violated('4: works again', `after ${verb} the next backup exits ${after.code}: ${lastOf('after.out')}`, `vykar ${words}; vykar backup`) // biome-ignore format: one line
+                else if (!(failed && object === 'pack') && (await restoredAs(repo, 'after', there)) !== 'right')
+                  violated('4: works again', `after ${verb} the next backup exits 0, and is not right when restored`, `vykar ${words}; vykar backup`) // biome-ignore format: one line
               }
-              for (const id of ids)
+              for (const id of how.keys())
                 if (how.get(id) === 'right' && (await restoredAs(repo, id, there)) !== 'right')
                   violated('5: repair harms nothing', `after ${verb} ${id} cannot be restored, and could before`, `vykar ${words}`) // biome-ignore format: one line
               if (verb !== 'compact' && object !== 'index') continue

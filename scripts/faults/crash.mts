@@ -141,6 +141,7 @@ await scenario(import.meta, spec, async (run) => {
             if (state) seen[state] = (seen[state] ?? 0) + (died ? 1 : 0)
             if (!died && !state) whole = Math.max(0.02, ((performance.now() - started) / 1000) * 0.8)
             if (died) fired++
+            await $`(cd damaged && find . -name '.tmp*') > torn.list`
             if (finish) await allThere(repo, kept, there)
             // Of a file that was half written it warns: killed-write-left, which is looked for below.
             if (finish)
@@ -153,7 +154,7 @@ await scenario(import.meta, spec, async (run) => {
             const destroys = died && command === 'compact' ? 'killed-compact-destroys' : ''
             const known = [...new Set([...all, ...kept])]
             await afterwards(repo, kept, undefined, there, known, '', false, destroys)
-            await nothingForEver(repo, there, `kill -9 vykar ${command}`, 'killed-write-left')
+            await nothingForEver(repo, there, `kill -9 vykar ${command}`, died ? 'killed-write-left' : '')
             await allThere(repo, kept, there, destroys)
             if (command !== 'backup' || state !== 'index') continue
             // What the index names and no snapshot has is given back once it was repaired.

@@ -18,7 +18,16 @@ import {
   stillShown,
   within,
 } from '#scripts/faults/common.mts'
-import { allThere, at, inTheEnd, lastOf, restoredAs, violated } from '#scripts/faults/oracle.mts'
+import {
+  afterwards,
+  allThere,
+  at,
+  inTheEnd,
+  lastOf,
+  nothingForEver,
+  restoredAs,
+  violated,
+} from '#scripts/faults/oracle.mts'
 import { servers } from '#scripts/servers.mts'
 import { witnessed } from '#scripts/witnessed.mts'
 
@@ -65,6 +74,9 @@ await scenario(import.meta, { needs: standardNeeds, wants, repos: ['local'], opt
         if (how !== 'right') violated('2: exit 0 means complete', `its snapshot is ${how} when restored`, 'vykar')
         await shows(2, 'met.list', 'keep_last is 2')
         await $`for n in backup prune compact check; do grep -qE "^ +$n +ok" met.out || exit 1; done`
+        const here = at(repo, '$PWD/damaged')
+        await afterwards(repo, ['ack-2', 'met'], undefined, here, [...ids, 'met'])
+        await nothingForEver(repo, here, 'vykar')
       }
 
       const missing = 'a pack that is missing'

@@ -18,7 +18,7 @@ import {
   stillShown,
   within,
 } from '#scripts/faults/common.mts'
-import { afterwards, at, clearOthers, inTheEnd, type Place } from '#scripts/faults/oracle.mts'
+import { afterwards, at, clearOthers, inTheEnd, type Place, violated } from '#scripts/faults/oracle.mts'
 import { ownServer } from '#scripts/guard.mts'
 import { addressOf, freePort, parseS3 } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
@@ -78,12 +78,22 @@ await scenario(import.meta, spec, async (run) => {
             limit,
           )`${there} timeout -k 5 ${within(240)} vykar --config config.yaml snapshot delete -R ${repo} $(<gone.id) > met.out 2>&1`,
         )
+        await $`${there} vykar --config config.yaml list -R ${repo} > met.list`
+        if (!run.dry && read('met.list').includes(read('gone.id')))
+          violated('exit 0 means done', 'snapshot delete exits 0, and list shows the snapshot', 'vykar snapshot delete')
+        const files = there.files ?? '/nowhere'
+        const held = { raw: `{ du -sb ${files}/packs 2> /dev/null || echo 0; } | cut -f1` }
+        await $`${held} > held.before`
         works(
           'compact',
           await $(
             limit,
           )`${there} timeout -k 5 ${within(240)} vykar --config config.yaml compact -R ${repo} --threshold 0 > met.out 2>&1`,
         )
+        // What was new in that snapshot were 9 MiB that nothing compresses.
+        await $`${held} > held.after`
+        if (there.files && Number(read('held.before')) - Number(read('held.after')) < 9 * 2 ** 20)
+          violated('exit 0 means done', 'compact exits 0, and the space of a deleted snapshot is not given back', 'vykar compact') // biome-ignore format: one line
         await afterwards(repo, ids, undefined, there)
       }
 

@@ -8,7 +8,16 @@ import { $, check, fact, read, step, undo } from '#lib/sh.mts'
 import { standardNeeds } from '#scripts/checks.mts'
 import { copyOf } from '#scripts/damage.mts'
 import { acknowledged, conclude, faultOptions, roundsOf, rowsWith, stillShown } from '#scripts/faults/common.mts'
-import { afterwards, at, clearOthers, inTheEnd, lastOf, nothingForEver, violated } from '#scripts/faults/oracle.mts'
+import {
+  afterwards,
+  allThere,
+  at,
+  clearOthers,
+  inTheEnd,
+  lastOf,
+  nothingForEver,
+  violated,
+} from '#scripts/faults/oracle.mts'
 import { needRoot } from '#scripts/filesystems/device.mts'
 
 /** Small file systems: how each is made and mounted at `small`. */
@@ -81,19 +90,22 @@ await scenario(import.meta, spec, async (run) => {
               verb === 'restore'
                 ? await $(
                     bound,
-                  )`${under} vykar --config full.yaml restore -R ${repo} $(<ack-1.id) small/target > full.out 2>&1`
-                : await $(bound)`${under} vykar --config full.yaml backup -R ${repo} > full.out 2>&1`
+                  )`${under} vykar --config full.yaml restore -R ${repo} $(<ack-1.id) small/target > met.out 2>&1`
+                : await $(bound)`${under} vykar --config full.yaml backup -R ${repo} > met.out 2>&1`
             if (met.code > 3)
-              violated('7: ends well', `ended with exit ${met.code}: ${lastOf('full.out')}`, `vykar ${verb}`)
+              violated('7: ends well', `ended with exit ${met.code}: ${lastOf('met.out')}`, `vykar ${verb}`)
             const must = place === 'repository' || place === 'target'
             await check('# the disk was full when it began, as df saw it', () => {
               const [bytes, inodes] = read('room').split('\n').map(Number) as [number, number]
               if (what === 'bytes' ? bytes < left(place).bytes + 2 ** 21 : inodes < 8) fired++
               else missed.push(name)
             })
-            fact(name, met.code ? `exit ${met.code}: ${lastOf('full.out').slice(0, 120)}` : 'exit 0')
+            fact(name, met.code ? `exit ${met.code}: ${lastOf('met.out').slice(0, 120)}` : 'exit 0')
             if (must && what === 'bytes' && met.code === 0)
               violated('2: exit 0 means complete', 'exit 0 although the disk is full', `vykar ${verb}`)
+            // What is there is there, however full it is.
+            if (place === 'repository')
+              await allThere(repo, ids.slice(-1), there, what === 'inodes' ? 'full-repository-refuses-restore' : '')
             // Room again; btrfs has it once it has written that down.
             await $`rm -rf small/filler small/many && sync -f small`
             await afterwards(repo, ids, met, there)

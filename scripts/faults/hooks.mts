@@ -59,6 +59,7 @@ sources:
       })`timeout -k 5 ${within(limit)} vykar --config case.yaml ${{ raw: words }} > met.out 2>&1`
       if (met.code === 124 || met.code === 137)
         violated('7: everything ends', `did not end within ${limit} s`, `vykar ${words}`)
+      else if (met.code > 3) violated('7: ends well', `exit ${met.code}: ${lastOf('met.out')}`, `vykar ${words}`)
       return met
     }
     /** Labels of the snapshots that `list` shows beside the acknowledged one. */

@@ -22,7 +22,7 @@ import { at, clearOthers, inTheEnd, lastOf, restoredAs, violated } from '#script
 import { memoryCgroup } from '#scripts/memory.mts'
 import { servers } from '#scripts/servers.mts'
 import { needSpace } from '#scripts/space.mts'
-import { witnessed } from '#scripts/witnessed.mts'
+import { listing, witnessed } from '#scripts/witnessed.mts'
 
 /** Growth from n to 4n beyond which it is no longer linear: half way, as ratios go, from 4 times to the 16 times of what is quadratic. */
 const linear = 8
@@ -305,7 +305,7 @@ await scenario(import.meta, spec, async (run) => {
           if (met.code === 0 && words.startsWith('restore')) {
             const same = await $({
               expect: 'any',
-            })`(cd tree && sha256sum --check --quiet --strict ../ack-1.sha256 > ../wrong.out 2>&1) && test "$(find tree -type f -printf x | wc -c)" = "$(wc -l < ack-1.sha256)"`
+            })`(cd tree && sha256sum --check --quiet --strict ../ack-1.sha256 > ../wrong.out 2>&1) && test "$(find tree -type f -printf x | wc -c)" = "$(wc -l < ack-1.sha256)" && (cd tree && ${{ raw: listing }}) | diff -a ack-1.tree - > wrong.out`
             if (same.code)
               violated('3: exit 0 means right', `restore exits 0 with wrong data: ${lastOf('wrong.out')}`, 'vykar restore') // biome-ignore format: one line
           }

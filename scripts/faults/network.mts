@@ -13,12 +13,12 @@ import { afterwards, at, clearOthers, inTheEnd, lastOf, violated } from '#script
 import { ownServer } from '#scripts/guard.mts'
 import { addressOf, answering, freePort } from '#scripts/provide.mts'
 import { servers } from '#scripts/servers.mts'
-import { witnessed } from '#scripts/witnessed.mts'
+import { listing, witnessed } from '#scripts/witnessed.mts'
 
 /** A fault: what runs into it, the proxy's rules, and whether vykar must come through, must fail, or may do either. */
 type Fault = [
   name: string,
-  verb: 'backup' | 'restore' | 'delete' | 'compact' | 'repair',
+  verb: 'backup' | 'restore' | 'check' | 'delete' | 'compact' | 'repair',
   rule: string,
   must: 'work' | 'fail' | 'any',
 ]
@@ -51,6 +51,9 @@ const http: Fault[] = [
   ['answer short', 'restore', 'GET /packs/ 1+1 short 1000', 'any'],
   ['every answer short', 'restore', 'GET /packs/ 1+9999 short 1000', 'fail'],
   ['reset', 'restore', 'GET /packs/ 1+1 reset 1000', 'work'],
+  ['503 for every pack', 'check', 'GET /packs/ 1+9999 status 503 | POST verify 1+9999 status 503', 'fail'],
+  ['500 once', 'check', 'GET /packs/ 1+1 status 500 | POST verify 1+1 status 500', 'work'],
+  ['LIST short', 'compact', 'GET list 1+9999 short 200', 'any'],
   ['deleted, answer lost', 'delete', 'DELETE . 1+1 unheard', 'any'],
   ['deleted twice', 'delete', 'DELETE . 1+1 twice', 'work'],
   ['deleted late', 'delete', 'DELETE . 1+1 late 2000', 'any'],
@@ -141,6 +144,7 @@ await scenario(import.meta, spec, async (run) => {
         const words = {
           backup: `backup -R ${repo}`,
           restore: `restore -R ${repo} $(<ack-1.id) met-tree`,
+          check: `check -R ${repo} --verify-data`,
           delete: `snapshot delete -R ${repo} $(<extra.id)`,
           compact: `compact -R ${repo} --threshold 0`,
           repair: `check --repair --verify-data --yes -R ${repo}`,
@@ -175,7 +179,7 @@ await scenario(import.meta, spec, async (run) => {
         if (verb === 'restore' && met.code === 0) {
           const same = await $({
             expect: 'any',
-          })`(cd met-tree && sha256sum --check --quiet --strict ../ack-1.sha256 > ../wrong.out 2>&1) && test "$(find met-tree -type f -printf x | wc -c)" = "$(wc -l < ack-1.sha256)"`
+          })`(cd met-tree && sha256sum --check --quiet --strict ../ack-1.sha256 > ../wrong.out 2>&1) && test "$(find met-tree -type f -printf x | wc -c)" = "$(wc -l < ack-1.sha256)" && (cd met-tree && ${{ raw: listing }}) | diff -a ack-1.tree - > wrong.out`
           if (same.code)
             violated(
               '3: exit 0 means right',

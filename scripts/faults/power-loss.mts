@@ -109,7 +109,7 @@ await scenario(import.meta, spec, async (run) => {
             // A file that nobody has synced must be lost, else nothing is; a copy that differs from the next one was torn.
             await $`echo torn > copied; for n in {1..9}; do echo $n > canary.n; echo unsynced > disk/canary-$n && cp --sparse=always disk.img lost.img && cmp -s disk.img lost.img && echo whole > copied && break; done || true`
             // A process that is stopped is ended by KILL all the same.
-            await going.end('KILL')
+            const { code } = await going.end('KILL')
             await server?.end('KILL')
             await $`umount disk && ${{ raw: free('disk.img') }} && mount -o loop lost.img disk`
             await $`test -s disk/canary-$(<canary.n) && echo kept > canary || echo lost > canary`
@@ -119,9 +119,11 @@ await scenario(import.meta, spec, async (run) => {
               await $`umount disk && ${{ raw: free('lost.img') }}`
               continue
             }
+            await $`(cd disk/repository && find . -name '.tmp*') > torn.list`
             const after = await serve('after-server')
             const ids = [...kept]
-            if (!n && command === 'backup') {
+            // What had said before that it is done.
+            if (code === 0 && command === 'backup') {
               await $`sed -n 's/^Snapshot created: //p' going.out > going.id`
               ids.push('going')
             }

@@ -108,7 +108,8 @@ await scenario(import.meta, spec, async (run) => {
           const ended = await late.done([0, 1])
           if (working && made.code === 0) fired++
           fact(name, `a backup meanwhile: exit ${made.code}; it goes on: exit ${ended.code}`)
-          const there = made.code === 0 ? [...ids, 'meanwhile'] : ids
+          const there = made.code === 0 ? [...ids, 'meanwhile'] : [...ids]
+          if (ended.code) there.push('extra')
           await afterwards(repo, there, undefined, here, [...there, 'extra'], 'maintenance-reads-index-unlocked')
           await asBefore()
         }
@@ -164,7 +165,7 @@ await scenario(import.meta, spec, async (run) => {
         })`until ${{ raw: moment.replaceAll('FILES', files.raw) }} || ! kill -0 $(<going.pid) 2> /dev/null; do :; done; kill -STOP $(<going.pid) 2> /dev/null || true`
         const working = going.running()
         // Nobody waits for hours here: the lock and the session of the one that is stopped are made older, and another host's.
-        await $`t=$(date -d '7 hours ago' +%s); at=$(date -u -d @$t +%Y-%m-%dT%H:%M:%S.000000000+00:00); old="s/(\"(time|registered_at|last_refresh)\": *)\"[^\"]*\"/\\1\"$at\"/g; s/(\"hostname\": *)\"[^\"]*\"/\\1\"elsewhere\"/; s/(\"boot_id\": *)\"[^\"]*\"/\\1\"other\"/"; for f in $(find ${files}/sessions -name '*.json'); do sed -i -E "$old" $f; done; for f in $(find ${files}/locks -name '0*.json'); do sed -E "$old" $f > ${files}/locks/$(printf %014d $t)000000-\${f##*-} && rm $f; done; find ${files}/locks ${files}/sessions -type f > held.list`
+        await $`t=$(date -d '7 hours ago' +%s); at=$(date -u -d @$t +%Y-%m-%dT%H:%M:%S.000000000+00:00); old="s/(\"(time|registered_at|last_refresh)\": *)\"[^\"]*\"/\\1\"$at\"/g; s/(\"hostname\": *)\"[^\"]*\"/\\1\"elsewhere\"/; s/(\"boot_id\": *)\"[^\"]*\"/\\1\"other\"/"; for f in $(find ${files}/sessions -name '*.json'); do sed -i -E "$old" $f; done; for f in $(find ${files}/locks -name '0*.json'); do sed -E "$old" $f > ${files}/locks/$(printf %014d $t)000000-$(basename $f | cut -d- -f2) && rm $f; done; find ${files}/locks ${files}/sessions -type f > held.list`
         // Another client makes a backup and reclaims what it takes for garbage.
         const made = await meanwhile(`backup -R ${repo}`)
         await $`sed -n 's/^Snapshot created: //p' met.out > meanwhile.id`

@@ -9,7 +9,7 @@ import { standardNeeds } from '#scripts/checks.mts'
 import { copyOf } from '#scripts/damage.mts'
 import { acknowledged, conclude, faultOptions, judge, rowsWith, stillShown, within } from '#scripts/faults/common.mts'
 import { afterwards, at, lastOf, nothingForEver, violated } from '#scripts/faults/oracle.mts'
-import { witnessed } from '#scripts/witnessed.mts'
+import { listing, witnessed } from '#scripts/witnessed.mts'
 
 /** The packs alone, and no other file. */
 const packs = "$(find $PWD/damaged/packs -type f -printf '-P %p ')"
@@ -37,8 +37,8 @@ const faults: Fault[] = [
   ['backup', 'read:error=EIO:when=40+', 'fail'],
   ['backup', 'read:error=EINTR:when=12', 'work'],
   ['backup', 'getdents64:error=EIO:when=20+', 'said'],
-  ['backup', 'llistxattr:error=EIO:when=1+', 'said'],
-  ['backup', 'lgetxattr:error=EIO:when=1+', 'said'],
+  ['backup', 'llistxattr:error=EIO:when=1+', 'said', 'unread-attributes-exit-0'],
+  ['backup', 'lgetxattr:error=EIO:when=1+', 'said', 'unread-attributes-exit-0'],
   ['backup', 'mkdir:error=EACCES:when=1+', 'any'],
   ['backup', 'fsync,fdatasync,renameat:delay_exit=100000', 'work'],
   ['restore', 'pwrite64:error=ENOSPC:when=3+', 'fail'],
@@ -108,12 +108,21 @@ await scenario(import.meta, spec, async (run) => {
         if (verb === 'restore' && met.code === 0) {
           const compared = await $({
             expect: 'any',
-          })`(cd met-tree && sha256sum --check --quiet --strict ../extra.sha256) > wrong.out 2>&1 && test "$(find met-tree -type f -printf x | wc -c)" = "$(wc -l < extra.sha256)" && diff -qr --no-dereference source/sub met-tree/sub > wrong.out 2>&1`
+          })`(cd met-tree && sha256sum --check --quiet --strict ../extra.sha256) > wrong.out 2>&1 && test "$(find met-tree -type f -printf x | wc -c)" = "$(wc -l < extra.sha256)" && diff -qr --no-dereference source/sub met-tree/sub > wrong.out 2>&1${{ raw: must === 'work' ? ` && (cd met-tree && ${listing}) | diff -a extra.tree - > wrong.out` : '' }}`
           if (compared.code)
             violated(
               '3: exit 0 means right',
               `restore exits 0 with wrong data: ${lastOf('wrong.out')}`,
               'vykar restore',
+            )
+        }
+        if (verb === 'snapshot delete' && met.code === 0) {
+          await $`${there} vykar --config config.yaml list -R ${repo} > met.list`
+          if (!run.dry && read('met.list').includes(read('extra.id')))
+            violated(
+              'exit 0 means done',
+              'snapshot delete exits 0, and list shows the snapshot',
+              'vykar snapshot delete',
             )
         }
         const kept = /compact|delete/.test(verb) ? ids : [...ids, 'extra']

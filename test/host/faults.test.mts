@@ -283,6 +283,23 @@ describe('faults', { skip, concurrency: 2 }, () => {
       'live session',
     ],
     ['daemon', 'daemon-idles', /three cycles have made 0 snapshots/, '--round', 'every second'],
+    ['concurrency', 'second-backup-lost', /exit 0 under the fault, but list shows no snapshot/, '--repo', 'local', '--round', 'backup during backup'], // biome-ignore format: one line
+    ['concurrency', 'refused-deletes', /extra, made before the fault, is refused/, '--repo', 'local', '--round', 'snapshot delete during backup'], // biome-ignore format: one line
+    ['concurrency', 'list-hides', /list during backup does not show ack-1/, '--repo', 'local', '--round', 'list during backup'], // biome-ignore format: one line
+    ['corruption', 'restore-verify-blind', /restore --verify exits 0 with wrong data/, '--round', 'pack deleted 0'],
+    ['dialects', 'compact-nothing', /compact exits 0, and the space/, '--repo', 'local', '--round', 'repository below a symlink'], // biome-ignore format: one line
+    ['dialects', 'snapshot-delete-nothing', /snapshot delete exits 0, and list shows/, '--repo', 'local', '--round', 'repository below a symlink'], // biome-ignore format: one line
+    ['cycle', 'cycle-leaves-session', /left behind after the fault|compact exits|exits 1/, '--round', 'all is well'],
+    ['hooks', 'failed-hook-crashes', /exit 139/, '--round', 'before exits 1'],
+    ['crash', 'compact-leaves-torn', /left behind after the fault/, '--round', 'backup 0'],
+    ['disk-full', 'partial-unnamed', /is missing, and nothing says so/, '--round', 'ext4 cache bytes'],
+    [
+      'syscalls',
+      'restore-mtime',
+      /restore exits 0 with wrong data/,
+      '--round',
+      'restore pwrite64,read:delay_exit=5000',
+    ],
     ['hooks', 'hooks-unrun', /ran none instead of global-before, repo-before, global_prune-before/, '--round', 'prune'],
     ['hooks', 'hook-told-passphrase', /a hook has it in its environment/, '--round', 'the passphrase'],
     ['hooks', 'failed-dump-ignored', /exit 0: /, '--round', 'dump exits 1 after 8 MB'],

@@ -308,7 +308,7 @@ export async function act(walk: Walk, n: number, actions: readonly Action[]): Pr
         if (action.kind === 'backup' && !walk.run.dry) walk.last[action.client - 1] = ended.seconds
         return doing.after?.()
       }
-      if (isMaintenance(action.kind) && !isExclusive(action.kind))
+      if (isMaintenance(action.kind) && !todo.some(({ kind }) => isExclusive(kind)))
         throw new Mismatch(`${action.kind} only reads, and was refused beside another client`)
       await says(
         `${doing.out}.out`,

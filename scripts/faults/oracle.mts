@@ -151,7 +151,7 @@ export async function allThere(
 /** What a restore says that is refused because of a finding. */
 const reasons: Record<string, RegExp> = {
   'killed-compact-destroys': /pack not found: (\w+)/,
-  'stopped-compact-destroys': /pack not found/,
+  'stopped-compact-destroys': /(pack|chunk) not found/,
   'stopped-backup-destroys': /(pack|chunk) not found/,
   'maintenance-reads-index-unlocked': /(pack|chunk) not found/,
   'partial-backup-displaces': /snapshot not found/,

@@ -163,7 +163,7 @@ const reasons: Record<string, RegExp> = {
  * A finding excuses a restore that fails for its reason, and no other; the one about packs that a killed compact has left, as left.packs names
  * them, one that lacks one of those; the one about a compact that was stopped, what was made meanwhile and later.
  */
-export function excusing(finding: string, id: string): string {
+function excusing(finding: string, id: string): string {
   const reason = reasons[finding]
   if (!reason) return finding
   const said = reason.exec(read('restore.out'))
